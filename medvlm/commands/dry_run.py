@@ -12,43 +12,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 
-from medvlm.core.card import Card
-from medvlm.core.config import component
-from medvlm.core.document import to_yaml
-from medvlm.core.errors import CheckpointError, RecipeError, UserError
+from medvlm.core.errors import CheckpointError, UserError
 from medvlm.core.run import RunFolder
-from medvlm.core.stage_config import Toy
-from medvlm.data.estimate import is_deep
-from medvlm.data.processor import Processor
-from medvlm.data.source import KINDS_OF_GROUPS, SourceView
-from medvlm.io.opening import open_shards
-from medvlm.preflight.rehearsal import fake_reward as spread
-from medvlm.preflight.rehearsal.ready import save_tiny
-from medvlm.preflight.rehearsal.shrink import shrink_encoder, shrink_text_model
 from medvlm.preflight.rehearsal.small_data import SmallSource, make_small_data
-from medvlm.recipe.graph import list_served_media
-from medvlm.recipe.known import inline_configs, look_up_model
-from medvlm.recipe.load import LoadedRecipe, load
-from medvlm.recipe.schema import Recipe
+from medvlm.preflight.rehearsal.small_recipe import STEPS, count_axes, make_small_recipe
+from medvlm.recipe.known import inline_configs
+from medvlm.recipe.load import LoadedRecipe
 from medvlm.train import checkpoint
 from medvlm.train.finished import find_final
-
-STEPS, SAMPLES = 2, 4
-TOY = Toy(
-    steps=STEPS,
-    batch=4,
-    samples=SAMPLES,
-    answers=4,
-    answer_tokens=8,
-    sample_tokens=1 << 15,
-    shrink=shrink_text_model,
-    rewards={spread.__name__: spread.Config(weight=1)},
-)
 
 
 @dataclass(frozen=True)
@@ -70,9 +44,9 @@ def dry_run(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> lis
     with tempfile.TemporaryDirectory(prefix="medvlm-dry-run-") as place:
         folder = Path(place)
         with _run_part("data", lines, say) as note:
-            made = make_small_data(loaded, runs, folder / "data", _count_axes(recipe, loaded.cards))
+            made = make_small_data(loaded, runs, folder / "data", count_axes(recipe, loaded.cards))
             note("; ".join(f"{name}: {each.how}" for name, each in made.items()))
-        small, target = _load_small(_write_recipe(loaded, recipe, made, folder))
+        small, target = make_small_recipe(loaded, {name: each.folder for name, each in made.items()}, folder)
         run = RunFolder(folder / "runs" / small.recipe.name)
         for stage in small.recipe.stages:
             with _run_part(f"stage {stage.name}", lines, say) as note:
@@ -113,71 +87,6 @@ def _run_part(what: str, lines: list[Line], say: Callable[[str], None]) -> Itera
         raise
     lines.append(Line(what, said[0], time.monotonic() - began))
     say(format_lines(lines[-1:]))
-
-
-# --- the small recipe -----------------------------------------------------------------------------
-
-
-def _count_axes(recipe: Recipe, cards: Mapping[str, Card]) -> dict[str, int]:
-    """Kind of medium -> number of axes of the input of its encoder."""
-    axes: dict[str, int] = {}
-    for name, media in list_served_media(recipe).items():
-        if media is None:
-            axes |= {kind: 3 if is_deep(kind) else 2 for card in cards.values() for kind in card.media}
-        else:
-            encoder = recipe.model.encoders[name]
-            axes |= dict.fromkeys(media, len(component("encoders", encoder.kind).preprocess(encoder).size))
-    return axes
-
-
-def _write_recipe(loaded: LoadedRecipe, recipe: Recipe, made: Mapping[str, SmallSource], folder: Path) -> Path:
-    """Writes the recipe with small models, few samples and two steps to a file."""
-    changed: dict[str, Any] = {
-        "encoders": {name: shrink_encoder(e) for name, e in recipe.model.encoders.items()},
-        "language": shrink_text_model(recipe.model.language),
-    }
-    if recipe.model.pretrained:
-        family = look_up_model(recipe.model.pretrained).config["model_type"]
-        tiny = save_tiny(family, folder / "model")
-        Processor(tiny, recipe.model.processor)  # raises RecipeError for a setting that the family does not have
-        changed |= {"pretrained": str(tiny), "processor": {}}
-    model = recipe.model.model_copy(update=changed)
-    stages = tuple(stage.scale_down(TOY) for stage in recipe.stages)
-    plain = recipe.model_copy(update={"model": model, "stages": stages}).model_dump(
-        mode="json", by_alias=True, exclude={"extends": True}
-    )
-    for name, source in plain["data"].items():
-        shutil.copyfile(loaded.card_paths[name], folder / f"{name}.yaml")
-        source |= {"card": f"{name}.yaml", "root": "", "salt_file": "", "shards": str(made[name].folder)}
-        if (hold := recipe.data[name].hold_out) is not None and hold.by not in KINDS_OF_GROUPS:
-            source["hold_out"] = {"by": hold.by, "values": [_choose_group(made[name].folder, hold.by)]}
-    plain["engine"] |= {"kind": "single", "device": "cpu", "precision": "32-true", "workers": 0}
-    plain["evaluate"] |= {"samples": SAMPLES, "bootstrap": 20, "max_new_tokens": 8}
-    plain["track"] = {}
-    plain["plugins"].append(spread.__name__.partition(".")[0])
-    path = folder / "recipe.yaml"
-    path.write_text(to_yaml(plain), encoding="utf-8")
-    return path
-
-
-def _choose_group(folder: Path, by: str) -> str:
-    """A group that some sample is in. With so few samples, a share of the groups could be empty."""
-    shards = open_shards(folder)
-    return next(name for name in SourceView(shards, shards.splits).groups(by) if name)
-
-
-def _load_small(path: Path) -> tuple[LoadedRecipe, str]:
-    """The small recipe, and the export target if it cannot hold the small model. Then `custom` replaces it."""
-    try:
-        return load(path), ""
-    except RecipeError as reason:
-        if " export.target:" not in str(reason):
-            raise
-    plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    target = plain["export"]["target"]
-    plain["export"] = {"target": "custom"}
-    path.write_text(to_yaml(plain), encoding="utf-8")
-    return load(path), str(target)
 
 
 # --- what is run ------------------------------------------------------------------------------------

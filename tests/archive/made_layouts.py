@@ -1,13 +1,15 @@
 """Small made copies of archives that cannot be had here, in the layout in which they are published: what cards are
 tried on.
 
-Names of files and columns are those of the publication; all contents are made. Each function fills a folder.
+Names of files and columns are those of the publication; all contents are made. Each function fills a folder. cases:
+how many times the samples of the smallest archive. zoom: sides of its pictures, in those of 6 x 8 pixels.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ import numpy as np
 from medvlm.io.images import encode_png
 
 
-def film(number: int, *, bits: int = 8, colour: bool = False) -> bytes:
+def film(number: int, zoom: int = 1, *, bits: int = 8, colour: bool = False) -> bytes:
     """A picture that differs from that of every other number."""
     rng = np.random.default_rng(number)
-    shape = (6, 8, 3) if colour else (6, 8)
+    shape = (6 * zoom, 8 * zoom, 3) if colour else (6 * zoom, 8 * zoom)
     return encode_png(rng.integers(0, 1 << bits, shape).astype(np.uint16 if bits > 8 else np.uint8))
 
 
@@ -51,8 +53,8 @@ def put_hf(root: Path, name: str, rows: list[dict[str, Any]]) -> None:
         out.write_table(table)
 
 
-def picture(number: int) -> dict[str, Any]:
-    return {"bytes": film(number, colour=True), "path": f"{number}.png"}
+def picture(number: int, zoom: int = 1) -> dict[str, Any]:
+    return {"bytes": film(number, zoom, colour=True), "path": f"{number}.png"}
 
 
 def path_in(value: Any) -> Path:
@@ -63,94 +65,80 @@ def path_in(value: Any) -> Path:
 # --- one function a card --------------------------------------------------------------------------
 
 
-def slake(root: Path) -> None:
+def slake(root: Path, cases: int = 1, zoom: int = 1) -> None:
     for number, name in enumerate(("train", "validation", "test")):
-        put(root, f"imgs/xmlab{number}/source.jpg", film(number))
-        asked = [
-            {
-                "img_name": f"xmlab{number}/source.jpg",
-                "question": "Is this CT?",
-                "answer": "Yes",
-                "q_lang": "en",
-                "modality": "CT",
-                "answer_type": "CLOSED",
-                "content_type": "Modality",
-            },
-            {
-                "img_name": f"xmlab{number}/source.jpg",
-                "question": "这是CT吗?",
-                "answer": "是的",
-                "q_lang": "zh",
-                "modality": "CT",
-                "answer_type": "CLOSED",
-                "content_type": "Modality",
-            },
-            {
-                "img_name": f"xmlab{number}/source.jpg",
-                "question": "Which organ?",
-                "answer": "Liver",
-                "q_lang": "en",
-                "modality": "CT",
-                "answer_type": "OPEN",
-                "content_type": "Organ",
-            },
-        ]
+        asked = []
+        for case in range(number * cases, (number + 1) * cases):
+            image = f"xmlab{case}/source.jpg"
+            put(root, f"imgs/{image}", film(case, zoom))
+            is_ct = (case - number * cases) % 2 == 0
+            common = {"img_name": image, "modality": "CT" if is_ct else "MRI"}
+            closed = {**common, "answer_type": "CLOSED", "content_type": "Modality"}
+            asked += [
+                {**closed, "question": "Is this CT?", "answer": "Yes" if is_ct else "No", "q_lang": "en"},
+                {**closed, "question": "这是CT吗?", "answer": "是的" if is_ct else "不是", "q_lang": "zh"},
+                {
+                    **common,
+                    "question": "Which organ?",
+                    "answer": "Liver" if is_ct else "Lung",
+                    "q_lang": "en",
+                    "answer_type": "OPEN",
+                    "content_type": "Organ",
+                },
+            ]
         put(root, f"{name}.json", json.dumps(asked))
 
 
-def path_vqa(root: Path) -> None:
+def path_vqa(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    for number, name in enumerate(("train", "validation", "test")):
+        rows = []
+        for case in range(number * cases, (number + 1) * cases):
+            shown, is_one = picture(case, zoom), (case - number * cases) % 2 == 0
+            rows += [
+                {"image": shown, "question": "is this a tumor?", "answer": "yes" if is_one else "no"},
+                {"image": shown, "question": "what is present?", "answer": "lymph node" if is_one else "mucosa"},
+            ]
+        put_hf(root, f"data/{name}-00000-of-00001.parquet", rows)
+
+
+def pmc_vqa(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    for number, name in enumerate(("train", "test_clean")):
+        rows = []
+        for case in range(number * cases, (number + 1) * cases):
+            put(root, f"images/PMC{case}_F1.jpg", film(case, zoom))
+            choices = {f"Choice {letter}": f" {letter}:Pattern {letter} " for letter in "ABCD"}
+            label = "BDAC"[(case - number * cases) % 4]
+            asked = {"Figure_path": f"PMC{case}_F1.jpg", "Question": "What is the uptake pattern?"}
+            rows.append({**asked, "Answer": f"Pattern {label}", **choices, "Answer_label": label})
+        put_csv(root, f"{name}.csv", rows)
+
+
+def pmc_oa(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    for number, name in enumerate(("train", "valid", "test")):
+        lines = []
+        for case in range(number * cases, (number + 1) * cases):
+            figure, shown = f"PMC{case}_Fig3_4.jpg", f" of case {case}" if cases > 1 else ""
+            put(root, f"images/{figure}", film(case, zoom))
+            record = {"image": figure, "caption": f"Translocation{shown}.", "pmcid": f"PMC{case}", "url_name": "x.jpg"}
+            lines.append(json.dumps(record) + "\n")
+        put(root, f"{name}.jsonl", "".join(lines))
+
+
+def rocov2(root: Path, cases: int = 1, zoom: int = 1) -> None:
     for number, name in enumerate(("train", "validation", "test")):
         rows = [
-            {"image": picture(number), "question": "is this a tumor?", "answer": "yes"},
-            {"image": picture(number), "question": "what is present?", "answer": "lymph node"},
+            {
+                "image": picture(case, zoom),
+                "image_id": f"ROCOv2_2023_{name}_{case:06d}",
+                "caption": "CT of the chest.",
+                "cui": ["C0040405", "C0817096"],
+            }
+            for case in range(number * cases, (number + 1) * cases)
         ]
         put_hf(root, f"data/{name}-00000-of-00001.parquet", rows)
 
 
-def pmc_vqa(root: Path) -> None:
-    for number, name in enumerate(("train", "test_clean")):
-        put(root, f"images/PMC{number}_F1.jpg", film(number))
-        choices = {f"Choice {letter}": f" {letter}:Pattern {letter} " for letter in "ABCD"}
-        row = {
-            "Figure_path": f"PMC{number}_F1.jpg",
-            "Question": "What is the uptake pattern?",
-            "Answer": "Pattern B",
-            **choices,
-            "Answer_label": "B",
-        }
-        put_csv(root, f"{name}.csv", [row])
-
-
-def pmc_oa(root: Path) -> None:
-    for number, name in enumerate(("train", "valid", "test")):
-        put(root, f"images/PMC{number}_Fig3_4.jpg", film(number))
-        put(
-            root,
-            f"{name}.jsonl",
-            json.dumps(
-                {
-                    "image": f"PMC{number}_Fig3_4.jpg",
-                    "caption": "Translocation.",
-                    "pmcid": f"PMC{number}",
-                    "url_name": "x.jpg",
-                }
-            )
-            + "\n",
-        )
-
-
-def rocov2(root: Path) -> None:
-    for number, name in enumerate(("train", "validation", "test")):
-        row = {
-            "image": picture(number),
-            "image_id": f"ROCOv2_2023_{name}_{number:06d}",
-            "caption": "CT of the chest.",
-            "cui": ["C0040405", "C0817096"],
-        }
-        put_hf(root, f"data/{name}-00000-of-00001.parquet", [row])
-
-
-def llava_med_instruct(root: Path) -> None:
+def llava_med_instruct(root: Path, cases: int = 1, zoom: int = 1) -> None:
     turns = [
         ("human", "<image>\nWhat is shown?"),
         ("gpt", "A chest film."),
@@ -164,11 +152,11 @@ def llava_med_instruct(root: Path) -> None:
             "domain": {"chest_xray": True},
             "conversatons": [{"from": who, "value": text} for who, text in turns],
         }
-        for n in range(4)
+        for n in range(4 * cases)
     ]
     put(root, "llava_med_instruct_60k_inline_mention.json", json.dumps(records))
-    for n in range(4):
-        put(root, f"images/2660109{n}_F2.jpg", film(n))
+    for n in range(4 * cases):
+        put(root, f"images/2660109{n}_F2.jpg", film(n, zoom))
 
 
 MIMIC: list[tuple[Any, ...]] = [  # subject, study, dicom, split, view, date, time
@@ -181,9 +169,14 @@ MIMIC: list[tuple[Any, ...]] = [  # subject, study, dicom, split, view, date, ti
 ]
 
 
-def mimic_cxr(root: Path) -> None:
+def mimic_cxr(root: Path, cases: int = 1, zoom: int = 1) -> None:
     names = ("subject_id", "study_id", "dicom_id", "split", "ViewPosition", "StudyDate", "StudyTime")
-    rows = [dict(zip(names, row, strict=True)) for row in MIMIC]
+    found = [
+        (subject + case, study + 10 * case, f"{dicom}{case or ''}", *others)
+        for case in range(cases)
+        for subject, study, dicom, *others in MIMIC
+    ]
+    rows = [dict(zip(names, row, strict=True)) for row in found]
     put_csv(root, "mimic-cxr-2.0.0-metadata.csv", [{k: v for k, v in row.items() if k != "split"} for row in rows])
     put_csv(
         root,
@@ -201,11 +194,11 @@ def mimic_cxr(root: Path) -> None:
     put_csv(
         root,
         "mimic-cxr-2.0.0-chexpert.csv",
-        [{"subject_id": a, "study_id": b, **labels} for a, b in dict.fromkeys(row[:2] for row in MIMIC)],
+        [{"subject_id": a, "study_id": b, **labels} for a, b in dict.fromkeys(row[:2] for row in found)],
     )
-    for number, (subject, study, dicom, *_) in enumerate(MIMIC):
+    for number, (subject, study, dicom, *_) in enumerate(found):
         folder = f"files/p{str(subject)[:2]}/p{subject}/s{study}"
-        put(root, f"{folder}/{dicom}.jpg", film(number))
+        put(root, f"{folder}/{dicom}.jpg", film(number, zoom))
         report = f"FINAL REPORT\n INDICATION: ___\n\n FINDINGS:\n Film {number} is clear.\n\n IMPRESSION: Normal.\n"
         put(root, f"mimic-cxr-reports/{folder}.txt", report if study != 52000002 else "No heading at all.")
 
@@ -280,48 +273,32 @@ def padchest(root: Path) -> None:
         put(root, f"{n}/{name}", film(n, bits=16))
 
 
-def iu_xray(root: Path) -> None:
-    put_csv(
-        root,
-        "indiana_projections.csv",
-        [
-            {"uid": 1, "filename": "1_IM-0001-4001.dcm.png", "projection": "Frontal"},
-            {"uid": 1, "filename": "1_IM-0001-3001.dcm.png", "projection": "Lateral"},
-            {"uid": 2, "filename": "2_IM-0652-1001.dcm.png", "projection": "Frontal"},
-        ],
-    )
-    put_csv(
-        root,
-        "indiana_reports.csv",
-        [
-            {
-                "uid": 1,
-                "MeSH": "normal",
-                "Problems": "normal",
-                "image": "Xray Chest PA and Lateral",
-                "indication": "XXXX",
-                "comparison": "None.",
-                "findings": "Clear.",
-                "impression": "Normal.",
-            },
-            {
-                "uid": 2,
-                "MeSH": "Cardiomegaly",
-                "Problems": "Cardiomegaly",
-                "image": "Chest",
-                "indication": "",
-                "comparison": "",
-                "findings": "",
-                "impression": "Large heart.",
-            },
-        ],
-    )
-    for number, name in enumerate(("1_IM-0001-4001", "1_IM-0001-3001", "2_IM-0652-1001")):
-        put(root, f"images/images_normalized/{name}.dcm.png", film(number))
+def iu_xray(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    projections, reports = [], []
+    said = {"MeSH": "normal", "Problems": "normal", "image": "Xray Chest PA and Lateral", "indication": "XXXX"}
+    ill = {"MeSH": "Cardiomegaly", "Problems": "Cardiomegaly", "image": "Chest", "indication": ""}
+    for case in range(cases):
+        uid = 2 * case + 1
+        for name, projection in (("0001-4001", "Frontal"), ("0001-3001", "Lateral")):
+            projections.append({"uid": uid, "filename": f"{uid}_IM-{name}.dcm.png", "projection": projection})
+        projections.append({"uid": uid + 1, "filename": f"{uid + 1}_IM-0652-1001.dcm.png", "projection": "Frontal"})
+        reports += [
+            {"uid": uid, **said, "comparison": "None.", "findings": "Clear.", "impression": "Normal."},
+            {"uid": uid + 1, **ill, "comparison": "", "findings": "", "impression": "Large heart."},
+        ]
+    put_csv(root, "indiana_projections.csv", projections)
+    put_csv(root, "indiana_reports.csv", reports)
+    for number, row in enumerate(projections):
+        put(root, f"images/images_normalized/{row['filename']}", film(number, zoom))
 
 
-def ct_rate(root: Path) -> None:
-    for name, volumes in (("train", ("train_1_a_1", "train_1_a_2", "train_2_b_1")), ("validation", ("valid_1_a_1",))):
+def ct_rate(root: Path, cases: int = 1, make: Callable[[str], bytes] = str.encode) -> None:
+    """make: the contents of a volume of a name."""
+    for name, volumes in (
+        ("train", ("train_{}_a_1", "train_{}_a_2", "train_{}_b_1")),
+        ("validation", ("valid_{}_a_1",)),
+    ):
+        named = [volume.format(2 * case + 1 + volume.endswith("b_1")) for case in range(cases) for volume in volumes]
         rows = [
             {
                 "VolumeName": f"{v}.nii.gz",
@@ -330,31 +307,35 @@ def ct_rate(root: Path) -> None:
                 "Findings_EN": f"Findings {v}.",
                 "Impressions_EN": "Clear.",
             }
-            for v in volumes
+            for v in named
         ]
         put_csv(root, f"dataset/radiology_text_reports/{name}_reports.csv", rows)
-        for v in volumes:
-            part, case, scan, _ = v.split("_")
-            put(root, f"dataset/{part}_fixed/{part}_{case}/{part}_{case}_{scan}/{v}.nii.gz", v)
+        for v in named:
+            part, case_, scan, _ = v.split("_")
+            put(root, f"dataset/{part}_fixed/{part}_{case_}/{part}_{case_}_{scan}/{v}.nii.gz", make(v))
 
 
-def m3d_cap(root: Path) -> None:
+def m3d_cap(root: Path, cases: int = 1, make: Callable[[str], bytes] = str.encode) -> None:
+    """make: the contents of a volume of a name."""
     index = {}
     for number, name in enumerate(("train", "validation", "test")):
-        case = f"ct_quizze/{number:06d}"
-        put(root, f"{case}/text.txt", f"Findings of case {number}.")
-        put(root, f"{case}/Axial_non_contrast.npy", b"made")
-        index[name] = [{"image": f"{case}/Axial_non_contrast.npy", "text": f"{case}/text.txt"}]
+        index[name] = []
+        for each in range(number * cases, (number + 1) * cases):
+            case = f"ct_quizze/{each:06d}"
+            put(root, f"{case}/text.txt", f"Findings of case {each}.")
+            put(root, f"{case}/Axial_non_contrast.npy", make(case))
+            index[name].append({"image": f"{case}/Axial_non_contrast.npy", "text": f"{case}/text.txt"})
     put(root, "M3D_Cap.json", json.dumps(index))
 
 
-def med_multi_points(root: Path) -> None:
+def med_multi_points(root: Path, cases: int = 1, zoom: int = 1) -> None:
     def row(number: int, boxes: list[list[int]], label: str, organ: str) -> dict[str, Any]:
+        boxes = [[zoom * side for side in box] for box in boxes]
         points = [{"x": (a + c) / 2, "y": (b + d) / 2} for a, b, c, d in boxes]
         return {
-            "image": picture(number),
+            "image": picture(number, zoom),
             "image_sha256": "0",
-            "img_size": [8, 6],
+            "img_size": [8 * zoom, 6 * zoom],
             "points": points,
             "bbox": boxes,
             "count": len(boxes),
@@ -364,28 +345,26 @@ def med_multi_points(root: Path) -> None:
             "organ": organ,
         }
 
+    polyps = [(3 * case, [[1, 1, 4, 3]]) for case in range(cases)] + [(3 * case + 1, []) for case in range(cases)]
     put_hf(
         root,
         "kvasir-points_datasets_script-train-00000-of-00002.arrow",
-        [row(0, [[1, 1, 4, 3]], "polyps", "Lower GI"), row(1, [], "polyps", "Lower GI")],
+        [row(number, boxes, "polyps", "Lower GI") for number, boxes in polyps],
     )
     put_hf(
         root,
         "kvasir-points_datasets_script-train-00001-of-00002.arrow",
-        [row(2, [[0, 0, 2, 2], [4, 1, 8, 6]], "sperm", "Microscopy")],
+        [row(3 * case + 2, [[0, 0, 2, 2], [4, 1, 8, 6]], "sperm", "Microscopy") for case in range(cases)],
     )
     put(root, "dataset_info.json", "{}")
 
 
-def medtrinity(root: Path) -> None:
-    put_hf(
-        root,
-        "25M_demo/train-00000-of-00001.parquet",
-        [{"image": picture(n), "id": f"id{n}", "caption": f"An image {n}."} for n in range(3)],
-    )
+def medtrinity(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    rows = [{"image": picture(n, zoom), "id": f"id{n}", "caption": f"An image {n}."} for n in range(3 * cases)]
+    put_hf(root, "25M_demo/train-00000-of-00001.parquet", rows)
 
 
-def quilt_1m(root: Path) -> None:
+def quilt_1m(root: Path, cases: int = 1, zoom: int = 1) -> None:
     names = (
         "",
         "caption",
@@ -401,27 +380,30 @@ def quilt_1m(root: Path) -> None:
         "height",
         "width",
     )
-    rows = [
-        (0, "A gland.", "a.jpg", "quilt", "train"),
-        (1, "A duct.", "a.jpg", "quilt", "train"),
-        (2, "Stroma.", "b.jpg", "openpath", "val"),
-    ]
+    rows = []
+    for case in range(cases):
+        of = f" {case}" if case else ""
+        rows += [
+            (3 * case, f"A gland{of}.", f"a{of}.jpg", "quilt", "train"),
+            (3 * case + 1, f"A duct{of}.", f"a{of}.jpg", "quilt", "train"),
+            (3 * case + 2, f"Stroma{of}.", f"b{of}.jpg", "openpath", "val"),
+        ]
+        put(root, f"quilt_1m/a{of}.jpg", film(2 * case, zoom, colour=True))
+        put(root, f"quilt_1m/b{of}.jpg", film(2 * case + 1, zoom, colour=True))
     put_csv(root, "quilt_1M_lookup.csv", [dict(zip(names, (*row, *[""] * 8), strict=True)) for row in rows])
-    put(root, "quilt_1m/a.jpg", film(0, colour=True))
-    put(root, "quilt_1m/b.jpg", film(1, colour=True))
 
 
-def _medmnist(root: Path, name: str, shape: tuple[int, ...], labels: int, columns: int = 1) -> None:
+def _medmnist(root: Path, name: str, shape: tuple[int, ...], labels: int, columns: int = 1, cases: int = 1) -> None:
     rng = np.random.default_rng(labels)
     arrays: dict[str, Any] = {}
     for split in ("train", "val", "test"):
-        arrays[f"{split}_images"] = rng.integers(0, 256, (3, *shape)).astype(np.uint8)
-        arrays[f"{split}_labels"] = rng.integers(0, labels, (3, columns)).astype(np.uint8)
+        arrays[f"{split}_images"] = rng.integers(0, 256, (3 * cases, *shape)).astype(np.uint8)
+        arrays[f"{split}_labels"] = rng.integers(0, labels, (3 * cases, columns)).astype(np.uint8)
     np.savez(root / f"{name}.npz", **arrays)
 
 
-def medmnist_path(root: Path) -> None:
-    _medmnist(root, "pathmnist", (28, 28, 3), 9)
+def medmnist_path(root: Path, cases: int = 1) -> None:
+    _medmnist(root, "pathmnist", (28, 28, 3), 9, cases=cases)
 
 
 def medmnist_pneumonia(root: Path) -> None:
@@ -432,88 +414,100 @@ def medmnist_chest(root: Path) -> None:
     _medmnist(root, "chestmnist", (28, 28), 2, columns=14)
 
 
-def vindr_cxr(root: Path) -> None:
+def vindr_cxr(root: Path, cases: int = 1, zoom: int = 1) -> None:
     """As table; the films are DICOM."""
     from tests.io.dicom.series import image
 
     nothing = {"class_name": "No finding", "x_min": "", "y_min": "", "x_max": "", "y_max": ""}
     for first, (split, agreed) in enumerate((("train", False), ("test", True))):
         (root / split).mkdir()
-        for number, name in enumerate((f"{split}a", f"{split}b"), 2 * first):
-            stored = np.random.default_rng(number).integers(0, 4096, (8, 10))
-            image(stored, modality="DX", PatientName="", PatientAge="040Y").save_as(
-                root / split / f"{name}.dicom", enforce_file_format=True
-            )
-        rows = [
-            {
-                "image_id": f"{split}a",
-                "rad_id": f"R{n}",
-                "class_name": "Pleural effusion",
-                "x_min": n,
-                "y_min": 2,
-                "x_max": 5,
-                "y_max": 6,
-            }
-            for n in (range(1) if agreed else range(3))
-        ]
-        rows += [
-            {
-                "image_id": f"{split}a",
-                "rad_id": "R0",
-                "class_name": "Clavicle fracture",
-                "x_min": 0,
-                "y_min": 0,
-                "x_max": 3,
-                "y_max": 3,
-            }
-        ]
-        put_csv(
-            root, f"annotations/annotations_{split}.csv", [*rows, {"image_id": f"{split}b", "rad_id": "R0", **nothing}]
-        )
+        rows: list[dict[str, Any]] = []
+        for case in range(cases):
+            of = case or ""
+            for number, name in enumerate((f"{split}a{of}", f"{split}b{of}"), 4 * case + 2 * first):
+                stored = np.random.default_rng(number).integers(0, 4096, (8 * zoom, 10 * zoom))
+                image(stored, modality="DX", PatientName="", PatientAge="040Y").save_as(
+                    root / split / f"{name}.dicom", enforce_file_format=True
+                )
+            found = [("Pleural effusion", f"R{n}", (n, 2, 5, 6)) for n in (range(1) if agreed else range(3))]
+            for label, reader, box in [*found, ("Clavicle fracture", "R0", (0, 0, 3, 3))]:
+                corners = dict(zip(("x_min", "y_min", "x_max", "y_max"), (zoom * side for side in box), strict=True))
+                rows.append({"image_id": f"{split}a{of}", "rad_id": reader, "class_name": label, **corners})
+            rows.append({"image_id": f"{split}b{of}", "rad_id": "R0", **nothing})
+        put_csv(root, f"annotations/annotations_{split}.csv", rows)
 
 
-def med_sg(root: Path) -> None:
+def med_sg(root: Path, cases: int = 1, zoom: int = 1) -> None:
     turns = [
         {"from": "human", "value": "<image>\n<image>\nWhere do they differ?"},
         {"from": "gpt", "value": "[1, 2, 5, 6]"},
     ]
-    for number in range(4):
-        put(root, f"Task1/{number}.png", film(number))
-    put(
-        root,
-        "MedSG-188K.json",
-        json.dumps(
-            [{"images": [f"Task1/{2 * n}.png", f"Task1/{2 * n + 1}.png"], "conversations": turns} for n in range(2)]
-        ),
-    )
+    for number in range(4 * cases):
+        put(root, f"Task1/{number}.png", film(number, zoom))
+    records = [
+        {"images": [f"Task1/{2 * n}.png", f"Task1/{2 * n + 1}.png"], "conversations": turns} for n in range(2 * cases)
+    ]
+    put(root, "MedSG-188K.json", json.dumps(records))
 
 
-def medreg_instruct(root: Path) -> None:
+def medreg_instruct(root: Path, cases: int = 1, zoom: int = 1) -> None:
     turns = [
         {"from": "human", "value": "<image>\nWhere is the liver?"},
         {"from": "gpt", "value": "<ref>liver</ref><box>[[100, 200, 500, 600]]</box>"},
     ]
-    for number in range(2):
-        put(root, f"ct/{number}.png", film(number))
-    put(
-        root,
-        "MedRegInstruct.jsonl",
-        "".join(
-            json.dumps({"id": n, "image": f"ct/{n}.png", "width": 8, "height": 6, "conversations": turns}) + "\n"
-            for n in range(2)
-        ),
-    )
+    size = {"width": 8 * zoom, "height": 6 * zoom}
+    lines = []
+    for number in range(2 * cases):
+        put(root, f"ct/{number}.png", film(number, zoom))
+        lines.append(json.dumps({"id": number, "image": f"ct/{number}.png", **size, "conversations": turns}) + "\n")
+    put(root, "MedRegInstruct.jsonl", "".join(lines))
 
 
-def med_mat(root: Path) -> None:
+def med_mat(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """Twenty collections, or as many as there are cases."""
     for number, name in enumerate(("train", "test")):
-        put(root, f"med-mat/CT (1)/{name} (561).jpg", film(number))
-        asked = {
-            "Question": "What is it?",
-            "Answer": "Cyst",
-            "Question-choice": "What is it?\nA: Stone\nB: Cyst",
-            "Answer-choice": "B",
-            "data-no": "2",
-            "caption": "Cyst",
-        }
-        put(root, f"{name}.json", json.dumps([{"id": 1, "image": f"med-mat/CT (1)/{name} (561).jpg", **asked}]))
+        rows = []
+        for case in range(cases):
+            file = f"med-mat/CT (1)/{name} ({561 + case}).jpg"
+            put(root, file, film(number * cases + case, zoom))
+            asked = {
+                "Question": "What is it?",
+                "Answer": "Cyst",
+                "Question-choice": "What is it?\nA: Stone\nB: Cyst",
+                "Answer-choice": "B",
+                "data-no": f"{2 + case % 20}",
+                "caption": "Cyst",
+            }
+            rows.append({"id": case + 1, "image": file, **asked})
+        put(root, f"{name}.json", json.dumps(rows))
+
+
+def vqa_rad(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    rows = []
+    for case in range(cases):
+        image = f"synpic{54610 + case}.jpg"
+        put(root, f"VQA_RAD Image Folder/{image}", film(case, zoom))
+        asked = {"image_name": image, "image_organ": "HEAD", "phrase_type": "freeform"}
+        closed = ("Are regions of the brain infarcted?", ("Yes", "No")[case % 2], "CLOSED", "PRES")
+        for question, answer, answer_type, kind in (closed, ("Which side?", "the left side", "OPEN", "POS")):
+            said = {"question": question, "answer": answer, "answer_type": answer_type, "question_type": kind}
+            rows.append({"qid": str(len(rows)), **asked, **said})
+    put(root, "VQA_RAD Dataset Public.json", json.dumps(rows))
+
+
+def bccd(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    for case in range(cases):
+        put(root, f"BCCD/JPEGImages/BloodImage_{case:05d}.jpg", film(case, zoom, colour=True))
+        cells = [("RBC", 0, 0, 2 + case % 3, 3), ("WBC", 3, 1, 7, 5), ("Platelets", 6, 0, 8, 2)][: 1 + case % 3]
+        boxes = [
+            f"<object><name>{name}</name><bndbox><xmin>{zoom * a}</xmin><ymin>{zoom * b}</ymin><xmax>{zoom * c}</xmax>"
+            f"<ymax>{zoom * d}</ymax></bndbox></object>"
+            for name, a, b, c, d in cells
+        ]
+        size = f"<size><width>{8 * zoom}</width><height>{6 * zoom}</height><depth>3</depth></size>"
+        name = f"<filename>BloodImage_{case:05d}.jpg</filename>"
+        put(
+            root,
+            f"BCCD/Annotations/BloodImage_{case:05d}.xml",
+            f"<annotation>{name}{size}{''.join(boxes)}</annotation>",
+        )

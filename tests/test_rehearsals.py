@@ -1,0 +1,172 @@
+"""Published systems at toy size, from archives in the layout of their own cards to their evaluation."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medvlm.cli import main
+from medvlm.io.images import encode_npy
+from medvlm.io.opening import open_shards
+from medvlm.io.shards import ShardWriter
+from medvlm.preflight.rehearsal.small_recipe import make_small_recipe
+from medvlm.recipe.load import LoadedRecipe, find_shipped, load
+from tests.archive import made_layouts
+
+pytest.importorskip("pyarrow")
+
+SYSTEMS = sorted(path.stem for path in find_shipped("recipes").glob("systems/*.yaml"))
+OTHERS = ["bccd", "vqa_rad"]
+"""phantom and phantom_3d generate their data: tests/test_recipes.py takes them this way."""
+ONLY_REPORTS = {
+    "fleming_vl": "m3d_cap",
+    "libra": "mimic_cxr_pairs",
+    "merlin_report": "ct_rate",
+    "mmxu": "mimic_cxr_pairs",
+    "xraygpt": "iu_xray",
+}
+"""Recipe -> the card of which only reports are held out."""
+
+
+def make_ct(name: str) -> bytes:
+    """A NIfTI file: air around a body of water."""
+    rng = np.random.default_rng(len(name) + sum(map(ord, name)))
+    voxels = np.full((40, 48, 24), -1000, np.int16)
+    voxels[6:34, 6:42] = rng.integers(-60, 90, (28, 36, 24))
+    image = nib.Nifti1Image(voxels, np.diag([6.0, 6.0, 10.0, 1.0]))
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes())
+
+
+def make_slices(name: str) -> bytes:
+    """As the authors of M3D-Cap store them: 1 x 32 x 256 x 256 from 0 to 1."""
+    rng = np.random.default_rng(int(name.rpartition("/")[2]))
+    return encode_npy(rng.random((1, 32, 256, 256), dtype=np.float32))
+
+
+SIZES: dict[str, Callable[[Path], None]] = {
+    # card -> makes an archive of some dozen samples of every split
+    "bccd": partial(made_layouts.bccd, cases=30, zoom=16),
+    "ct_rate": partial(made_layouts.ct_rate, cases=4, make=make_ct),
+    "iu_xray": partial(made_layouts.iu_xray, cases=24, zoom=12),
+    "llava_med_instruct": partial(made_layouts.llava_med_instruct, cases=6, zoom=12),
+    "m3d_cap": partial(made_layouts.m3d_cap, cases=6, make=make_slices),
+    "med_mat": partial(made_layouts.med_mat, cases=30, zoom=12),
+    "med_multi_points": partial(made_layouts.med_multi_points, cases=20, zoom=12),
+    "med_sg": partial(made_layouts.med_sg, cases=100, zoom=8),
+    "medmnist_path": partial(made_layouts.medmnist_path, cases=4),
+    "medreg_instruct": partial(made_layouts.medreg_instruct, cases=100, zoom=8),
+    "medtrinity": partial(made_layouts.medtrinity, cases=8, zoom=12),
+    "mimic_cxr": partial(made_layouts.mimic_cxr, cases=8, zoom=12),
+    "mimic_cxr_pairs": partial(made_layouts.mimic_cxr, cases=8, zoom=12),
+    "path_vqa": partial(made_layouts.path_vqa, cases=10, zoom=12),
+    "pmc_oa": partial(made_layouts.pmc_oa, cases=10, zoom=12),
+    "pmc_vqa": partial(made_layouts.pmc_vqa, cases=10, zoom=12),
+    "quilt_1m": partial(made_layouts.quilt_1m, cases=10, zoom=12),
+    "rocov2": partial(made_layouts.rocov2, cases=10, zoom=12),
+    "slake": partial(made_layouts.slake, cases=10, zoom=12),
+    "vindr_cxr": partial(made_layouts.vindr_cxr, cases=8, zoom=12),
+    "vqa_rad": partial(made_layouts.vqa_rad, cases=40, zoom=12),
+}
+
+
+FULL = {
+    "bccd": (480, 640),
+    "ct_rate": (300, 512, 512),
+    "iu_xray": (2048, 2496),
+    "llava_med_instruct": (1500, 1500),
+    "med_mat": (1000, 1000),
+    "med_multi_points": (1072, 1920),
+    "med_sg": (1024, 1024),
+    "medreg_instruct": (1024, 1024),
+    "medtrinity": (1024, 1024),
+    "mimic_cxr": (3056, 2544),
+    "mimic_cxr_pairs": (3056, 2544),
+    "path_vqa": (1000, 800),
+    "pmc_oa": (1500, 1500),
+    "pmc_vqa": (1500, 1500),
+    "quilt_1m": (1080, 1920),
+    "rocov2": (1500, 1500),
+    "slake": (1024, 1024),
+    "vindr_cxr": (3000, 2500),
+    "vqa_rad": (1024, 1024),
+}
+"""Card -> the size of large images of the published data, on which the plan is made."""
+
+
+def enlarge(shards: Path, size: tuple[int, ...] | None) -> Path:
+    """The same samples with images of this size, without their pixels: a plan reads only how large they are."""
+    if size is None:
+        return shards
+    whole, out = open_shards(shards), shards.with_name(f"{shards.name}-full")
+    for split in [] if out.is_dir() else whole.splits:
+        with closing(ShardWriter(out, split)) as writer:
+            for i in range(whole.count(split)):
+                sample, files = whole.read(split, i)
+                media = tuple(replace(medium, size=size) for medium in sample.media)
+                writer.write(replace(sample, media=media), dict.fromkeys(files, b""))
+    return out
+
+
+def pack(card: str, folder: Path) -> Path:
+    """The shards of a made archive."""
+    root, salt, shards = folder / f"{card}-archive", folder / "salt", folder / f"{card}-shards"
+    if shards.is_dir():
+        return shards
+    root.mkdir(parents=True)
+    SIZES[card](root)
+    salt.write_text("5b1f0c9a7d3e48621f7a95d0c36be842\n")
+    salt.chmod(0o600)
+    command = ["data", "pack", f"data_cards/{card}.yaml", "--root", str(root), "--out", str(shards)]
+    assert main([*command, "--salt-file", str(salt), "--workers", "1"]) == 0
+    return shards
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("archives")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*(f"systems/{name}" for name in SYSTEMS), *OTHERS])
+def test_a_system_goes_from_archives_of_its_cards_to_its_evaluation(
+    name: str, archives: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = load(f"{name}.yaml")
+    shards = {source: pack(Path(entry.card).stem, archives) for source, entry in loaded.recipe.data.items()}
+    full = {source: enlarge(where, FULL.get(loaded.cards[source].name)) for source, where in shards.items()}
+    places = [f"data.{source}.shards={where}" for source, where in full.items()]
+    assert main(["validate", f"{name}.yaml", *places]) == 0
+    assert main(["plan", f"{name}.yaml", "--gpus", "h100:8", *places]) == 0
+    planned = capsys.readouterr().out
+    assert planned.count("  fits: ") == len(loaded.recipe.stages) and "not used:" not in planned, planned
+    small, _ = make_small_recipe(loaded, shards, tmp_path)
+    run = tmp_path / "runs" / loaded.recipe.name
+    assert main(["train", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs")]) == 0
+    steps = [json.loads((run / stage.name / "stage.json").read_text())["step"] for stage in small.recipe.stages]
+    assert steps == [stage.steps for stage in small.recipe.stages]
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 0
+    check_results(loaded, run, capsys.readouterr().out)
+
+
+def check_results(loaded: LoadedRecipe, run: Path, said: str) -> None:
+    """Every split of `evaluate.on` has results, or one line says that reports are not scored yet."""
+    file = run / "evaluate" / "results.json"
+    rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+    reports = ONLY_REPORTS.get(loaded.recipe.name)
+    for source, split in loaded.recipe.evaluate.pairs():
+        card = loaded.cards[source].name
+        line = f"{card}:{split}: it has only reports, which are not scored yet"
+        assert (line in said) == (card == reports), said
+        assert any((row["dataset"], row["split"]) == (card, split) for row in rows) == (card != reports), said
