@@ -59,8 +59,8 @@ def split_by_image(name: str, folder: Path, rows: list[TableRow]) -> FirstSplits
     paths, splits = {row.image for row in rows}, Splits(by="image", salt=name)
     _require_groups(len(paths), "images")
     if len(paths) > MAX_READ:
-        images = {split: round(ratio * len(paths)) for split, ratio in splits.ratios.items()}
-        return FirstSplits(splits, {}, images, is_exact=False)
+        about: dict[str, int] = {split: round(ratio * len(paths)) for split, ratio in splits.ratios.items()}
+        return FirstSplits(splits, {}, about, is_exact=False)
     hashes = [found for path in sorted(paths) if (found := _hash_file(folder / path))]
 
     def deal(splits: Splits) -> dict[str, str]:

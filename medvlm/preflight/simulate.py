@@ -59,13 +59,13 @@ def simulate(
 
     # Where the code of a part depends on its number of layers, such as an encoder of which all layers are read, this
     # stack stays as deep as it is, or else all of them.
-    for whole in ([], *([name] for name in every), [*every]):
-        stacks = {name: stack for name, stack in every.items() if name not in whole}
+    for uncut in ([], *([name] for name in every), [*every]):
+        stacks = {name: stack for name, stack in every.items() if name not in uncut}
         try:
             base = measure_at()
             break
         except Exception:
-            if len(whole) == len(every):
+            if len(uncut) == len(every):
                 raise
 
     def measure_slope(name: str) -> dict[str, float]:
