@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from medvlm.models.parts import group_of, matches
 from medvlm.preflight import ledger, simulate
@@ -150,3 +151,57 @@ def test_extra_models_of_a_stage_are_counted_in_whole() -> None:
     for engine in ("single", "ddp", "fsdp2"):
         without, whole = (bytes_of.estimate_memory(step, each, engine, "32-true", 2) for each in (alone, beside))
         assert whole.total - without.total == whole.parts["extra"] == 4 * (8 * 4 + 4)
+
+
+class Pair(nn.Module):
+    """An encoder whose code reads its fourth layer, and a stack of layers that are all alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+        self.blocks = nn.Sequential(*(nn.Linear(8, 8) for _ in range(6)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shallow = self.encoder[0](x)
+        return self.blocks(shallow + self.encoder[3](x))  # type: ignore[no-any-return]
+
+
+def simulate_alone(model: nn.Module, precision: str) -> Step:
+    def run(wrapped: Any) -> torch.Tensor:
+        loss: torch.Tensor = wrapped(torch.empty(4, 2, 8, device="meta")).sum()
+        return loss
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return simulate.simulate(
+        model, run, lambda: [torch.optim.AdamW(trained)], lambda name: name.split(".")[0], precision
+    )
+
+
+def test_a_part_that_cannot_be_cut_leaves_the_layers_of_the_others_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise recomputing these would seem to save nothing."""
+    with torch.device("meta"):
+        found = simulate_alone(Pair(), "32-true")
+        monkeypatch.setattr(simulate, "SHALLOW", 99)
+        whole = simulate_alone(Pair(), "32-true")
+    assert list(found.layers) == ["blocks"] and whole.layers == {}
+    assert (found.flops, found.held) == (whole.flops, whole.held)
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_attention_of_torch_runs_in_mixed_precision_frozen_or_not(is_frozen: bool) -> None:
+    class Attend(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project, self.attention = nn.Linear(8, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.project(x)
+            with torch.set_grad_enabled(not is_frozen):
+                seen = self.attention(x, x, x, need_weights=False)[0]
+            return x + seen  # type: ignore[no-any-return]
+
+    with torch.device("meta"):
+        model = Attend()
+        if is_frozen:
+            model.attention.requires_grad_(False).eval()
+        assert simulate_alone(model, "bf16-mixed").flops > 0
