@@ -215,6 +215,7 @@ def test_what_the_packed_data_cannot_evaluate_stops_training_at_its_start(
         require_evaluation(recipe, sources)
 
 
+@pytest.mark.slow
 def test_reports_alone_are_held_out_and_the_rehearsal_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from medvlm.core.document import format_path
 from medvlm.core.stage_config import StageConfig
 from medvlm.models.parts import group_of, matches
 from medvlm.preflight import memory as bytes_of
@@ -23,6 +24,7 @@ from medvlm.preflight.samples import Look, look
 from medvlm.preflight.scales import describe_scales, list_grids
 from medvlm.preflight.simulate import Step, simulate
 from medvlm.preflight.staging import build_stage, draw_longest, optimizers_of, prepare_items
+from medvlm.recipe.files import list_missing_files
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.schema import Recipe
 from medvlm.train.terms import sum_of_losses
@@ -96,6 +98,8 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
         recipe = draft.recipe
         stages = tuple(_plan_stage(draft, i, looks, machines, mfu) for i in range(len(recipe.stages)))
     missing = [f"data.{name}: {each.how}" for name, each in looks.items() if not each.is_real]
+    problems = [*loaded.list_missing_origins(), *list_missing_files(given)]
+    missing += [f"{format_path(problem.path, loaded.document.data)}: {problem}" for problem in problems]
     if not draft.knows_words:
         missing.append(
             "text lengths: the tokenizer of the language or text model is not on this machine, so the number of tokens"

@@ -27,6 +27,7 @@ from medvlm.core.problems import Problem, make_error
 from medvlm.core.problems import validate as validate_config
 from medvlm.core.run import RunFolder, write_json
 from medvlm.core.secrets import SECRET
+from medvlm.recipe.files import list_missing_files
 from medvlm.recipe.graph import find_outside_origins
 from medvlm.recipe.rules import find_problems
 from medvlm.recipe.schema import Recipe
@@ -87,9 +88,10 @@ class LoadedRecipe:
         ]
 
     def require_data(self) -> None:
-        """Raises RecipeError if a source has no `root` or `shards` and is not generated, or if the origin of a stage is
-        missing."""
-        if missing := [*self.list_missing_data(), *self.list_missing_origins()]:
+        """Raises RecipeError if a source has no `root` or `shards` and is not generated, or if the origin of a stage or
+        a file of weights is missing."""
+        missing = [*self.list_missing_data(), *self.list_missing_origins(), *list_missing_files(self.recipe)]
+        if missing:
             raise make_error(missing, self.document)
 
     def save(self, run: Path) -> None:
@@ -157,7 +159,7 @@ def validate(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
     first = f"{path}: a valid recipe ({loaded.recipe.name}, {loaded.recipe_hash[:12]})"
     missing = [
         f"{format_path(p.path, loaded.document.data)}: {p}"
-        for p in (*loaded.list_missing_data(), *loaded.list_missing_origins())
+        for p in (*loaded.list_missing_data(), *loaded.list_missing_origins(), *list_missing_files(loaded.recipe))
     ]
     return [first, *summarise(loaded.recipe, loaded.cards), *missing]
 

@@ -62,3 +62,29 @@ def test_a_sample_at_which_training_would_stop_ends_a_plan(tmp_path: Path, capsy
     path = tiny_run.written(tmp_path, tiny_run.recipe(stages=[{**tiny_run.INSTRUCT, "accumulate": 1}]))
     assert main(["plan", str(path), "--runs", str(tmp_path / "runs"), "stages.instruct.max_tokens=8"]) == 2
     assert "tokens including its images, but stages.instruct.max_tokens is 8; raise it" in capsys.readouterr().err
+
+
+TIMM = {"kind": "timm", "net": "resnet10t", "weights": "net.safetensors", "preprocess": {"size": [64, 64]}}
+QFORMER = {"kind": "qformer", "width": 16, "heads": 2, "layers": 2, "weights": "qformer.safetensors"}
+MLP = {"kind": "mlp"}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "key"),
+    [
+        ({**TIMM, "connector": MLP}, "weights"),
+        ({**tiny_run.TOWER, "connector": QFORMER}, "connector.weights"),
+        ({"kind": "slices", "encoder": TIMM, "tiles": [1, 2], "serves": ["film"], "connector": MLP}, "encoder.weights"),
+    ],
+)
+def test_a_file_of_weights_that_is_not_there_is_named_before_training(
+    encoder: dict[str, Any], key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = [{**tiny_run.INSTRUCT, "accumulate": 1}]
+    content = tiny_run.recipe(stages=stages, export={"target": "custom"})
+    content["model"]["encoders"]["film"] = encoder
+    path = tiny_run.written(tmp_path, content)
+    assert main(["validate", str(path)]) == 0
+    assert f"model.encoders.film.{key}: " in capsys.readouterr().out
+    assert main(["train", str(path), "--runs", str(tmp_path / "runs")]) == 2
+    assert "safetensors: there is no such file" in capsys.readouterr().err and not (tmp_path / "runs").exists()
