@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Self, TypedDict
 
 from medvlm.core.config import component, is_available
 from medvlm.core.errors import DataError
+from medvlm.core.stored import require_fields, require_type
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,6 +96,7 @@ class Truth:
         """Also reads the flat records of old shards. Raises DataError for a field that the task does not have,
         TypeError if one is missing."""
         own = {f.name for f in fields(cls)}
+        require_fields(record, cls, ".truth")
         for name, value in record.items():
             if (
                 name not in own
@@ -120,6 +122,13 @@ class UnknownTruth(Truth):
         return self.record
 
 
+class TruthRecord(TypedDict):
+    """What the record of every truth has. Its task says what else."""
+
+    task: str
+    answer: NotRequired[str]
+
+
 def make_truth(task: str, answer: str = "", **own: Any) -> Truth:
     """task: a kind of medvlm/tasks, or a module of a plug-in. own: the fields of the task."""
     truth: Truth = component("tasks", task).Truth(answer=answer, **own)
@@ -128,6 +137,7 @@ def make_truth(task: str, answer: str = "", **own: Any) -> Truth:
 
 def truth_from_json(record: dict[str, Any]) -> Truth:
     """Raises DataError or TypeError for a record that does not fit its task."""
+    require_type(record, TruthRecord, ".truth")
     task = record["task"]
     if not is_available("tasks", task):
         return UnknownTruth(str(record.get("answer", "")), record)
@@ -148,6 +158,38 @@ class Question:
     text: str
     truth: Truth
     template: str
+
+
+class MediumRecord(TypedDict):
+    """A Medium in JSON. size: from 1 to 4 axes."""
+
+    kind: str
+    member: str
+    size: list[int]
+    spacing_mm: NotRequired[list[float] | None]
+    unit: NotRequired[Unit]
+    modality: NotRequired[str]
+    affine: NotRequired[Affine | None]
+
+
+class QuestionRecord(TypedDict):
+    text: str
+    truth: dict[str, Any]
+    template: str
+
+
+class SampleRecord(TypedDict):
+    """A Sample in JSON."""
+
+    key: str
+    source: str
+    split: str
+    media: NotRequired[list[MediumRecord]]
+    report: NotRequired[str]
+    concept: NotRequired[str]
+    questions: NotRequired[list[QuestionRecord]]
+    patient: NotRequired[str]
+    groups: NotRequired[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -176,7 +218,8 @@ class Sample:
 
     @staticmethod
     def from_json(record: dict[str, Any]) -> Sample:
-        """Raises KeyError or TypeError when a field is missing or unknown."""
+        """Raises KeyError, TypeError or ValueError for a field that is missing, unknown, or of another type."""
+        require_type(record, SampleRecord)
         media = tuple(
             Medium(
                 **{
