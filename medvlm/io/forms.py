@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,17 +49,26 @@ class OwnForm:
                 f"{where} has no json of its own key; tars not packed by medvlm need a card with the reader webdataset,"
                 " or pack them with `medvlm data pack`"
             )
-        sample = parse_sample(text, where)
-        members = [*(m.member for m in sample.media), *(name for q in sample.questions for name in q.truth.members)]
-        if sample.key != key or not set(members) <= set(names):
-            raise DataError(
-                f"{where}: its json describes a sample of another key, or members that are not there ({len(members)}"
-                f" described, {len(names)} found); pack the archive again"
-            )
-        return facts_of(sample)
+        return facts_of(_parse_own(text, key, names, where))
 
     def sample(self, key: str, split: str, files: dict[str, bytes], where: str) -> tuple[Sample, dict[str, Any]]:
-        return parse_sample(files.pop("json"), where), files
+        if "json" not in files:
+            raise DataError(f"{where} has no json; copy the shard and its index again, or pack again")
+        sample = _parse_own(files.pop("json"), key, files, where)
+        if sample.split != split:
+            raise DataError(f"{where}: its json says another split than the index; delete the index, or pack again")
+        return sample, files
+
+
+def _parse_own(text: bytes, key: str, names: Collection[str], where: str) -> Sample:
+    sample = parse_sample(text, where)
+    members = [*(m.member for m in sample.media), *(name for q in sample.questions for name in q.truth.members)]
+    if sample.key != key or not set(members) <= set(names):
+        raise DataError(
+            f"{where}: its json describes a sample of another key, or members that are not there ({len(members)}"
+            f" described, {len(names)} found); pack the archive again"
+        )
+    return sample
 
 
 _HASH = re.compile("[0-9a-f]{16}")

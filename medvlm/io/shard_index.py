@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, shorten
 from medvlm.core.sample import Question, Sample
+from medvlm.core.stored import Misfit, require_type
 from medvlm.core.tasks import FIRST_TASKS
 
 VERSION = 2
@@ -78,16 +79,16 @@ def parse_index(text: bytes, where: str) -> Index:
     """Reads an index from its JSON. Raises DataError if it is damaged or of a newer version."""
     try:
         record = json.loads(text)
-        if record["version"] not in (1, VERSION):
+        if isinstance(version := record["version"], int) and version > VERSION:
             raise DataError(
-                f"{where}: the index has version {record['version']}, expected at most {VERSION}; update medvlm, or"
+                f"{where}: the index has version {shorten(version)}, expected at most {VERSION}; update medvlm, or"
                 " delete the index: it is built again when the tar is opened"
             )
         return _from_json(record)
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as reason:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, MemoryError) as reason:
+        why = reason if isinstance(reason, Misfit) else type(reason).__name__
         raise DataError(
-            f"{where}: a damaged index ({type(reason).__name__}); delete it, and it is built again when the"
-            " tar is opened"
+            f"{where}: a damaged index ({why}); delete it, and it is built again when the tar is opened"
         ) from None
 
 
@@ -110,40 +111,60 @@ def save_index(index: Index, path: Path) -> None:
     part.replace(path)
 
 
+class _Record(TypedDict):
+    """An index in JSON, without the columns of numbers."""
+
+    bytes: int
+    sha256: str
+    splits: list[str]
+    media: list[list[str]]
+    members: list[str]
+    keys_N: list[str]
+    tasks: NotRequired[list[str]]
+    groups: NotRequired[dict[str, tuple[list[str], list[int]]]]
+    left_out: NotRequired[dict[str, int]]
+
+
 def _from_json(record: dict[str, Any]) -> Index:
-    keys = np.array([key.encode() for key in record["keys_N"]], dtype=np.bytes_)
-    columns: dict[str, np.ndarray] = {
-        name: np.array(record[name], dtype=kind) for name, kind in _COLUMNS.items() if name != "keys_N"
-    }
+    require_type(record, _Record)
+    if record["version"] not in (1, VERSION):
+        raise Misfit("its version is not known")
     tasks = tuple(record["tasks"]) if record["version"] > 1 else FIRST_TASKS
-    if not isinstance(record.get("tasks", []), list) or not all(isinstance(task, str) for task in tasks):
-        raise ValueError("its tasks are not a list of names")
-    if len(set(tasks)) != len(tasks):
-        raise ValueError("two columns for one task")
+    keys = np.array([key.encode() for key in record["keys_N"]], dtype=np.bytes_)
+    columns = {name: _read_column(name, record[name], kind) for name, kind in _COLUMNS.items() if name != "keys_N"}
     columns["tasks_NK"] = columns["tasks_NK"].reshape(len(keys), len(tasks))
-    media = tuple(tuple(m) for m in record["media"])
-    groups = {
-        name: ([str(v) for v in values], [int(c) for c in codes])
-        for name, (values, codes) in record.get("groups", {}).items()
-    }
     index = Index(
         record["bytes"],
         record["sha256"],
         tuple(record["splits"]),
-        media,
+        tuple(tuple(m) for m in record["media"]),
         tuple(record["members"]),
         tasks,
         keys_N=keys,
         **columns,
-        groups=groups,
-        left_out=dict(record.get("left_out", {})),
+        groups={name: (values, codes) for name, (values, codes) in record.get("groups", {}).items()},
+        left_out=record.get("left_out", {}),
     )
     _check_columns(index)
+    if index.keys_N.tolist() != [key.encode() for key in record["keys_N"]] or len(set(record["keys_N"])) != len(keys):
+        raise Misfit("keys_N has a key twice, or one that ends in a null")
     return index
 
 
+def _read_column(name: str, values: Any, kind: Any) -> np.ndarray:
+    """Raises Misfit for anything but whole numbers that the type can hold."""
+    require_type(values, list, name)
+    found = np.array(values)
+    most = 1 if kind is np.bool_ else np.iinfo(kind).max
+    if found.size and (found.dtype.kind not in "iu" or found.min() < 0 or found.max() > most):
+        raise Misfit(f"{name} has what is not a whole number from 0 to {most}")
+    if found.ndim != 1 and name != "tasks_NK":
+        raise Misfit(f"{name} is not a list of numbers")
+    return found.astype(kind)
+
+
 def _check_columns(index: Index) -> None:
-    """Raises ValueError if the columns do not fit together, so that no later access can be out of range."""
+    """Raises Misfit if the columns do not fit together, so that no later access can be out of range."""
     rows = {len(getattr(index, name)) for name in ("split_N", "media_N", "report_N")}
     places = {len(getattr(index, name)) for name in ("member_M", "offset_M", "size_M", "crc_M")}
     first = index.first_N1
@@ -154,20 +175,24 @@ def _check_columns(index: Index) -> None:
         or first[0] != 0
         or places != {int(first[-1])}
     ):
-        raise ValueError("columns of different lengths")
+        raise Misfit("its columns have different lengths")
     for codes, names in ((index.split_N, index.splits), (index.media_N, index.media), (index.member_M, index.members)):
         if len(codes) and codes.max() >= len(names):
-            raise ValueError("a code without a name")
+            raise Misfit("a code has no name")
+    for names in (index.splits, index.members, index.tasks):
+        if len(set(names)) != len(names):
+            raise Misfit("a split, a member or a task is listed twice")
     for values, of_samples in index.groups.values():
         if len(of_samples) != len(index) or not set(of_samples) <= set(range(len(values))):
-            raise ValueError("a group without a name")
-    if (
-        (np.diff(first) < 1).any()
-        or (index.offset_M < 0).any()
-        or (index.size_M < 0).any()
-        or (index.offset_M + index.size_M > index.bytes).any()
-    ):
-        raise ValueError("a member outside the tar")
+            raise Misfit("a group has no name")
+    if (np.diff(first) < 1).any():
+        raise Misfit("a sample has no members")
+    # Samples do not share bytes, so a small tar cannot be read as a huge one.
+    if (index.offset_M > index.bytes - index.size_M).any() or index.size_M.sum(dtype=np.float64) > index.bytes:
+        raise Misfit("a member is outside the tar")
+    sample_M = np.repeat(np.arange(len(index)), np.diff(first))
+    if len(np.unique(sample_M * (len(index.members) + 1) + index.member_M)) != len(index.member_M):
+        raise Misfit("a sample has a member twice")
 
 
 # --- building ---------------------------------------------------------------------------------------
