@@ -21,7 +21,7 @@ import yaml
 from medvlm.cli import main
 from medvlm.io.images import encode_png
 from tests import labelled_run
-from tests.damage import WHOLE, damage_values, is_structured
+from tests.damage import WHOLE, damage_values, is_structured, reseal
 from tests.fixtures.make_first_format import pull_film
 from tests.fixtures.unpack import unpack
 
@@ -43,8 +43,14 @@ ODD = ("", " ", "nonsense", "../nowhere", "\x00", "a" * 5000, "-1", "1e999", "ü
 
 RECIPE = ("small.yaml", "card.yaml")
 RUN = ("runs/first/*.json", "runs/first/*.yaml", "runs/first/cards/*", "runs/first/*/stage.json")
-STEP = ("runs/first/*/step-*/*", "runs/first/*/step-*/tensors/*", "runs/first/*/step-*/tensors/.metadata")
-SHARDS = ("shards/*.json", "shards/*.tar")
+STEP = tuple(
+    f"runs/first/{stage}/step-*/{file}"
+    for stage in ("pair", "instruct")
+    for file in ("*", "tensors/*", "tensors/.metadata")
+)
+INDEXES = tuple(f"shards/{split}-000000.tar.index.json" for split in ("train", "val", "test"))
+"""Of shards without one, the first verb that opens them writes it."""
+SHARDS = ("shards/*.json", "shards/test-*.tar")
 TOKENIZER = ("runs/first/tokenizer/*",)
 VERBS = {
     "init": Verb(
@@ -52,12 +58,12 @@ VERBS = {
          "--answer", "side", "--to", "own"), ("archive/table.csv", "model/config.json"), ("own",)),
     "train": Verb(("train", "recipe.yaml", "--runs", "runs", "--stage", "match"),
                   ("recipe.yaml", "card.yaml", *RUN, "runs/first/match/step-4/*", "runs/first/match/step-4/tensors/*",
-                   "runs/first/match/step-4/tensors/.metadata", *SHARDS, "runs/first/metrics.jsonl"), ("runs",)),
+                   "runs/first/match/step-4/tensors/.metadata", "shards/*.json", "shards/train-*.tar", "runs/first/metrics.jsonl"), ("runs", *INDEXES)),
     "validate": Verb(("validate", "small.yaml"), RECIPE),
     "plan": Verb(("plan", "small.yaml"), RECIPE, ("runs",)),
     "dry_run": Verb(("dry-run", "small.yaml"), RECIPE),
     "evaluate": Verb(("evaluate", "runs/first"), (*RUN, *STEP, *SHARDS, *TOKENIZER, "runs/first/evaluate/*.json*"),
-                     ("runs/first/evaluate", "runs/cache")),
+                     ("runs/first/evaluate", "runs/cache", *INDEXES)),
     "report": Verb(("report", "runs/first"),
                    (*RUN, "runs/first/metrics.jsonl", "runs/first/evaluate/*", "runs/first/ranks/*"),
                    ("runs/first/report.html",)),
@@ -69,15 +75,15 @@ VERBS = {
                  ("vlm/*.json", "vlm/weights.safetensors", "vlm/tokenizer/*", "film.png")),
     "embed": Verb(("embed", "dual", "film.png", "shards", "--kind", "film", "--to", "film.parquet"),
                   ("dual/*.json", "dual/weights.safetensors", "dual/text_tokenizer/*", "film.png", *SHARDS),
-                  ("film.parquet",)),
+                  ("film.parquet", *INDEXES)),
     "demo": Verb(("demo", "--runs", "demo-runs", "stages.align.steps=nonsense")),
     "schema": Verb(("schema", "recipe")),
     "pack": Verb(("data", "pack", "squares.yaml", "--root", "archive", "--out", "packed", "--workers", "1"),
                  ("squares.yaml", "archive/table.csv", "archive/f1.png", "archive/m1.png"),
                  ("packed", ".packed.lock", "packed.quarantine.jsonl", "packed.packing", ".packed.work")),
-    "audit": Verb(("data", "audit", "shards"), (*SHARDS, "shards/card.yaml"), ("shards/audit.json",)),
-    "stats": Verb(("data", "stats", "shards", "--to", "stats.html"), SHARDS, ("stats.html",)),
-    "show": Verb(("data", "show", "shards", "--to", "show.html"), SHARDS, ("show.html",)),
+    "audit": Verb(("data", "audit", "shards"), (*SHARDS, "shards/card.yaml"), ("shards/audit.json", *INDEXES)),
+    "stats": Verb(("data", "stats", "shards", "--to", "stats.html"), SHARDS, ("stats.html", *INDEXES)),
+    "show": Verb(("data", "show", "shards", "--to", "show.html"), SHARDS, ("show.html", *INDEXES)),
 }  # fmt: skip
 
 
@@ -103,14 +109,21 @@ class Case:
     file: str = ""
     how: str = ""
     seed: int = -1
+    is_sealed: bool = False
 
     def break_it(self, world: Path) -> str:
         if not self.file:
             return ""
+        path = world / self.file
+        what = self.how
         if self.seed >= 0:
-            return damage_values(world / self.file, self.seed)
-        WHOLE[self.how](world / self.file)
-        return self.how
+            what = damage_values(path, self.seed)
+        else:
+            WHOLE[self.how](path)
+        step = next((each for each in path.parents if each.name.startswith("step-")), None)
+        if step is not None and self.is_sealed and path.name != "manifest.json":
+            reseal(step)
+        return what
 
 
 def list_files(verb: Verb, world: Path) -> list[str]:
@@ -118,15 +131,19 @@ def list_files(verb: Verb, world: Path) -> list[str]:
     return sorted(found)
 
 
-def list_cases(name: str, world: Path, values: int = 150) -> list[Case]:
+def list_cases(name: str, world: Path, values: int = 300) -> list[Case]:
     """values: number of changes of single values."""
     verb = VERBS[name]
     files = list_files(verb, world)
-    cases = [Case(name, f"{file}: {how}", verb.words, file, how) for file in files for how in WHOLE]
+    cases = [
+        Case(name, f"{file}: {how}", verb.words, file, how, is_sealed="step-" in file and i % 2 == 0)
+        for file in files
+        for i, how in enumerate(WHOLE)
+    ]
     structured = [file for file in files if is_structured(world / file)]
     for seed in range(values if structured else 0):
         file = structured[seed % len(structured)]
-        cases.append(Case(name, f"{file}: value {seed}", verb.words, file, "", seed))
+        cases.append(Case(name, f"{file}: value {seed}", verb.words, file, "", seed, is_sealed=True))
     for at in range(1, len(verb.words)):
         if verb.words[at].startswith("--") or verb.words[at] in ("pack", "audit", "stats", "show"):
             continue

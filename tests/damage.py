@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from medvlm.io.tar import TarReader, build_tar_header, read_members
 
 Damage = Callable[[Path], None]
 
@@ -95,7 +99,10 @@ def change(value: Any, path: tuple[Any, ...], how: Callable[[Any, Any], None]) -
 
 
 def rename(inner: Any, step: Any) -> None:
-    inner[f"{step}x" if isinstance(inner, dict) else step] = inner.pop(step)
+    if isinstance(inner, dict):
+        inner[f"{step}x"] = inner.pop(step)
+    else:
+        inner.reverse()
 
 
 def double(inner: Any, step: Any) -> None:
@@ -108,11 +115,21 @@ def double(inner: Any, step: Any) -> None:
 def damage_values(path: Path, seed: int) -> str:
     """Changes one value, or one key, of a file of JSON or YAML. Returns what."""
     draw = random.Random(f"{path.name} {seed}")
+    if path.suffix == ".tar":
+        return damage_sample(path, draw)
     is_yaml, is_lines = path.suffix == ".yaml", path.suffix == ".jsonl"
     text = path.read_text()
     lines = text.splitlines() if is_lines else [text]
     at = draw.randrange(len(lines))
     value = yaml.safe_load(lines[at]) if is_yaml else json.loads(lines[at])
+    what = damage_one(value, draw)
+    lines[at] = yaml.safe_dump(value, sort_keys=False) if is_yaml else json.dumps(value)
+    path.write_text("\n".join(lines) + "\n", errors="surrogatepass" if not is_yaml else "strict")
+    return what
+
+
+def damage_one(value: Any, draw: random.Random) -> str:
+    """Changes one place of a value. Returns what was done."""
     places = [place for place in list_places(value) if place]
     # Shallow places are few, and each is a kind of its own; deep ones are many, and alike.
     depth = draw.choice(sorted({len(place) for place in places}))
@@ -125,14 +142,55 @@ def damage_values(path: Path, seed: int) -> str:
         "rename": rename,
         "double": double,
     }
-    changed = change(value, place, act[how])
-    lines[at] = yaml.safe_dump(changed, sort_keys=False) if is_yaml else json.dumps(changed)
-    path.write_text("\n".join(lines) + "\n", errors="surrogatepass" if not is_yaml else "strict")
+    change(value, place, act[how])
     return f"{'.'.join(map(str, place))} {how}{f' {wrong!r:.40}' if how == 'wrong' else ''}"
 
 
+def damage_sample(tar: Path, draw: random.Random) -> str:
+    """Changes a value in the record of a sample, and makes index and receipt agree, or removes them."""
+    with tarfile.open(tar) as opened:
+        files = {m.name: f.read() for m in opened.getmembers() if (f := opened.extractfile(m))}
+    name = draw.choice(sorted(each for each in files if each.endswith(".json")))
+    record = json.loads(files[name])
+    what = damage_one(record, draw)
+    files[name] = json.dumps(record).encode()
+    with tar.open("wb") as out:
+        for each, data in files.items():
+            out.write(build_tar_header(each, len(data)) + data + bytes(-len(data) % 512))
+        out.write(bytes(1024))
+    index = tar.with_name(f"{tar.name}.index.json")
+    if draw.random() < 0.5:
+        index.unlink()
+        (tar.parent / "packed.json").unlink()
+        return f"{what} (without index)"
+    with tar.open("rb") as file:
+        reader = TarReader(file, tar)
+        places = list(read_members(reader))
+        size, sha = reader.finish()
+    columns = {"offset_M": [m.offset for m in places], "size_M": [m.size for m in places]}
+    columns["crc_M"] = [m.crc32 for m in places]
+    index.write_text(json.dumps({**json.loads(index.read_text()), **columns, "bytes": size, "sha256": sha}))
+    receipt = json.loads((tar.parent / "packed.json").read_text())
+    receipt["shards"][tar.name] = sha
+    (tar.parent / "packed.json").write_text(json.dumps(receipt))
+    return f"{what} (with an index that fits)"
+
+
+def reseal(step: Path) -> None:
+    """Makes the manifest of a checkpoint, and the record of its stage, fit what is there now, as an attacker would."""
+    found = {}
+    for path in sorted(step.rglob("*")):
+        if path.is_file() and path.name != "manifest.json":
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            found[str(path.relative_to(step))] = {"bytes": path.stat().st_size, "sha256": digest}
+    (step / "manifest.json").write_text(json.dumps(found))
+    if (record := step.parent / "stage.json").is_file():
+        sha = hashlib.sha256((step / "manifest.json").read_bytes()).hexdigest()[:16]
+        record.write_text(json.dumps({**json.loads(record.read_text()), "checkpoint": sha}))
+
+
 def is_structured(path: Path) -> bool:
-    return path.suffix in (".json", ".yaml", ".jsonl")
+    return (path.suffix in (".json", ".yaml", ".jsonl") and path.parent.name != "ranks") or path.name.endswith("-000000.tar")
 
 
 def copy_world(world: Path, to: Path) -> Path:

@@ -21,6 +21,7 @@ from medvlm.commands.initial_weights import Origins, find_origins
 from medvlm.core.errors import UserError
 from medvlm.core.run import RunFolder, write_json
 from medvlm.core.stage_config import StageConfig
+from medvlm.core.stored import read_object
 from medvlm.recipe.load import LoadedRecipe, load_run
 from medvlm.recipe.origins import StageOrigin
 from medvlm.recipe.sources import OpenSource
@@ -75,10 +76,10 @@ def recognise(loaded: LoadedRecipe, sources: Mapping[str, OpenSource], run: RunF
     unknown = {name: left for name, found in stored.items() if (left := found - known.get(name, {}).keys())}
     if not unknown or not run.recipe.is_file():
         return
-    raw: dict[str, Any] = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
     try:
         before = load_run(run.root)
-    except UserError:  # this release cannot read that recipe, so nothing of the run can be resumed
+        raw: dict[str, Any] = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
+    except (UserError, yaml.YAMLError):  # this release cannot read that recipe, so nothing of the run can be resumed
         return
     for i, config in enumerate(before.recipe.stages):
         if config.name not in unknown or not set(config.mix) <= sources.keys():
@@ -87,7 +88,10 @@ def recognise(loaded: LoadedRecipe, sources: Mapping[str, OpenSource], run: RunF
             origins = find_origins(config, i, before, run)
         except UserError:  # an earlier stage was removed
             continue
-        old = _identify_as_first_release(raw, i, sources, origins)
+        try:
+            old = _identify_as_first_release(raw, i, sources, origins)
+        except KeyError:  # a recipe that lacks settings was not saved by that release
+            continue
         if old in unknown[config.name]:
             known.setdefault(config.name, {})[old] = identify(config, before, sources, origins)
     write_json(run.root / FILE, known)
@@ -96,7 +100,11 @@ def recognise(loaded: LoadedRecipe, sources: Mapping[str, OpenSource], run: RunF
 def read_aliases(run: RunFolder) -> dict[str, dict[str, str]]:
     """Stage -> identity that an earlier release gave it -> present identity of the same settings."""
     path = run.root / FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
+    if not path.exists():
+        return {}
+    remedy = "copy it again; it lets stages of an early release be resumed"
+    aliases: dict[str, dict[str, str]] = read_object(path, dict[str, dict[str, str]], remedy)
+    return aliases
 
 
 def find_aliases(run: RunFolder, stage: str, identity: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from medvlm.core.composition import composition_of_stage, name_of
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder
-from medvlm.core.stage_config import Lora
+from medvlm.core.stage_config import read_lora
 from medvlm.models.restore import load_weights
 from medvlm.recipe.load import load_run
 from medvlm.train import checkpoint
@@ -66,12 +66,12 @@ def open_stage(recipe: Any, run: RunFolder, stage: Any, device: str = "cpu") -> 
     composition = composition_of_stage(recipe.model, stage)
     folder = find_final(run.stage(stage.name))
     weights = checkpoint.read_weights(folder)
-    meta = checkpoint.read_state(folder)["meta"]
+    meta = checkpoint.read_state(folder).get("meta", {})
     require_tokenizer(run, stage.name, meta)
     assembly = composition.prepare(recipe, run.tokenizer, refuse_to_train)
     model = composition.build(assembly, stage, weights=False)
-    adapters = meta["adapters"]
-    load_weights(model, weights, Lora(**adapters) if adapters else None, f"{stage.name}/{folder.name}")
+    adapters = read_lora(meta.get("adapters"), f"{stage.name}/{folder.name}")
+    load_weights(model, weights, adapters, f"{stage.name}/{folder.name}")
     opened: AssembledModel = composition.open(assembly, stage, model.to(device))
     return opened
 

@@ -22,7 +22,9 @@ Mark = tuple[str, int, int]
 COMMAND_LINE = "command line"
 MAX_DEPTH = 50
 MAX_KEYS = 100_000
-# Aliases of aliases can expand a page of text to a billion keys.
+MAX_BYTES, MAX_LETTERS = 256 << 10, 4 << 20
+"""Of a file, and of all its texts with aliases expanded: aliases of aliases can expand a page of text to a billion keys
+and to gigabytes. Reading takes 8 s per MB. The largest shipped recipe has 4 kB."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +171,19 @@ _Dumper.yaml_implicit_resolvers = {
 
 
 def _compose(text: str, shown: str) -> yaml.Node | None:
+    if len(text) > MAX_BYTES:
+        raise RecipeError(
+            f"{shown}: {len(text):,} letters are too many for a recipe or a card (at most {MAX_BYTES:,}); put long lists"
+            " into the data"
+        )
     try:
-        return _Loader(text).get_single_node()
+        node = _Loader(text).get_single_node()
+        if node is not None and _count_letters(node, {}) > MAX_LETTERS:
+            raise RecipeError(
+                f"{shown}: nested too deeply or too large to be a recipe or a card once its aliases are expanded; write"
+                " fewer of them"
+            )
+        return node
     except yaml.MarkedYAMLError as reason:
         mark = reason.problem_mark or reason.context_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark and not shown.startswith(COMMAND_LINE) else ""
@@ -182,6 +195,19 @@ def _compose(text: str, shown: str) -> yaml.Node | None:
         raise RecipeError(f"{shown}: not valid YAML: {str(reason).splitlines()[0]}") from None
     except RecursionError:
         raise RecipeError(f"{shown}: nested too deeply to be a recipe or a card") from None
+
+
+def _count_letters(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many letters and nodes there are once aliases are expanded; infinitely many for an alias of itself. known:
+    the count of each node, so that an alias is counted without being expanded."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # while it is being counted
+        if isinstance(node, yaml.ScalarNode):
+            known[id(node)] = 1 + len(node.value)
+        else:
+            inner = [n for each in node.value for n in (each if isinstance(each, tuple) else (each,))]
+            known[id(node)] = 1 + sum(_count_letters(n, known) for n in inner)
+    return known[id(node)]
 
 
 def _to_plain(node: yaml.Node, path: KeyPath, marks: dict[KeyPath, Mark], file: str) -> Any:

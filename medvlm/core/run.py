@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from medvlm.core.document import read_yaml
 from medvlm.core.errors import CheckpointError
+from medvlm.core.stored import read_object
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,22 @@ class RunFolder:
         return [name for name in names if isinstance(name, str) and self.is_finished(name)]
 
 
+# Not a class, because `from` is a word of Python.
+StageRecord = TypedDict(
+    "StageRecord",
+    {"take": str, "identity": str, "checkpoint": str, "parameters": dict[str, int], "from": dict[str, str]},
+)
+"""Of stage.json, what is read again."""
+
+
 def read_record(stage_folder: Path) -> dict[str, Any]:
     """The stage.json of a finished stage. Raises CheckpointError if it is damaged, or names what is no checkpoint."""
-    try:
-        record = json.loads((stage_folder / "stage.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = None
-    is_whole = isinstance(record, dict) and {"take", "identity", "checkpoint", "parameters", "from"} <= {*record}
-    if not is_whole or not re.fullmatch(r"step-\d+", str(record["take"])):
-        raise CheckpointError(
-            f"{stage_folder.name}/stage.json is damaged; copy it again from where the run was trained, or train the"
-            f" stage again with --from {stage_folder.name}"
-        )
+    remedy = (
+        f"copy it again from where the run was trained, or train the stage again with --from {stage_folder.name}"
+    )
+    record: dict[str, Any] = read_object(stage_folder / "stage.json", StageRecord, remedy)
+    if not re.fullmatch(r"step-\d+", record["take"]):
+        raise CheckpointError(f"{stage_folder.name}/stage.json is damaged (take is no checkpoint); {remedy}")
     return record
 
 

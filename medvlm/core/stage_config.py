@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from medvlm.core.config import Config, slots_of
+from medvlm.core.errors import CheckpointError
 from medvlm.core.problems import Problem
 
 
@@ -65,6 +66,14 @@ class Lora(Config):
         if not self.targets and not self.tokens:
             raise ValueError("targets is empty, so nothing is adapted; name a module, e.g. [language]")
         return self
+
+
+def read_lora(saved: Any, where: str) -> Lora | None:
+    """The adapters that a checkpoint says it has. Raises CheckpointError for what are none."""
+    try:
+        return Lora.model_validate(saved) if saved else None
+    except ValidationError:
+        raise CheckpointError(f"{where}: its adapters cannot be read; train the stage again") from None
 
 
 class Sampling(Config):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 from medvlm.core.card import Card, load_card
 from medvlm.core.config import inline_definitions, permit
@@ -27,6 +27,7 @@ from medvlm.core.problems import Problem, make_error
 from medvlm.core.problems import validate as validate_config
 from medvlm.core.run import RunFolder, write_json
 from medvlm.core.secrets import SECRET
+from medvlm.core.stored import read_object
 from medvlm.recipe.files import list_missing_files
 from medvlm.recipe.graph import find_outside_origins
 from medvlm.recipe.rules import find_problems
@@ -143,13 +144,27 @@ def load_run(run: Path) -> LoadedRecipe:
         raise RecipeError(
             f"{run}: is not a run folder (it has no {RunFolder(run).recipe.name}); `medvlm train RECIPE` makes one"
         )
-    places: dict[str, dict[str, str]] = (
-        json.loads((run / "places.json").read_text()) if (run / "places.json").is_file() else {}
-    )
+    places: dict[str, dict[str, str]] = {}
+    if (run / "places.json").exists():
+        remedy = "it says where the data of the run are; run the recipe again to write it"
+        places = read_object(run / "places.json", dict[str, PlaceRecord], remedy, RecipeError)
     return load(
         RunFolder(run).recipe,
-        [f"data.{name}.{key}={json.dumps(where)}" for name, keys in places.items() for key, where in keys.items()],
+        [
+            f"data.{name}.{key}={json.dumps(keys[key])}"
+            for name, keys in places.items()
+            for key in PlaceRecord.__annotations__
+            if key in keys
+        ],
     )
+
+
+class PlaceRecord(TypedDict):
+    """Where the data of a source are, in places.json."""
+
+    root: NotRequired[str]
+    shards: NotRequired[str]
+    salt_file: NotRequired[str]
 
 
 def validate(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:

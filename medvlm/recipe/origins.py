@@ -9,15 +9,15 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
-import yaml
 from torch import nn
 
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder, read_record
-from medvlm.core.stage_config import Lora
+from medvlm.core.stage_config import Lora, read_lora
+from medvlm.core.stored import read_object
 from medvlm.models.parts import module_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -65,6 +65,14 @@ def name_outside(text: str, module: str = "") -> Origin | None:
     return None
 
 
+class _Meta(TypedDict):
+    adapters: dict[str, Any] | None
+
+
+class _State(TypedDict):
+    meta: _Meta
+
+
 @dataclass(frozen=True)
 class StageOrigin:
     """A finished stage, of the same run or of another one."""
@@ -86,8 +94,9 @@ class StageOrigin:
         return ""
 
     def find_adapters(self) -> Lora | None:
-        saved = json.loads((self._folder / "state.json").read_text())["meta"]["adapters"]
-        return Lora(**saved) if saved else None
+        remedy = "train that stage again"
+        saved = read_object(self._folder / "state.json", _State, remedy)["meta"]["adapters"]
+        return read_lora(saved, self.describe().partition("@")[0])
 
     def holds(self, module: str, own: Collection[str]) -> bool:
         return module in self._record["parameters"]
@@ -111,9 +120,9 @@ class StageOrigin:
 
     def list_stages_before(self) -> list[StageOrigin]:
         """The finished stages before it in its run, latest first. They may have modules that this one lacks."""
-        stages = [stage["name"] for stage in yaml.safe_load(self.run.recipe.read_text(encoding="utf-8"))["stages"]]
-        before = [StageOrigin(self.run, name, self.is_other) for name in stages[: stages.index(self.stage)]]
-        return [origin for origin in reversed(before) if not origin.find_problem()]
+        finished = self.run.list_finished()
+        before = finished[: finished.index(self.stage)] if self.stage in finished else []
+        return [StageOrigin(self.run, name, self.is_other) for name in reversed(before)]
 
     @property
     def _folder(self) -> Path:

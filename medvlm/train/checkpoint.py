@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from medvlm.core.durable import sync_folder
 from medvlm.core.errors import CheckpointError
+from medvlm.core.stored import read_object
 from medvlm.train.snapshot import Snapshot
 from medvlm.train.storage import HashingFile, TensorReader, TensorWriter
 from medvlm.train.tensors import Read
@@ -72,7 +73,8 @@ def save(
     final, part = stage_folder / f"step-{step}", stage_folder / f"step-{step}.part"
 
     def begin() -> None:
-        shutil.rmtree(part, ignore_errors=True)
+        may_save()  # and never into a new folder in place of one that was moved
+        _remove(part)
         part.mkdir(parents=True)
 
     def write_own() -> dict[str, Any]:
@@ -115,7 +117,7 @@ def find_newest_good(stage_folder: Path, say: Any = print) -> Path | None:
     """The newest checkpoint that its manifest verifies. Damaged ones are reported and renamed to step-N.bad-K. Remains
     of interrupted saves are removed."""
     for part in stage_folder.glob("step-*.part"):
-        shutil.rmtree(part)
+        _remove(part)
     for folder in reversed(_list_steps(stage_folder)):
         if damage := find_damage(folder):
             say(
@@ -138,7 +140,7 @@ def find_damage(folder: Path) -> str:
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         stated = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return "manifest.json is missing or unreadable"
     found = {str(f.relative_to(folder)) for f in _list_files(folder)} - {"manifest.json"}
     if lost := sorted(set(stated) - found):
@@ -151,9 +153,11 @@ def find_damage(folder: Path) -> str:
         ):
             if (now["bytes"], now["sha256"]) != entry:
                 return f"{name} is not what was saved"
-    if (step := read_state(folder).get("step", step_of(folder))) != step_of(folder):
-        return f"it is the checkpoint of step {step}"
-    return ""
+    try:
+        step = read_state(folder).get("step", step_of(folder))
+    except CheckpointError as reason:
+        return str(reason)
+    return f"it is the checkpoint of step {step}" if step != step_of(folder) else ""
 
 
 def restore(folder: Path, load: Callable[[Read, Collection[str]], None], rank: int) -> dict[str, Any]:
@@ -167,12 +171,40 @@ def restore(folder: Path, load: Callable[[Read, Collection[str]], None], rank: i
     load(read, reader.stored)
     # With another number of ranks, a rank may have no random state: samples stay the same, dropout does not.
     if (own := folder / f"random-{rank}.pt").exists():
-        set_random_state(torch.load(own, weights_only=True))
+        try:
+            set_random_state(torch.load(own, weights_only=True))
+        except Exception as reason:  # torch raises anything on hostile files
+            raise CheckpointError(
+                f"{folder.parent.name}/{folder.name}/{own.name} is not a random state ({type(reason).__name__}); take"
+                " an earlier checkpoint or train the stage again"
+            ) from None
     return read_state(folder)
 
 
+class MetaRecord(TypedDict):
+    """Of a checkpoint's meta, what is read again."""
+
+    adapters: NotRequired[dict[str, Any] | None]
+    tokenizer: NotRequired[dict[str, str]]
+    sources: NotRequired[dict[str, str]]
+    audits: NotRequired[dict[str, str]]
+    stage: NotRequired[str]
+    medvlm: NotRequired[str]
+    code: NotRequired[str]
+    recipe: NotRequired[str]
+
+
+class StateRecord(TypedDict):
+    step: NotRequired[int]
+    identity: NotRequired[str]
+    meta: NotRequired[MetaRecord]
+
+
 def read_state(folder: Path) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    """state.json. Raises CheckpointError if it is not what a checkpoint has there."""
+    state: dict[str, Any] = read_object(
+        folder / "state.json", StateRecord, "take an earlier checkpoint or train the stage again"
+    )
     return state
 
 
@@ -260,6 +292,14 @@ def _run_on_all_ranks(act: Callable[[], T], group: Any) -> list[T]:
 
 def _do_nothing() -> None:
     pass
+
+
+def _remove(part: Path) -> None:
+    """Removes what is left of an interrupted save, or a file that is in its place."""
+    if part.is_dir() and not part.is_symlink():
+        shutil.rmtree(part, ignore_errors=True)
+    else:
+        part.unlink(missing_ok=True)
 
 
 def _explain_failed_save(reason: OSError, final: Path) -> Exception:

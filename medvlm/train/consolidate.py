@@ -3,13 +3,13 @@ time."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import read_record, write_json
+from medvlm.core.stored import read_object
 from medvlm.train import checkpoint
 from medvlm.train.finished import require_same
 from medvlm.train.storage import HashingFile, TensorReader, make_header
@@ -69,9 +69,16 @@ def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_
     return [to / name for name in names]
 
 
+class MarkRecord(TypedDict):
+    """consolidated.json: the checkpoint whose weights a folder holds."""
+
+    checkpoint: str
+
+
 def _claim(to: Path, source: str) -> None:
     mark = to / "consolidated.json"
-    if mark.exists() and (held := json.loads(mark.read_text())["checkpoint"]) != source:
+    remedy = "take another folder"
+    if mark.exists() and (held := read_object(mark, MarkRecord, remedy)["checkpoint"]) != source:
         raise CheckpointError(f"{to.name} holds the weights of {held}, not of {source}; take another folder")
     write_json(mark, {"checkpoint": source})
 

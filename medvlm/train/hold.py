@@ -37,7 +37,7 @@ def hold(run: RunFolder, engine: Engine) -> Iterator[Callable[[], None]]:
 
 
 def write_status(run: RunFolder, engine: Engine, status: str, reason: str = "") -> None:
-    if not engine.is_first:
+    if not engine.is_first or (status != "running" and not run.root.is_dir()):  # a run that was moved stays moved
         return
     record = {"status": status, "reason": reason, "pid": os.getpid(), "job": os.environ.get("TORCHELASTIC_RUN_ID", "")}
     try:

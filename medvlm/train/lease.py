@@ -11,13 +11,25 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from medvlm.core.errors import CheckpointError
+from medvlm.core.stored import require_type
 
 BEAT_S, STALE_S, END_S = 2.0, 15.0, 30.0
 """How often the owner renews the lease; how long an owner on another machine may be silent; how long a process of an
 earlier attempt of the same job may take to end."""
+
+
+class Owner(TypedDict):
+    """What `.lease` holds of its owner, among other things."""
+
+    id: str
+    host: str
+    machine: str
+    pid: int
+    began: str
+    beats: int
 
 
 class Lease:
@@ -44,6 +56,8 @@ class Lease:
     def __enter__(self) -> Lease:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         until = time.monotonic() + END_S
+        if self.path.is_dir():
+            raise CheckpointError(f"{self.path}: is a folder, not the lease of a run; remove it")
         while not self._create():
             if (owner := self._read_owner()) and self._is_alive(owner):
                 if self.me["job"] and owner.get("job") == self.me["job"] and time.monotonic() < until:
@@ -71,6 +85,11 @@ class Lease:
         """Raises CheckpointError if another process has taken over the folder, so that this one must not write any
         more."""
         owner = self._read_owner() or {}
+        if not self.path.parent.is_dir():
+            raise CheckpointError(
+                f"{self.path.parent}: the folder of this run was moved or deleted while it was trained; nothing more is"
+                " saved. Put it back, and run the same command again"
+            )
         if owner.get("id") != self.me["id"]:
             raise CheckpointError(
                 f"{self.path.parent.name}: this process was silent for longer than {STALE_S:.0f} s and has lost the run"
@@ -99,14 +118,18 @@ class Lease:
                 self.say(f"the lease on {self.path.parent.name} cannot be renewed: {reason.strerror}")
 
     def _read_owner(self) -> dict[str, Any] | None:
-        """The owner of the folder; None if the file is gone, or if its owner died while writing it."""
+        """The owner of the folder; None if the file is gone, or if its owner died while writing it, or if it is not a
+        lease."""
         for _ in range(3):
             try:
-                return json.loads(self.path.read_text())  # type: ignore[no-any-return]
-            except FileNotFoundError:
+                owner: dict[str, Any] = json.loads(self.path.read_bytes())
+                require_type(owner, Owner)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
-            except ValueError:
+            except (ValueError, RecursionError):
                 time.sleep(0.2)  # it is being written
+            else:
+                return owner
         return None
 
     def _is_alive(self, owner: dict[str, Any]) -> bool:

@@ -55,15 +55,15 @@ class Log:
         if not self.enabled or not self.path.exists():
             return
         kept = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_bytes().splitlines():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the incomplete last line of a process that was killed
-            if record["stage"] != stage or record["step"] <= step:
-                kept.append(line)
+                if record["stage"] != stage or record["step"] <= step:
+                    kept.append(line)
+            except (ValueError, TypeError, KeyError, RecursionError):
+                continue  # the incomplete last line of a process that was killed, or damage
         part = self.path.with_suffix(".part")
-        part.write_text("".join(line + "\n" for line in kept))
+        part.write_bytes(b"".join(line + b"\n" for line in kept))
         part.replace(self.path)
 
 

@@ -16,6 +16,7 @@ import torch
 
 from medvlm.core.errors import CheckpointError, DataError
 from medvlm.core.stage_config import StageConfig
+from medvlm.core.stored import Misfit, require_fields
 from medvlm.train import checkpoint
 from medvlm.train.accounts import account_for_sources, summarize
 from medvlm.train.accumulate import accumulate, accumulate_what_fits, sum_weights
@@ -296,7 +297,7 @@ def _resume(engine: Engine, place: Place, fresh: State) -> State:
     if found is None:
         place.log.forget_after(fresh.meta["stage"], 0)
         return fresh
-    state = State(**checkpoint.read_state(found))
+    state = _read_state(found)
     if state.identity not in (fresh.identity, *place.aliases):
         raise CheckpointError(
             f"{folder.name}/{found.name} was trained with other settings, data or starting weights; use its"
@@ -308,6 +309,18 @@ def _resume(engine: Engine, place: Place, fresh: State) -> State:
     if engine.is_first:
         print(f"stage {folder.name}: resuming from step {state.step}", flush=True)
     return state
+
+
+def _read_state(folder: Path) -> State:
+    record = checkpoint.read_state(folder)
+    try:
+        require_fields(record, State)
+        return State(**record)
+    except (Misfit, TypeError) as reason:
+        raise CheckpointError(
+            f"{folder.parent.name}/{folder.name}/state.json is not of this release ({reason}); train the stage again"
+            f" with --from {folder.parent.name}"
+        ) from None
 
 
 def _hash(keys: list[str], first: int) -> float:
