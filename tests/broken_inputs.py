@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import os
-import random
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from medvlm.cli import main
-from medvlm.io.images import encode_png
 from tests import labelled_run
 from tests.damage import WHOLE, damage_values, is_structured, reseal
 from tests.fixtures.make_first_format import pull_film
@@ -97,7 +93,9 @@ def make_world(to: Path) -> Path:
     whole["stages"] = [stage for stage in whole["stages"] if stage["name"] in ("pair", "read")]
     (to / "small.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
     (to / "model").mkdir()
-    (to / "model" / "config.json").write_text(json.dumps({"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"]}))
+    (to / "model" / "config.json").write_text(
+        json.dumps({"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"]})
+    )
     return to
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from medvlm.io.tar import TarReader, build_tar_header, read_members
 
-Damage = Callable[[Path], None]
+Damage = Callable[[Path], object]
 
 
 def remove(path: Path) -> None:
@@ -53,21 +53,21 @@ WHOLE: dict[str, Damage] = {
     "missing": remove,
     "a folder": put_folder,
     "a loop": put_loop,
-    "empty": lambda path: path.write_bytes(b"") and None,
+    "empty": lambda path: path.write_bytes(b""),
     "half": truncate,
     "one byte short": drop_end,
     "flipped bits": flip,
-    "binary": lambda path: path.write_bytes(random.Random(0).randbytes(3000)) and None,
-    "zeros": lambda path: path.write_bytes(bytes(4096)) and None,
-    "an image": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64)) and None,
-    "a page": lambda path: path.write_text("<html><body>404 Not Found</body></html>\n") and None,
-    "UTF-16": lambda path: path.write_bytes('{"a": 1}'.encode("utf-16")) and None,
-    "a deep list": lambda path: path.write_text("[" * 100_000) and None,
-    "a list": lambda path: path.write_text("[1, 2]") and None,
-    "null": lambda path: path.write_text("null") and None,
-    "a number": lambda path: path.write_text("7") and None,
-    "an empty object": lambda path: path.write_text("{}") and None,
-    "an object of something else": lambda path: path.write_text('{"a": {"b": [1]}}') and None,
+    "binary": lambda path: path.write_bytes(random.Random(0).randbytes(3000)),
+    "zeros": lambda path: path.write_bytes(bytes(4096)),
+    "an image": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64)),
+    "a page": lambda path: path.write_text("<html><body>404 Not Found</body></html>\n"),
+    "UTF-16": lambda path: path.write_bytes('{"a": 1}'.encode("utf-16")),
+    "a deep list": lambda path: path.write_text("[" * 100_000),
+    "a list": lambda path: path.write_text("[1, 2]"),
+    "null": lambda path: path.write_text("null"),
+    "a number": lambda path: path.write_text("7"),
+    "an empty object": lambda path: path.write_text("{}"),
+    "an object of something else": lambda path: path.write_text('{"a": {"b": [1]}}'),
 }
 """What may happen to a file of any kind."""
 
@@ -138,7 +138,7 @@ def damage_one(value: Any, draw: random.Random) -> str:
     wrong = draw.choice(WRONG)
     act: dict[str, Callable[[Any, Any], None]] = {
         "wrong": lambda inner, step: inner.__setitem__(step, wrong),
-        "remove": lambda inner, step: inner.pop(step) and None,
+        "remove": lambda inner, step: inner.pop(step),
         "rename": rename,
         "double": double,
     }
@@ -190,7 +190,8 @@ def reseal(step: Path) -> None:
 
 
 def is_structured(path: Path) -> bool:
-    return (path.suffix in (".json", ".yaml", ".jsonl") and path.parent.name != "ranks") or path.name.endswith("-000000.tar")
+    is_text = path.suffix in (".json", ".yaml", ".jsonl") and path.parent.name != "ranks"
+    return is_text or path.name.endswith("-000000.tar")
 
 
 def copy_world(world: Path, to: Path) -> Path:

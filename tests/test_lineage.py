@@ -181,7 +181,8 @@ def test_a_damaged_record_of_a_stage_is_said_in_one_line(
     more = {"evaluate": ["--on", "films:test"], "export": to, "consolidate": to}
     more["train"] = ["--runs", str(run.root.parent)]
     assert cli.main([verb, source if verb == "train" else str(run.root), *more.get(verb, [])]) == EXIT_USER
-    assert "instruct/stage.json is damaged; copy it again" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "instruct/stage.json is damaged (" in said and "; copy it again" in said
 
 
 def test_what_is_not_there_is_said(run: RunFolder, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.commands.files import read_files
+from medvlm.core.durable import require_place
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Sample
 
@@ -41,10 +42,12 @@ def embed(
     schema = pa.schema(
         [("key", pa.string()), ("source", pa.string()), ("medium", pa.int32()), ("embedding", pa.list_(pa.float32()))]
     )
+    require_place(to, b"PAR1")
     to.parent.mkdir(parents=True, exist_ok=True)
     part = to.with_name(f"{to.name}.{os.getpid()}.part")
     try:
-        with pq.ParquetWriter(part, schema) as writer:
+        # A file, because pyarrow takes some paths for addresses.
+        with part.open("wb") as file, pq.ParquetWriter(file, schema) as writer:
             for group in _group(rows):
                 writer.write_table(pa.Table.from_pylist(group, schema))
                 count += len(group)

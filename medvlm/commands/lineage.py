@@ -3,15 +3,62 @@ unchanged."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder, find_changed, find_own_checkpoint, read_record
+from medvlm.core.stored import read_object
 from medvlm.train import checkpoint
+
+
+class LicenceRecord(TypedDict):
+    id: str
+
+
+class CardRecord(TypedDict):
+    title: str
+    licence: LicenceRecord
+
+
+class SourceRecord(TypedDict):
+    card: NotRequired[CardRecord | None]
+
+
+class LineageRecord(TypedDict):
+    """What is shown of lineage.json."""
+
+    sources: NotRequired[dict[str, SourceRecord]]
+
+
+class DescribedAdapters(TypedDict):
+    rank: int
+    targets: list[str]
+
+
+DescribedMeta = TypedDict(
+    "DescribedMeta",
+    {
+        "from": dict[str, str],
+        "sources": dict[str, str],
+        "adapters": DescribedAdapters | None,
+        "recipe": str,
+        "medvlm": str,
+        "code": NotRequired[str],
+        "audits": NotRequired[dict[str, str]],
+        "tokenizer": NotRequired[dict[str, str]],
+    },
+)
+
+
+class DescribedState(TypedDict):
+    """What is shown of a checkpoint's state.json."""
+
+    step: int
+    consumed: int
+    meta: DescribedMeta
 
 
 @dataclass(frozen=True)
@@ -119,11 +166,15 @@ def _collect_states(run: RunFolder, wanted: list[str]) -> dict[str, tuple[dict[s
     """Checkpoint -> its state ({} if it cannot be read), and the digests that its stage and later stages recorded for
     it. Origins come first; origins that were removed are left out."""
     found: dict[str, tuple[dict[str, Any], set[str]]] = {}
+    begun: set[str] = set()
 
     def visit(name: str, stated: str) -> None:
         if name in found:
             found[name][1].update({stated} - {""})
             return
+        if name in begun:  # it is said to be made from itself
+            return
+        begun.add(name)
         folder = run.root / name
         if name not in wanted and not folder.exists():
             return
@@ -140,10 +191,10 @@ def _collect_states(run: RunFolder, wanted: list[str]) -> dict[str, tuple[dict[s
 
 def _read_state(folder: Path) -> dict[str, Any]:
     try:
-        state = checkpoint.read_state(folder)
-        return state if {"from", "sources", "adapters", "recipe", "medvlm"} <= {*state["meta"]} else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        state: dict[str, Any] = read_object(folder / "state.json", DescribedState, "")
+    except CheckpointError:
         return {}
+    return state
 
 
 def _read_stated(folder: Path) -> str:
@@ -177,7 +228,7 @@ def _describe_source(known: dict[str, Any], source: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """{} for a damaged file: the fields it would add are then left out."""
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        read: dict[str, Any] = read_object(path, LineageRecord, "")
+    except CheckpointError:
         return {}
-    return read if isinstance(read, dict) else {}
+    return read

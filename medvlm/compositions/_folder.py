@@ -38,7 +38,7 @@ def read_manifest(folder: Path) -> Any:
         permit(plugins)
         composition = component("compositions", written["makes"])
         return composition.Manifest.model_validate(written, context={"plugins": plugins})
-    except (OSError, ValueError, KeyError, TypeError) as reason:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as reason:
         raise CheckpointError(
             f"{folder} is not a model folder of medvlm ({MANIFEST}: {type(reason).__name__}); `medvlm export` makes one"
         ) from None
@@ -47,16 +47,31 @@ def read_manifest(folder: Path) -> Any:
 def open_folder(folder: Path) -> AssembledModel:
     """The model on the CPU, in float32. Raises CheckpointError if the folder is not a model folder, or if its weights
     do not fit."""
-    from safetensors.torch import load_file
-
     manifest = read_manifest(folder)
-    weights = load_file(folder / WEIGHTS)
+    weights = _read_weights(folder)
+    if lost := sorted(set(manifest.shared.values()) - weights.keys()):
+        raise CheckpointError(f"{folder}/{MANIFEST}: {WEIGHTS} lacks {lost[0]}; copy the folder again")
     weights |= {name: weights[first] for name, first in manifest.shared.items()}
     composition = component("compositions", manifest.makes)
     tokenizer = None
     if composition.TOKENIZER:
         tokenizer = open_saved_tokenizer(folder / composition.TOKENIZER, local_files_only=True)
+        if "answer" in composition.CAN and (tokenizer.pad_token_id is None or not tokenizer.chat_template):
+            raise CheckpointError(
+                f"{folder}/{composition.TOKENIZER}: it has no padding token or no chat template; copy the folder again"
+            )
     opened: AssembledModel = composition.restore(manifest, tokenizer)
     load_weights(opened.model, weights, None, f"{folder.name}/{WEIGHTS}")
     opened.model.eval()
     return opened
+
+
+def _read_weights(folder: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights: dict[str, Any] = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as reason:
+        raise CheckpointError(f"{folder}/{WEIGHTS} cannot be read ({reason}); copy the folder again") from None
+    return weights

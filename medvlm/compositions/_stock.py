@@ -15,6 +15,7 @@ from medvlm.core.ask import Ask, Files
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Sample
 from medvlm.core.weights import open_stock
+from medvlm.data.dialogue import fill_template
 from medvlm.data.views import Views, make_pictures
 from medvlm.io.images import decode
 
@@ -56,7 +57,8 @@ class StockAnswering(Opened):
         sample, files = ask.media_of or (ask.sample, ask.files)
         shown = [p for m in sample.media for p in show(m, files[m.member])] if ask.shows == "media" else []
         content = [*({"type": "image", "image": image} for image in shown), {"type": "text", "text": ask.question.text}]
-        inputs = self.processor.apply_chat_template(
+        inputs = fill_template(
+            self.processor,
             [{"role": "user", "content": content}],
             add_generation_prompt=True,
             tokenize=True,

@@ -173,8 +173,8 @@ _Dumper.yaml_implicit_resolvers = {
 def _compose(text: str, shown: str) -> yaml.Node | None:
     if len(text) > MAX_BYTES:
         raise RecipeError(
-            f"{shown}: {len(text):,} letters are too many for a recipe or a card (at most {MAX_BYTES:,}); put long lists"
-            " into the data"
+            f"{shown}: {len(text):,} letters are too many for a recipe or a card (at most {MAX_BYTES:,}); move long"
+            " lists into the data"
         )
     try:
         node = _Loader(text).get_single_node()

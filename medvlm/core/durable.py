@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from medvlm.core.errors import RecipeError
+
 
 def write_durably(path: Path, text: str) -> None:
     """Writes under another name and renames. Call sync_folder() if the new name must survive a power failure too."""
@@ -14,6 +16,17 @@ def write_durably(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def require_place(path: Path, begins: bytes) -> None:
+    """Raises RecipeError if no file can be written there, or if one of another kind would be lost. begins: the first
+    bytes of the files that may be replaced."""
+    if path.is_dir() or not path.name:
+        raise RecipeError(f"{path}: is a folder; name a file to write to")
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(len(begins)) != begins:
+                raise RecipeError(f"{path}: is a file of another kind, which would be lost; name another one")
 
 
 def sync_folder(folder: Path) -> None:

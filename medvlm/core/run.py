@@ -93,9 +93,7 @@ StageRecord = TypedDict(
 
 def read_record(stage_folder: Path) -> dict[str, Any]:
     """The stage.json of a finished stage. Raises CheckpointError if it is damaged, or names what is no checkpoint."""
-    remedy = (
-        f"copy it again from where the run was trained, or train the stage again with --from {stage_folder.name}"
-    )
+    remedy = f"copy it again from where the run was trained, or train the stage again with --from {stage_folder.name}"
     record: dict[str, Any] = read_object(stage_folder / "stage.json", StageRecord, remedy)
     if not re.fullmatch(r"step-\d+", record["take"]):
         raise CheckpointError(f"{stage_folder.name}/stage.json is damaged (take is no checkpoint); {remedy}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, RecipeError, shorten
 from medvlm.core.text import count_common_prefix
 from medvlm.data.control_words import shield, tokenize
 
@@ -54,7 +54,7 @@ class Dialogue:
         messages = [{"role": "user", "content": asked}] + (
             [] if answer is None else [{"role": "assistant", "content": answer}]
         )
-        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer is None)
+        text: str = fill_template(self.tokenizer, messages, tokenize=False, add_generation_prompt=answer is None)
         before, *after = text.split(self.image_token)
         if len(after) != len(image_tokens):
             raise DataError(f"the chat template kept {len(after)} of {len(image_tokens)} image placeholders")
@@ -66,6 +66,18 @@ class Dialogue:
                 " single token of its vocabulary"
             )
         return found
+
+
+def fill_template(speaker: Any, messages: list[Any], **options: Any) -> Any:
+    """What the chat template makes of a conversation. speaker: a tokenizer or a processor. Raises RecipeError for a
+    template that fails."""
+    try:
+        return speaker.apply_chat_template(messages, **options)
+    except Exception as reason:  # a template may fail in any way
+        raise RecipeError(
+            f"the chat template of the model failed ({type(reason).__name__}: {shorten(str(reason))}); copy its files"
+            " again, or give the recipe a `template`"
+        ) from None
 
 
 @dataclass(frozen=True)

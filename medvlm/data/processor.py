@@ -17,7 +17,7 @@ from medvlm.core.errors import DataError, RecipeError, did_you_mean, list_some
 from medvlm.core.families import Family, family_of
 from medvlm.core.weights import open_stock
 from medvlm.data.control_words import shield, tokenize
-from medvlm.data.dialogue import Turn
+from medvlm.data.dialogue import Turn, fill_template
 
 TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "text_replacement_offsets")
 """Outputs of a processor other than pixels."""
@@ -128,7 +128,7 @@ class Processor:
 
         ask: whether to add the template's opening of an answer. Raises DataError if the template changes the number of
         pictures."""
-        text: str = self.stock.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask)
+        text: str = fill_template(self.stock, list(messages), tokenize=False, add_generation_prompt=ask)
         before, *after = text.split(self.stock.image_token)
         if len(after) != len(expansions):
             raise DataError(f"the chat template kept {len(after)} of {len(expansions)} image placeholders")

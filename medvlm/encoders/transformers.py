@@ -75,15 +75,12 @@ def facts(config: Config) -> EncoderFacts:
     if known.get("model_type") not in PLAIN:
         return EncoderFacts(width=None, grid=None)
     patch, size = known.get("patch_size"), stated.size if stated else None
-    grid = tuple(side // patch for side in size) if size and isinstance(patch, int) else None
-    count = (
-        known.get("num_hidden_layers")
-        if config.layer == "all"
-        else 1
-        if isinstance(config.layer, int) or config.layer == "normed"
-        else len(config.layer)
+    grid = tuple(side // patch for side in size) if size and isinstance(patch, int) and patch > 0 else None
+    width, heads, layers, made_for = (
+        value if isinstance(value := known.get(key), int) else None
+        for key in ("hidden_size", "num_attention_heads", "num_hidden_layers", "image_size")
     )
-    width, heads, made_for = known.get("hidden_size"), known.get("num_attention_heads"), known.get("image_size")
+    count = layers if config.layer == "all" else 1 if isinstance(config.layer, int | str) else len(config.layer)
     if width and heads and width % heads:
         raise ShapeError(f"encoders: {heads} heads do not divide the tower's width of {width}; change one of them")
     if known["model_type"] not in ANY_SIZE and isinstance(made_for, int) and size and not config.interpolate:

@@ -113,6 +113,8 @@ def load_index(tar: Path) -> Index:
     beside = index_path(tar)
     if not tar.is_file():
         raise DataError(f"{tar}: the shard is missing")
+    if beside.is_dir():
+        raise DataError(f"{beside}: is a folder, not an index; remove it")
     if not beside.is_file():
         index = build_index(tar)
         if os.access(tar.parent, os.W_OK):

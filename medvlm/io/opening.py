@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from medvlm.core.errors import DataError
+from medvlm.core.stored import require_type
 from medvlm.io.cache import Cache
 from medvlm.io.forms import OWN, Form, index_of, load_index
 from medvlm.io.places import LocalTars, RemoteTars, hide_credentials, is_remote, open_filesystem, retry
@@ -233,11 +234,18 @@ def _list_tars(folder: str, names: list[str], receipt: bytes | None) -> tuple[li
     return tars, {}
 
 
+class ReceiptRecord(TypedDict):
+    """What is read of packed.json when shards are opened. shards: tar -> its sha256."""
+
+    shards: dict[str, str]
+
+
 def _parse_receipt(receipt: bytes, folder: str) -> dict[str, str]:
     try:
         record: dict[str, Any] = json.loads(receipt)
+        require_type(record, ReceiptRecord)
         return dict(record["shards"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError):
         raise DataError(
             f"{folder}/{RECEIPT}: not a receipt of `medvlm data pack`; delete the folder and pack again"
         ) from None

@@ -104,11 +104,14 @@ def dump_index(index: Index) -> str:
 
 def save_index(index: Index, path: Path) -> None:
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with part.open("w") as file:
-        file.write(dump_index(index))
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("w") as file:
+            file.write(dump_index(index))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class _Record(TypedDict):
@@ -121,7 +124,7 @@ class _Record(TypedDict):
     members: list[str]
     keys_N: list[str]
     tasks: NotRequired[list[str]]
-    groups: NotRequired[dict[str, tuple[list[str], list[int]]]]
+    groups: NotRequired[dict[str, tuple[list[str], list]]]
     left_out: NotRequired[dict[str, int]]
 
 
@@ -142,7 +145,10 @@ def _from_json(record: dict[str, Any]) -> Index:
         tasks,
         keys_N=keys,
         **columns,
-        groups={name: (values, codes) for name, (values, codes) in record.get("groups", {}).items()},
+        groups={
+            name: (values, _read_column("groups", codes, np.int32).tolist())
+            for name, (values, codes) in record.get("groups", {}).items()
+        },
         left_out=record.get("left_out", {}),
     )
     _check_columns(index)

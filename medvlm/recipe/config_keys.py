@@ -29,7 +29,7 @@ def check_config_keys(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Pro
         config = getattr(part, "config", None)
         if isinstance(config, Mapping) and MODEL_TYPE in config:
             is_of_plugin = "." in part.kind
-            if not is_of_plugin or config[MODEL_TYPE] in (_list_classes() or {}):
+            if not is_of_plugin or str(config[MODEL_TYPE]) in (_list_classes() or {}):
                 yield from find_unknown(config, (*path, "config"))
 
 
@@ -39,7 +39,7 @@ def find_unknown(config: Mapping[str, Any], path: KeyPath = ()) -> Iterator[Prob
     if not classes or MODEL_TYPE not in config:
         return
     model_type = config[MODEL_TYPE]
-    if model_type not in classes:
+    if not isinstance(model_type, str) or model_type not in classes:
         near = did_you_mean(str(model_type), classes)
         yield Problem((*path, MODEL_TYPE), f"transformers has no model type {model_type!r}{near}")
         return

@@ -11,6 +11,7 @@ from typing import Any
 
 from medvlm.core.errors import RecipeError, did_you_mean
 from medvlm.core.stage_config import StageConfig
+from medvlm.core.stored import read_object
 from medvlm.recipe.schema import Recipe
 
 FOLDER = Path(__file__).with_name("known_models")
@@ -154,7 +155,9 @@ def _read_records() -> dict[str, dict[str, Any]]:
 def _read_folder(model: str, folder: Path) -> Known:
     def read(name: str) -> dict[str, Any]:
         path = folder / name
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        found: dict[str, Any] = read_object(path, dict[str, Any], "copy the model again", RecipeError)
         return found
 
     processor = read("preprocessor_config.json") or read("processor_config.json").get("image_processor", {})

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvlm import __version__
+from medvlm.core.durable import require_place
 from medvlm.report.markup import Child, Html, join, tag
 
 STYLE = Path(__file__).with_name("style.css")
@@ -24,6 +25,9 @@ class Section:
     title: str
     anchor: str
     html: Html
+
+
+START = "<!doctype html>"
 
 
 def write_page(
@@ -46,7 +50,7 @@ def write_page(
     ]
     document = join(
         [
-            Html('<!doctype html>\n<html lang="en">'),
+            Html(f'{START}\n<html lang="en">'),
             tag(
                 "head",
                 tag("meta", charset="utf-8"),
@@ -60,6 +64,7 @@ def write_page(
         ],
         Html("\n"),
     )
+    require_place(path, START.encode())
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(document, encoding="utf-8")

@@ -6,12 +6,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from medvlm.core.config import permit
 from medvlm.core.document import read_yaml
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
+from medvlm.core.stored import explain_misfit, require_type
+from medvlm.report.forms import EvaluatedSplit, MetricsLine, ResultRow, RunLineage, RunStatus, ShownAnswer, StageEnd
 
 STATUS = {
     "failed": "The last attempt to train ended with {}. The page shows what was saved before.",
@@ -101,7 +103,9 @@ def read_run(run: RunFolder) -> RunRecord:
     if not names:
         names = sorted(p.parent.name for p in run.root.glob("*/stage.json"))
     stages = {
-        n: StageRecord(settings.get(n, {}), _read_json(run.stage(n) / "stage.json", {}, notes), logs.get(n, StageLog()))
+        n: StageRecord(
+            settings.get(n, {}), _read_json(run.stage(n) / "stage.json", StageEnd, notes), logs.get(n, StageLog())
+        )
         for n in names
     }
     notes += [
@@ -111,21 +115,27 @@ def read_run(run: RunFolder) -> RunRecord:
     ]
     untouched = [n for n, s in stages.items() if not s.done and not s.log.train]
     notes += [f"Not started: {', '.join(untouched)}."] if untouched else []
-    status = _read_json(run.status, {}, notes)
+    status = _read_json(run.status, RunStatus, notes)
     notes += [STATUS[s].format(status.get("reason") or "an error") for s in STATUS if status.get("status") == s]
     lineage = _read_json(
-        run.lineage, {}, notes, "There is no lineage.json: data cards, licence and parameter counts are not shown."
+        run.lineage,
+        RunLineage,
+        notes,
+        "There is no lineage.json: data cards, licence and parameter counts are not shown.",
     )
     results = _read_json(
-        run.results, [], notes, "There is no evaluation yet, so nothing is known about the model's quality."
+        run.results,
+        list[ResultRow],
+        notes,
+        "There is no evaluation yet, so nothing is known about the model's quality.",
     )
     answers = _read_answers(run, notes)
-    if skipped := _read_lines(run.quarantine, notes):
+    if skipped := _read_lines(run.quarantine, Any, notes):
         notes.append(
             f"{len(skipped)} {'sample was' if len(skipped) == 1 else 'samples were'} skipped because they could not be"
             " read (quarantine.jsonl)."
         )
-    for protocol in _read_json(run.results.with_name("protocol.json"), [], notes):
+    for protocol in _read_json(run.results.with_name("protocol.json"), list[EvaluatedSplit], notes):
         if (protocol.get("shards") or {}).get("limit"):
             notes.append(
                 f"{protocol.get('dataset')}:{protocol.get('split')} was evaluated on"
@@ -141,7 +151,7 @@ def read_run(run: RunFolder) -> RunRecord:
 def _read_answers(run: RunFolder, notes: list[str]) -> list[Record]:
     """The records of every protocol that asks questions, in the order of the protocols' names."""
     paths = sorted({run.answers, *run.answers.parent.glob("*.jsonl")})
-    return [a for path in paths for a in _read_lines(path, notes) if isinstance(a, dict) and "question" in a]
+    return [a for path in paths for a in _read_lines(path, ShownAnswer, notes) if "question" in a]
 
 
 def _read_recipe(path: Path, notes: list[str]) -> Record:
@@ -155,26 +165,24 @@ def _read_recipe(path: Path, notes: list[str]) -> Record:
         return {}
 
 
-def _read_json(path: Path, empty: Any, notes: list[str], missing: str = "") -> Any:
-    """The file's content if it has the type of `empty`. missing: the note if there is no file."""
-    if not path.is_file():
+def _read_json(path: Path, form: Any, notes: list[str], missing: str = "") -> Any:
+    """The file's content if it is of this form, else an empty one. missing: the note if there is no file."""
+    empty: Any = [] if get_origin(form) is list else {}
+    if not path.exists():
         if missing:
             notes.append(missing)
         return empty
-    shown = f"{path.parent.name}/{path.name}"
     try:
         value = json.loads(path.read_bytes())
-    except (ValueError, UnicodeDecodeError):
-        notes.append(f"{shown} is damaged and was left out.")
+        require_type(value, form)
+    except (OSError, ValueError, RecursionError) as reason:
+        notes.append(f"{path.parent.name}/{path.name} is damaged and was left out ({explain_misfit(reason)}).")
         return empty
-    if not isinstance(value, type(empty)):
-        notes.append(f"{shown} contains a {type(value).__name__} instead of a {type(empty).__name__} and was left out.")
-        return empty
-    return [v for v in value if isinstance(v, dict)] if isinstance(value, list) else value
+    return value
 
 
-def _read_lines(path: Path, notes: list[str]) -> list[Any]:
-    """The parsed JSON lines of a file. An incomplete last line is left out, with a note."""
+def _read_lines(path: Path, form: Any, notes: list[str]) -> list[Any]:
+    """The parsed JSON lines of a file, of this form. An incomplete last line is left out, with a note."""
     if not path.is_file():
         return []
     lines = path.read_bytes().split(b"\n")
@@ -183,8 +191,10 @@ def _read_lines(path: Path, notes: list[str]) -> list[Any]:
         if not line.strip():
             continue
         try:
-            out.append(json.loads(line))
-        except (ValueError, UnicodeDecodeError):
+            value = json.loads(line)
+            require_type(value, form)
+            out.append(value)
+        except (ValueError, RecursionError):
             bad.append(number)
     if bad and bad[-1] == len(lines):
         bad.pop()
@@ -204,10 +214,10 @@ def _read_logs(path: Path, notes: list[str]) -> dict[str, StageLog]:
         notes.append("There is no metrics.jsonl: nothing was logged, so there are no curves.")
         return {}
     logs: dict[str, StageLog] = {}
-    for line in _read_lines(path, notes):
-        if not isinstance(line, dict) or "stage" not in line or not isinstance(line.get("step"), int):
+    for line in _read_lines(path, MetricsLine, notes):
+        if not {"stage", "step"} <= line.keys():
             continue
-        log = logs.setdefault(str(line["stage"]), StageLog())
+        log = logs.setdefault(line["stage"], StageLog())
         step = line["step"]
         if isinstance(line.get("validation"), dict):
             for name, value in line["validation"].items():
