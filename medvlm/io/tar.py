@@ -29,7 +29,7 @@ _NAME = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")
 @dataclass(frozen=True)
 class Member:
     """A file that belongs to a sample, `KEY.NAME`. offset, size, crc32: of its bytes in the tar. text: the bytes
-    themselves if they were asked for, else None."""
+    themselves if they were asked for, else None. fault: why it must not be used, "" for a plain file."""
 
     key: str
     name: str
@@ -37,6 +37,7 @@ class Member:
     size: int
     crc32: int
     text: bytes | None
+    fault: str = ""
 
 
 class Readable(Protocol):
@@ -108,12 +109,12 @@ class TarReader:
 
 
 def read_members(
-    reader: TarReader, is_text: Callable[[str], bool] = lambda member: member == "json"
+    reader: TarReader, is_text: Callable[[str], bool] = lambda member: member == "json", *, keep_faulty: bool = False
 ) -> Iterator[Member]:
     """The files that belong to samples, in the order of the tar. is_text: from a member's name to whether its bytes are
-    wanted.
+    wanted. keep_faulty: yield links, devices and names that lead out of the tar too, as members with a `fault`.
 
-    Raises DataError for a tar that is truncated, or that has links or names leading out of it.
+    Raises DataError for a tar that is truncated, and for such members unless they are kept.
     """
     renamed: dict[str, str] = {}  # path and size of the next member, from a long-name or pax header
     while not reader.is_at_end:
@@ -137,17 +138,24 @@ def read_members(
         if info.type in (tarfile.XGLTYPE, tarfile.DIRTYPE):
             _read_payload(reader, size, at)
             continue
-        if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            raise DataError(
-                f"{reader.tar}: a member at byte {at} is not a plain file (type {info.type!r}); a shard holds no links"
-                " or devices"
-            )
-        if name.startswith("/") or ".." in name.split("/") or "\\" in name:
-            raise DataError(f"{reader.tar}: the name of the member at byte {at} leads out of the tar; refused")
+        fault = _find_fault(info, name)
+        if fault and not keep_faulty:
+            raise DataError(f"{reader.tar}: the member at byte {at} {fault}; refused")
         match = _NAME.match(name.removeprefix("./"))
-        offset, crc, text = _read_payload(reader, size, at, keep=bool(match and is_text(match[2])))
-        if match:  # as in webdataset, other files (README, hidden files) belong to no sample
-            yield Member(match[1], match[2], offset, size, crc, text)
+        wanted = bool(match and is_text(match[2]) and not fault)
+        offset, crc, text = _read_payload(reader, size, at, keep=wanted)
+        if match or fault:  # as in webdataset, other files (README, hidden files) belong to no sample
+            key, member = (match[1], match[2]) if match else (f"byte {at}", "")
+            yield Member(key, member, offset, size, crc, text, fault)
+
+
+def _find_fault(info: tarfile.TarInfo, name: str) -> str:
+    """Why a member must not be used, "" if it may be. Says nothing of its name, which may identify a patient."""
+    if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        return f"is not a plain file (type {info.type!r}), but a link or a device"
+    if name.startswith("/") or ".." in name.split("/") or "\\" in name:
+        return "has a name that leads out of the tar"
+    return ""
 
 
 def group_by_key(found: Iterator[Member]) -> Iterator[list[Member]]:

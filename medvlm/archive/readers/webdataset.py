@@ -37,7 +37,8 @@ def list_content(config: Config) -> Content:
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
-    """Raises DataError for a tar that is damaged or has members that the card does not name."""
+    """Raises DataError for a tar that is damaged or has members that the card does not name. A sample with a link, or
+    with a name that leads out of the tar, is a bad sample."""
     assert root is not None
     tars = sorted(root.rglob("*.tar"))
     if not tars:
@@ -46,13 +47,17 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     for shard, tar in enumerate(tars):
         with tar.open("rb") as file:
             whole = TarReader(file, tar)
-            wanted = read_members(whole, lambda member: form.is_text(member) or form.kind_of(member) is not None)
+            wanted = read_members(
+                whole, lambda member: form.is_text(member) or form.kind_of(member) is not None, keep_faulty=True
+            )
             for number, group in enumerate(group_by_key(wanted)):
                 yield _sample(config, form, group, f"tar {shard} sample number {number}")
             whole.finish()
 
 
 def _sample(config: Config, form: MemberReader, group: list[Member], where: str) -> RawSample | BadSample | LeftOut:
+    if fault := next((member.fault for member in group if member.fault), ""):
+        return BadSample(group[0].key, f"a member of it {fault}", where)
     if lacks := form.find_missing(group, where):
         return LeftOut(f"lacks {lacks}")
     key, files = group[0].key, {m.name: m.text for m in group if m.text is not None}
