@@ -6,9 +6,11 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,10 @@ class Verb:
     words: tuple[str, ...]
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
-    bad_words: tuple[tuple[str, ...], ...] = ()
 
 
-ODD = ("", " ", "nonsense", "../nowhere", "\x00", "a" * 5000, "-1", "1e999", "ü\udcff", "recipe.yaml", "shards", "card.yaml", "film.png", ".", "/", "/dev/null", "hub:", "s3:", "none://x", "{a..b}.tar", "runs")  # fmt: skip
+ODD = ("", " ", "nonsense", "../nowhere", "a" * 5000, "-1", "1e999", "ü\udcff", "recipe.yaml", "shards", "card.yaml",
+       "film.png", ".", "/", "/dev/null", "hub:", "s3:", "none://x", "{a..b}.tar", "runs")  # fmt: skip
 """Words that are no good argument for most."""
 
 RECIPE = ("small.yaml", "card.yaml")
@@ -54,12 +56,13 @@ VERBS = {
          "--answer", "side", "--to", "own"), ("archive/table.csv", "model/config.json"), ("own",)),
     "train": Verb(("train", "recipe.yaml", "--runs", "runs", "--stage", "match"),
                   ("recipe.yaml", "card.yaml", *RUN, "runs/first/match/step-4/*", "runs/first/match/step-4/tensors/*",
-                   "runs/first/match/step-4/tensors/.metadata", "shards/*.json", "shards/train-*.tar", "runs/first/metrics.jsonl"), ("runs", *INDEXES)),
+                   "runs/first/match/step-4/tensors/.metadata", "shards/*.json", "shards/train-*.tar",
+                   "runs/first/metrics.jsonl"), ("runs", *INDEXES)),
     "validate": Verb(("validate", "small.yaml"), RECIPE),
     "plan": Verb(("plan", "small.yaml"), RECIPE, ("runs",)),
     "dry_run": Verb(("dry-run", "small.yaml"), RECIPE),
     "evaluate": Verb(("evaluate", "runs/first"), (*RUN, *STEP, *SHARDS, *TOKENIZER, "runs/first/evaluate/*.json*"),
-                     ("runs/first/evaluate", "runs/cache", *INDEXES)),
+                     ("runs/first/evaluate", "runs/cache", "runs/shards", *INDEXES)),
     "report": Verb(("report", "runs/first"),
                    (*RUN, "runs/first/metrics.jsonl", "runs/first/evaluate/*", "runs/first/ranks/*"),
                    ("runs/first/report.html",)),
@@ -124,32 +127,87 @@ class Case:
         return what
 
 
-def list_files(verb: Verb, world: Path) -> list[str]:
-    found = {path.relative_to(world).as_posix() for each in verb.reads for path in world.glob(each) if path.is_file()}
-    return sorted(found)
+SURE = (
+    "empty",
+    "null",
+    "half",
+    "binary",
+    "zeros",
+    "an image",
+    "a page",
+    "a deep list",
+    "a list",
+    "a number",
+    "an empty object",
+)
+"""Damage after which no recipe, card or record of a stage can be read."""
+CHEAP: dict[str, tuple[str, ...]] = {
+    "train": ("recipe.yaml", "card.yaml"),
+    "plan": RECIPE,
+    "dry_run": RECIPE,
+    "evaluate": ("runs/first/recipe.resolved.yaml", "runs/first/places.json", "runs/first/instruct/stage.json"),
+    "pack": ("squares.yaml",),
+    "export": ("runs/first/recipe.resolved.yaml", "runs/first/cards/tiny.yaml", "runs/first/instruct/stage.json"),
+}
+"""Verbs that do long work if their inputs are good enough -> files without which they end at once."""
+NEEDS_BROKEN = ("dry_run",)
+"""Verbs that are not tried with a recipe that is still valid after the change: they would do all their work."""
 
 
-def list_cases(name: str, world: Path, values: int = 300) -> list[Case]:
-    """values: number of changes of single values."""
+def list_cases(name: str, world: Path) -> list[Case]:
+    """Every kind of damage to every file, changes of single values, and odd arguments."""
     verb = VERBS[name]
-    files = list_files(verb, world)
+    files = _list_files(verb, world)
     cases = [
         Case(name, f"{file}: {how}", verb.words, file, how, is_sealed="step-" in file and i % 2 == 0)
         for file in files
         for i, how in enumerate(WHOLE)
     ]
     structured = [file for file in files if is_structured(world / file)]
+    values = 30 if name == "export" else 300
     for seed in range(values if structured else 0):
         file = structured[seed % len(structured)]
         cases.append(Case(name, f"{file}: value {seed}", verb.words, file, "", seed, is_sealed=True))
     for at in range(1, len(verb.words)):
         if verb.words[at].startswith("--") or verb.words[at] in ("pack", "audit", "stats", "show"):
             continue
-        cases += [
-            Case(name, f"word {at}: {word!r:.20}", (*verb.words[:at], word, *verb.words[at + 1 :])) for word in ODD
-        ]
+        cases += [_replace(name, verb.words, at, word) for word in ODD]
     cases += [Case(name, f"and {word!r:.20}", (*verb.words, word)) for word in ODD]
+    if len(cases) < MOST_FILES:  # verbs that read nothing but their arguments
+        cases += [Case(name, f"and {a!r:.20} {b!r:.20}", (*verb.words, a, b)) for a in ODD for b in ODD]
     return cases
+
+
+MOST_FILES = 100
+
+
+def list_cheap_cases(name: str, world: Path) -> list[Case]:
+    """Those that end within a second."""
+    files = CHEAP.get(name, ())
+    return [case for case in list_cases(name, world) if not files or (case.file in files and case.how in SURE)]
+
+
+def copy_world(world: Path, to: Path, verb: Verb) -> Path:
+    """A copy of what the verb reads."""
+    names = {each.partition("/")[0] for each in (*verb.reads, *verb.words, "card.yaml")}
+    to.mkdir(parents=True)
+    for path in (world / name for name in sorted(names) if name and (world / name).exists()):
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, to / path.name)
+    return to
+
+
+def is_still_good(case: Case, folder: Path) -> bool:
+    """Whether a verb that must not be tried with good inputs would get some."""
+    return case.verb in NEEDS_BROKEN and case.how not in SURE and call(("validate", *case.words[1:]), folder).code == 0
+
+
+def _replace(name: str, words: tuple[str, ...], at: int, word: str) -> Case:
+    return Case(name, f"word {at}: {word!r:.20}", (*words[:at], word, *words[at + 1 :]))
+
+
+def _list_files(verb: Verb, world: Path) -> list[str]:
+    found = {path.relative_to(world).as_posix() for each in verb.reads for path in world.glob(each) if path.is_file()}
+    return sorted(found)
 
 
 @dataclass(frozen=True)
@@ -159,6 +217,30 @@ class Outcome:
     code: Any
     said: str
     changed: list[str]
+
+    def find_fault(self, writes: Sequence[str], words: Sequence[str]) -> str:
+        """What is wrong with the end of a verb, "" if nothing is. writes: what it may write besides its arguments."""
+        if isinstance(self.code, BaseException):
+            where = "".join(traceback.format_tb(self.code.__traceback__)[-2:])
+            return f"{type(self.code).__name__}: {self.code}\n{where}"
+        if self.code not in (0, 2) or "Traceback" in self.said:
+            return f"ended with {self.code}: {self.said}"
+        if self.code == 2 and not self.said.strip():
+            return "nothing was said"
+        named = (
+            os.path.normpath(f"world/{words[at + 1]}")
+            for at, word in enumerate(words[:-1])
+            if word in ("--to", "--out", "--runs")
+        )
+        own = [*(f"world/{each}" for each in writes), *named]
+        other = [name for name in self.changed if not any(_is_part(name, each) for each in own)]
+        return f"changed {', '.join(other)}" if other else ""
+
+
+def _is_part(name: str, place: str) -> bool:
+    """Whether a file is a place, lies in it, or is its lock or quarantine beside it."""
+    lock = os.path.join(os.path.dirname(place), f".{os.path.basename(place)}.lock")
+    return name in (place, lock) or name.startswith(f"{place}/") or place == "world"
 
 
 class TookTooLong(BaseException):

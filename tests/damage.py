@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -148,21 +147,39 @@ def damage_one(value: Any, draw: random.Random) -> str:
 
 def damage_sample(tar: Path, draw: random.Random) -> str:
     """Changes a value in the record of a sample, and makes index and receipt agree, or removes them."""
+    said = []
+
+    def damage(record: Any) -> Any:
+        said.append(damage_one(record, draw))
+        return record
+
+    is_indexed = draw.random() < 0.5
+    name = write_sample(tar, draw.randrange(1 << 30), damage, is_indexed)
+    return f"{name} {said[0]} ({'with an index that fits' if is_indexed else 'without an index'})"
+
+
+def write_sample(tar: Path, number: int, damage: Callable[[Any], Any], is_indexed: bool) -> str:
+    """Writes a tar again with another record of a sample. Index and receipt fit it, or there are none. Returns the key
+    of the sample, the number-th, counted from the start again after the last."""
     with tarfile.open(tar) as opened:
         files = {m.name: f.read() for m in opened.getmembers() if (f := opened.extractfile(m))}
-    name = draw.choice(sorted(each for each in files if each.endswith(".json")))
-    record = json.loads(files[name])
-    what = damage_one(record, draw)
-    files[name] = json.dumps(record).encode()
+    records = [each for each in files if each.endswith(".json")]
+    name = records[number % len(records)]
+    files[name] = json.dumps(damage(json.loads(files[name]))).encode()
     with tar.open("wb") as out:
         for each, data in files.items():
             out.write(build_tar_header(each, len(data)) + data + bytes(-len(data) % 512))
         out.write(bytes(1024))
-    index = tar.with_name(f"{tar.name}.index.json")
-    if draw.random() < 0.5:
+    index, receipt = tar.with_name(f"{tar.name}.index.json"), tar.parent / "packed.json"
+    if is_indexed:
+        _fit_index(tar, index, receipt)
+    else:
         index.unlink()
-        (tar.parent / "packed.json").unlink()
-        return f"{what} (without index)"
+        receipt.unlink(missing_ok=True)
+    return name.removesuffix(".json")
+
+
+def _fit_index(tar: Path, index: Path, receipt: Path) -> None:
     with tar.open("rb") as file:
         reader = TarReader(file, tar)
         places = list(read_members(reader))
@@ -170,10 +187,10 @@ def damage_sample(tar: Path, draw: random.Random) -> str:
     columns = {"offset_M": [m.offset for m in places], "size_M": [m.size for m in places]}
     columns["crc_M"] = [m.crc32 for m in places]
     index.write_text(json.dumps({**json.loads(index.read_text()), **columns, "bytes": size, "sha256": sha}))
-    receipt = json.loads((tar.parent / "packed.json").read_text())
-    receipt["shards"][tar.name] = sha
-    (tar.parent / "packed.json").write_text(json.dumps(receipt))
-    return f"{what} (with an index that fits)"
+    if receipt.exists():
+        record = json.loads(receipt.read_text())
+        record["shards"][tar.name] = sha
+        receipt.write_text(json.dumps(record))
 
 
 def reseal(step: Path) -> None:
@@ -192,8 +209,3 @@ def reseal(step: Path) -> None:
 def is_structured(path: Path) -> bool:
     is_text = path.suffix in (".json", ".yaml", ".jsonl") and path.parent.name != "ranks"
     return is_text or path.name.endswith("-000000.tar")
-
-
-def copy_world(world: Path, to: Path) -> Path:
-    shutil.copytree(world, to, symlinks=True)
-    return to

@@ -19,7 +19,14 @@ from medvlm.backbones._templates import TEMPLATES, refuse_template, try_template
 from medvlm.core.arguments import refuse_values
 from medvlm.core.contracts import Loaded
 from medvlm.core.errors import RecipeError, ShapeError, did_you_mean
-from medvlm.core.weights import describe, from_pretrained, is_on_meta, open_saved_tokenizer, open_stock
+from medvlm.core.weights import (
+    describe,
+    from_pretrained,
+    is_on_meta,
+    open_dialogue_tokenizer,
+    open_saved_tokenizer,
+    open_stock,
+)
 
 IMAGE = "<image>"
 """The image token of a tokenizer without a reserved one; it is added as a new token."""
@@ -127,7 +134,7 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
     an `image_token`, which is a reserved token of the vocabulary if there is one, and a chat template that accepts both
     texts and lists of parts."""
     if (folder / "tokenizer_config.json").is_file():
-        return open_saved_tokenizer(folder)
+        return open_dialogue_tokenizer(folder)
     made = _load_tokenizer(config.model) if config.model else train(config.vocabulary)
     if config.template:
         made.chat_template = TEMPLATES.get(config.template, config.template)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from medvlm.compositions._opened import AssembledModel
 from medvlm.core.config import Config, component, permit
 from medvlm.core.errors import CheckpointError
-from medvlm.core.weights import open_saved_tokenizer
+from medvlm.core.weights import open_dialogue_tokenizer, open_saved_tokenizer
 from medvlm.models.restore import load_weights
 
 WEIGHTS, MANIFEST = "weights.safetensors", "model.json"
@@ -55,11 +55,8 @@ def open_folder(folder: Path) -> AssembledModel:
     composition = component("compositions", manifest.makes)
     tokenizer = None
     if composition.TOKENIZER:
-        tokenizer = open_saved_tokenizer(folder / composition.TOKENIZER, local_files_only=True)
-        if "answer" in composition.CAN and (tokenizer.pad_token_id is None or not tokenizer.chat_template):
-            raise CheckpointError(
-                f"{folder}/{composition.TOKENIZER}: it has no padding token or no chat template; copy the folder again"
-            )
+        read = open_dialogue_tokenizer if "answer" in composition.CAN else open_saved_tokenizer
+        tokenizer = read(folder / composition.TOKENIZER, local_files_only=True)
     opened: AssembledModel = composition.restore(manifest, tokenizer)
     load_weights(opened.model, weights, None, f"{folder.name}/{WEIGHTS}")
     opened.model.eval()

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from medvlm.core.document import read_yaml
 from medvlm.core.errors import CheckpointError
@@ -83,10 +83,26 @@ class RunFolder:
         return [name for name in names if isinstance(name, str) and self.is_finished(name)]
 
 
+class TrainedRecord(TypedDict):
+    parameters: int
+    moved: bool
+
+
 # Not a class, because `from` is a word of Python.
 StageRecord = TypedDict(
     "StageRecord",
-    {"take": str, "identity": str, "checkpoint": str, "parameters": dict[str, int], "from": dict[str, str]},
+    {
+        "take": str,
+        "identity": str,
+        "checkpoint": str,
+        "parameters": dict[str, int],
+        "from": dict[str, str],
+        "kind": NotRequired[str],
+        "step": NotRequired[int],
+        "seconds": NotRequired[float],
+        "trains": NotRequired[dict[str, TrainedRecord]],
+        "frozen": NotRequired[dict[str, str]],
+    },
 )
 """Of stage.json, what is read again."""
 

@@ -113,6 +113,21 @@ def open_saved_tokenizer(folder: Path, **options: Any) -> Any:
         raise CheckpointError(f"{folder}: its tokenizer cannot be read ({first}); copy the folder again") from None
 
 
+def open_dialogue_tokenizer(folder: Path, **options: Any) -> Any:
+    """As open_saved_tokenizer(), for a language model that is shown images. Raises CheckpointError for one that lacks a
+    chat template, or a token that stands for padding or for an image."""
+    found = open_saved_tokenizer(folder, **options)
+    lacks = {
+        "chat template": not found.chat_template,
+        "padding token": found.pad_token_id is None,
+        "image token": not getattr(found, "image_token", None),
+    }
+    if any(lacks.values()):
+        what = next(name for name, is_lost in lacks.items() if is_lost)
+        raise CheckpointError(f"{folder}: its tokenizer has no {what}; copy the folder again")
+    return found
+
+
 def check_keys(
     missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[tuple[Any, ...]], config: Loaded, where: str
 ) -> None:

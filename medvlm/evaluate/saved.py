@@ -10,11 +10,13 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypedDict
 
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import DataError
 from medvlm.core.protocols import FOLDER, Record, Row
 from medvlm.core.run import RunFolder, write_json
+from medvlm.core.stored import explain_misfit, require_type
 from medvlm.train.stopping import Stop
 
 SETTINGS = "protocol.json"
@@ -92,19 +94,36 @@ def _is_of(record: Record, settings: Record) -> bool:
 
 def _read_lines(path: Path) -> Iterator[Record]:
     for number, line in enumerate(_read_text(path).rstrip("\n").split("\n"), start=1):
-        try:
-            if line:
-                yield json.loads(line)
-        except ValueError as reason:
-            raise DataError(f"{path}:{number}: not a JSON line ({reason}); evaluate again") from None
+        if line:
+            yield _parse(line, SplitRecord, f"{path}:{number}")
 
 
 def _read_json(path: Path) -> list[Record]:
-    try:
-        records: list[Record] = json.loads(_read_text(path))
-    except ValueError as reason:
-        raise DataError(f"{path}: not JSON ({reason}); evaluate again") from None
+    records: list[Record] = _parse(_read_text(path), list[SettingsRecord], str(path))
     return records
+
+
+class SplitRecord(TypedDict):
+    """What every record has: the split that it is of."""
+
+    dataset: str
+    split: str
+
+
+class SettingsRecord(SplitRecord):
+    records: dict[str, int] | list[int]
+
+
+def _parse(text: str, form: Any, where: str) -> Any:
+    try:
+        value = json.loads(text)
+        require_type(value, form)
+    except (ValueError, RecursionError) as reason:
+        raise DataError(
+            f"{where}: damaged ({explain_misfit(reason)}); delete the folder {Path(where).parent.name}, and evaluate"
+            " again"
+        ) from None
+    return value
 
 
 def _read_text(path: Path) -> str:

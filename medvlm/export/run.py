@@ -7,14 +7,15 @@ import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from medvlm import __version__
 from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.core.document import to_yaml
 from medvlm.core.errors import RecipeError
-from medvlm.core.run import RunFolder, write_json
+from medvlm.core.run import RunFolder, read_record, write_json
+from medvlm.core.stored import read_object
 from medvlm.export.audit import Audit
 from medvlm.export.card.about import About
 from medvlm.export.card.page import make_model_card
@@ -114,7 +115,7 @@ def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind
 
     A custom folder has the recipe and the cards at its root, like a run."""
     notes = folder / "medvlm"
-    write_json(notes / "lineage.json", strip_paths(_read(run.lineage, {})))
+    write_json(notes / "lineage.json", strip_paths(_read_lineage(run)))
     write_json(notes / "results.json", strip_paths(list(trained.results)))
     write_json(
         notes / "preprocessing.json", {name: p.model_dump(mode="json") for name, p in trained.preprocess.items()}
@@ -146,9 +147,10 @@ def _describe(run: RunFolder, folder: Path, trained: Trained, audit: Audit, kind
 def _make_about(
     run: RunFolder, folder: Path, trained: Trained, kind: str, record: dict[str, Any], audit: Audit
 ) -> About:
-    lineage = _read(run.lineage, {})
+    lineage = _read_lineage(run)
     is_part, composition = component("export.targets", kind).HOLDS.is_part, trained.composition
-    stages = {s.name: _read(run.stage(s.name) / "stage.json", {}) for s in trained.stages}
+    stages = {s.name: read_record(run.stage(s.name)) for s in trained.stages if run.is_finished(s.name)}
+    adapters = folder / "adapter_config.json"
     return About(
         kind=kind,
         what=PART if is_part else composition.SUMMARY,
@@ -165,7 +167,7 @@ def _make_about(
         stages={name: done for name, done in stages.items() if done},
         results=[] if is_part else list(trained.results),
         preprocess={trained.encoder: trained.preprocess[trained.encoder]} if is_part else trained.preprocess,
-        base=_read(folder / "adapter_config.json", {}).get("base_model_name_or_path", ""),
+        base=json.loads(adapters.read_text()).get("base_model_name_or_path", "") if adapters.is_file() else "",
         parity=record,
         audit=audit,
         recipe_hash=trained.recipe_hash,
@@ -189,8 +191,37 @@ def _list_binding_cards(trained: Trained) -> dict[str, Card]:
     return {name: card for name, card in trained.cards.items() if own_tokenizer or name in used}
 
 
-def _read(path: Path, missing: Any) -> Any:
-    return json.loads(path.read_text()) if path.is_file() else missing
+def _read_lineage(run: RunFolder) -> dict[str, Any]:
+    """{} for a run without one. Raises CheckpointError for a damaged one: the model card would not tell the truth."""
+    if not run.lineage.exists():
+        return {}
+    remedy = "copy it again from where the run was trained; training again writes it too"
+    lineage: dict[str, Any] = read_object(run.lineage, ExportedLineage, remedy)
+    return lineage
+
+
+class ExportedAudit(TypedDict):
+    passed: bool
+    hash: str
+    against: list[str]
+    compared_with: list[str]
+    findings: list[dict[str, str]]
+
+
+class ExportedSource(TypedDict, total=False):
+    counts: dict[str, int] | None
+    audit: ExportedAudit | dict[str, None] | None  # or {}, if there was no audit
+
+
+class ExportedModel(TypedDict, total=False):
+    parameters: dict[str, int] | None
+
+
+class ExportedLineage(TypedDict, total=False):
+    """What the model card says of lineage.json."""
+
+    sources: dict[str, ExportedSource] | None
+    model: ExportedModel | None
 
 
 # --- the output folder ----------------------------------------------------------------------------

@@ -36,6 +36,8 @@ class Config(Loaded):
     def _one_source(self) -> Config:
         if bool(self.model) == bool(self.config):
             raise ValueError("give either `model` (hub id or folder) or `config` (from scratch)")
+        if self.config and "model_type" not in self.config:
+            raise ValueError("config.model_type is missing, e.g. bert, clip_text_model, siglip_text_model")
         return self
 
 

@@ -49,7 +49,7 @@ def read_contents(folder: Path) -> Metadata:
     try:
         with path.open("rb") as file:
             contents = _SafeUnpickler(file, shown).load()
-        _check(contents, {each.name: each.stat().st_size for each in folder.iterdir() if each.is_file()})
+        _check(contents, {each.name: each.stat().st_size for each in folder.glob("*.safetensors")})
     except CheckpointError:
         raise
     except Exception as reason:  # unpickling hostile bytes raises anything

@@ -263,3 +263,37 @@ def test_what_is_written_reads_back_the_same_under_both_versions_of_yaml() -> No
     text = to_yaml(content)
     assert parse(text, "x.yaml").data == content
     assert yaml.safe_load(text) == content
+
+
+ALIASES = {
+    "a text": "a: &x " + "y" * 100_000 + "\nb: [" + ", ".join(["*x"] * 2000) + "]\n",
+    "a list": "a: &x [" + ", ".join(["word"] * 2000) + "]\nb: [" + ", ".join(["*x"] * 2000) + "]\n",
+    "a mapping": "a: &x {" + ", ".join(f"k{i}: 1" for i in range(500)) + "}\nb: [" + ", ".join(["*x"] * 3000) + "]\n",
+    "a text within": "a: &x {b: "
+    + "y" * 50_000
+    + "}\nc: &z ["
+    + ", ".join(["*x"] * 30)
+    + "]\nd: ["
+    + "*z, " * 30
+    + "]\n",
+    "itself in a mapping": "a: &x {b: *x}\n",
+}
+
+
+@pytest.mark.parametrize("what", ALIASES)
+def test_aliases_of_much_are_refused_within_a_second(what: str) -> None:
+    began = time.process_time()
+    with pytest.raises(RecipeError, match="too large to be a recipe or a card"):
+        parse(ALIASES[what], "x.yaml")
+    assert time.process_time() - began < 2
+
+
+def test_a_file_that_is_much_too_long_is_refused_before_it_is_read() -> None:
+    began = time.process_time()
+    with pytest.raises(RecipeError, match=r"x\.yaml: 1,200,003 letters are too many for a recipe or a card"):
+        parse("a: " + "[1, 2]" * 200_000, "x.yaml")
+    assert time.process_time() - began < 0.5
+
+
+def test_an_alias_stays_an_alias() -> None:
+    assert parse("a: &x [1, 2]\nb: *x\nc: {d: *x}\n", "x.yaml").data == {"a": [1, 2], "b": [1, 2], "c": {"d": [1, 2]}}

@@ -1,0 +1,33 @@
+"""A file that a verb writes replaces only one of its own kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medvlm.core.durable import require_place
+from medvlm.core.errors import RecipeError
+
+PAGE = b"<!doctype html>"
+
+
+@pytest.mark.parametrize("held", [b"name: my recipe\n", b"\x89PNG\r\n", b"<!doctype xml>", b"<"])
+def test_a_file_of_another_kind_is_not_lost(held: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(held)
+    with pytest.raises(RecipeError, match="x: is a file of another kind, which would be lost; name another one"):
+        require_place(tmp_path / "x", PAGE)
+    assert (tmp_path / "x").read_bytes() == held
+
+
+@pytest.mark.parametrize("held", [None, b"", PAGE + b"<html></html>"])
+def test_an_earlier_page_is_replaced(held: bytes | None, tmp_path: Path) -> None:
+    if held is not None:
+        (tmp_path / "x.html").write_bytes(held)
+    require_place(tmp_path / "x.html", PAGE)
+
+
+@pytest.mark.parametrize("place", [".", "", "..", "/"])
+def test_a_folder_is_no_place_for_a_file(place: str) -> None:
+    with pytest.raises(RecipeError, match="is a folder; name a file to write to"):
+        require_place(Path(place), PAGE)
