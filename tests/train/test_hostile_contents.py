@@ -14,7 +14,6 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
-    Metadata,
     MetadataIndex,
     TensorProperties,
     TensorStorageMetadata,
@@ -35,25 +34,25 @@ def folder(tmp_path: Path) -> Path:
     return checkpoint.save(tmp_path / "stage", 1, state, {"step": 1, "meta": {}}, rank=0)
 
 
-def place_of(contents: Metadata, name: str) -> Any:
+def place_of(contents: Any, name: str) -> Any:
     (found,) = (place for index, place in contents.storage_data.items() if index.fqn == name)
     return found
 
 
-def grow(contents: Metadata) -> None:
+def grow(contents: Any) -> None:
     entry = contents.state_dict_metadata["model.a"]
     entry.size, entry.chunks[0].sizes = torch.Size([HUGE]), torch.Size([HUGE])
     entry.chunks[0].offsets = torch.Size([0])
     move_key(contents, "model.a", torch.Size([0]))
 
 
-def move_key(contents: Metadata, name: str, offset: torch.Size) -> None:
+def move_key(contents: Any, name: str, offset: torch.Size) -> None:
     place = place_of(contents, name)
     contents.storage_data = {index: each for index, each in contents.storage_data.items() if index.fqn != name}
     contents.storage_data[MetadataIndex(name, offset)] = place
 
 
-def claim_all(contents: Metadata) -> None:
+def claim_all(contents: Any) -> None:
     grow(contents)
     place_of(contents, "model.a").length = 4 * HUGE
 
@@ -63,8 +62,8 @@ def tensor(size: list[int], *parts: tuple[list[int], list[int]]) -> TensorStorag
     return TensorStorageMetadata(TensorProperties(torch.float32), torch.Size(size), chunks)
 
 
-def replace_a(*parts: tuple[list[int], list[int]]) -> Callable[[Metadata], None]:
-    def act(contents: Metadata) -> None:
+def replace_a(*parts: tuple[list[int], list[int]]) -> Callable[[Any], None]:
+    def act(contents: Any) -> None:
         whole = place_of(contents, "model.a")
         contents.state_dict_metadata["model.a"] = tensor([3, 4], *parts)
         for at, sizes in parts:
@@ -76,26 +75,26 @@ def replace_a(*parts: tuple[list[int], list[int]]) -> Callable[[Metadata], None]
     return act
 
 
-def set_place(**fields: Any) -> Callable[[Metadata], None]:
+def set_place(**fields: Any) -> Callable[[Any], None]:
     return lambda contents: vars(place_of(contents, "model.a")).update(fields)
 
 
-def set_type(dtype: Any) -> Callable[[Metadata], None]:
+def set_type(dtype: Any) -> Callable[[Any], None]:
     return lambda contents: setattr(contents.state_dict_metadata["model.a"].properties, "dtype", dtype)
 
 
-def set_size(*size: Any) -> Callable[[Metadata], None]:
+def set_size(*size: Any) -> Callable[[Any], None]:
     return lambda contents: setattr(contents.state_dict_metadata["model.a"], "size", size)
 
 
-def share_bytes(contents: Metadata) -> None:
+def share_bytes(contents: Any) -> None:
     whole = place_of(contents, "model.a")
     for number in range(200):
         contents.state_dict_metadata[f"model.{number}"] = tensor([3, 4], ([0, 0], [3, 4]))
         contents.storage_data[MetadataIndex(f"model.{number}", [0, 0])] = whole
 
 
-HOSTILE: dict[str, tuple[Callable[[Metadata], Any], str]] = {
+HOSTILE: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a shape of terabytes": (grow, "another number of bytes than its shape"),
     "a shape and a place of terabytes": (claim_all, "which ends before it"),
     "a shape that is smaller": (set_size(3, 3), "a part of model.a is outside it"),
