@@ -23,8 +23,7 @@ COMMAND_LINE = "command line"
 MAX_DEPTH = 50
 MAX_KEYS = 100_000
 MAX_BYTES, MAX_LETTERS = 256 << 10, 4 << 20
-"""Of a file, and of all its texts with aliases expanded: aliases of aliases can expand a page of text to a billion keys
-and to gigabytes. Reading takes 8 s per MB. The largest shipped recipe has 4 kB."""
+"""Of a file, and of its texts with aliases expanded, which may be gigabytes. Reading takes 8 s per MB."""
 
 
 @dataclass(frozen=True)
@@ -179,10 +178,7 @@ def _compose(text: str, shown: str) -> yaml.Node | None:
     try:
         node = _Loader(text).get_single_node()
         if node is not None and _count_letters(node, {}) > MAX_LETTERS:
-            raise RecipeError(
-                f"{shown}: nested too deeply or too large to be a recipe or a card once its aliases are expanded; write"
-                " fewer of them"
-            )
+            raise RecipeError(f"{shown}: its aliases are nested too deeply or too large to be a recipe or a card")
         return node
     except yaml.MarkedYAMLError as reason:
         mark = reason.problem_mark or reason.context_mark

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from medvlm.core.durable import sync_folder
 from medvlm.core.errors import CheckpointError
-from medvlm.core.stored import read_object
 from medvlm.train.snapshot import Snapshot
+from medvlm.train.state_file import read_state
 from medvlm.train.storage import HashingFile, TensorReader, TensorWriter
 from medvlm.train.tensors import Read
 
@@ -181,33 +181,6 @@ def restore(folder: Path, load: Callable[[Read, Collection[str]], None], rank: i
     return read_state(folder)
 
 
-class MetaRecord(TypedDict):
-    """Of a checkpoint's meta, what is read again."""
-
-    adapters: NotRequired[dict[str, Any] | None]
-    tokenizer: NotRequired[dict[str, str]]
-    sources: NotRequired[dict[str, str]]
-    audits: NotRequired[dict[str, str]]
-    stage: NotRequired[str]
-    medvlm: NotRequired[str]
-    code: NotRequired[str]
-    recipe: NotRequired[str]
-
-
-class StateRecord(TypedDict):
-    step: NotRequired[int]
-    identity: NotRequired[str]
-    meta: NotRequired[MetaRecord]
-
-
-def read_state(folder: Path) -> dict[str, Any]:
-    """state.json. Raises CheckpointError if it is not what a checkpoint has there."""
-    state: dict[str, Any] = read_object(
-        folder / "state.json", StateRecord, "take an earlier checkpoint or train the stage again"
-    )
-    return state
-
-
 def read_weights(folder: Path, extra_model: str = "") -> dict[str, torch.Tensor]:
     """All weights of the model in a checkpoint, or of one of its extra models, on the CPU. Raises CheckpointError if
     the checkpoint is damaged."""
@@ -297,9 +270,8 @@ def _do_nothing() -> None:
 def _remove(part: Path) -> None:
     """Removes what is left of an interrupted save, or a file that is in its place."""
     if part.is_dir() and not part.is_symlink():
-        shutil.rmtree(part, ignore_errors=True)
-    else:
-        part.unlink(missing_ok=True)
+        return shutil.rmtree(part, ignore_errors=True)
+    part.unlink(missing_ok=True)
 
 
 def _explain_failed_save(reason: OSError, final: Path) -> Exception:

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from medvlm.core.errors import CheckpointError
 from medvlm.core.stored import require_type
@@ -26,10 +26,9 @@ class Owner(TypedDict):
 
     id: str
     host: str
-    machine: str
     pid: int
-    began: str
-    beats: int
+    machine: NotRequired[str]
+    began: NotRequired[str]
 
 
 class Lease:
@@ -134,7 +133,7 @@ class Lease:
 
     def _is_alive(self, owner: dict[str, Any]) -> bool:
         if owner.get("machine") == self.me["machine"]:
-            return bool(_find_start(owner["pid"]) == owner["began"])
+            return bool(_find_start(owner["pid"]) == owner.get("began"))
         self.say(
             f"{self.path.parent.name} was left by process {owner.get('pid')} on {owner.get('host')}; waiting up to"
             f" {STALE_S:.0f} s to see whether it still runs"

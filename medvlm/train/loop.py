@@ -16,11 +16,9 @@ import torch
 
 from medvlm.core.errors import CheckpointError, DataError
 from medvlm.core.stage_config import StageConfig
-from medvlm.core.stored import Misfit, require_fields
 from medvlm.train import checkpoint
 from medvlm.train.accounts import account_for_sources, summarize
 from medvlm.train.accumulate import accumulate, accumulate_what_fits, sum_weights
-from medvlm.train.checkpoint import Keep
 from medvlm.train.distinct import Distinct
 from medvlm.train.engine import Engine
 from medvlm.train.log import Log, ProgressLine
@@ -28,6 +26,7 @@ from medvlm.train.optim import make_optimizers, set_rate
 from medvlm.train.proof import Proof
 from medvlm.train.saver import Saver
 from medvlm.train.stage import Stage
+from medvlm.train.state_file import read_state_as
 from medvlm.train.stopping import Preempted, Stop
 from medvlm.train.terms import LOSS, TOKENS, Report, Signals, Terms, report
 from medvlm.train.watch import Watch
@@ -98,7 +97,7 @@ def run(stage: Stage, config: StageConfig, engine: Engine, place: Place, fresh: 
     loop = _Loop(stage, config, engine, place, fresh)
     state, watch = loop.state, place.watch
     batches: Any = stage.read_batches(state.consumed)
-    keep = Keep(config.keep_last, config.keep_every)
+    keep = checkpoint.Keep(config.keep_last, config.keep_every)
     saver = Saver(place.folder, engine.rank, keep, place.may_save, watch.tick)
     with Stop() as stop, closing(batches), watch, saver:
         while state.step < config.steps and not _is_exhausted(state, config):
@@ -297,7 +296,7 @@ def _resume(engine: Engine, place: Place, fresh: State) -> State:
     if found is None:
         place.log.forget_after(fresh.meta["stage"], 0)
         return fresh
-    state = _read_state(found)
+    state: State = read_state_as(State, found)
     if state.identity not in (fresh.identity, *place.aliases):
         raise CheckpointError(
             f"{folder.name}/{found.name} was trained with other settings, data or starting weights; use its"
@@ -309,18 +308,6 @@ def _resume(engine: Engine, place: Place, fresh: State) -> State:
     if engine.is_first:
         print(f"stage {folder.name}: resuming from step {state.step}", flush=True)
     return state
-
-
-def _read_state(folder: Path) -> State:
-    record = checkpoint.read_state(folder)
-    try:
-        require_fields(record, State)
-        return State(**record)
-    except (Misfit, TypeError) as reason:
-        raise CheckpointError(
-            f"{folder.parent.name}/{folder.name}/state.json is not of this release ({reason}); train the stage again"
-            f" with --from {folder.parent.name}"
-        ) from None
 
 
 def _hash(keys: list[str], first: int) -> float:

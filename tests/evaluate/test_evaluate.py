@@ -236,7 +236,9 @@ def test_lost_lines_are_noticed(done: tuple[Path, dict[str, Row], Noisy], tmp_pa
     with pytest.raises(DataError, match=r"answers\.jsonl: 999 records of toy:test, expected 1000"):
         rescore(path.parent)
     path.write_text("".join(lines)[:-30])
-    with pytest.raises(DataError, match=r"answers\.jsonl:1000: not a JSON line"):
+    with pytest.raises(
+        DataError, match=r"answers\.jsonl:1000: damaged \(not JSON\); delete the folder elsewhere, and evaluate again"
+    ):
         rescore(path.parent)
     path.with_name("retrieval.jsonl").unlink()
     path.write_text("".join(lines))
