@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from medvlm.commands.arguments import make_parser
 from medvlm.core.errors import UserError
 from medvlm.core.output import survive_readers
 from medvlm.core.quiet import silence_libraries
-from medvlm.train.stopping import Preempted
+from medvlm.train.stopping import Preempted, raise_on_signal
 
 EXIT_DONE, EXIT_USER, EXIT_PREEMPTED, EXIT_INTERRUPTED = 0, 2, 75, 130
 PRINTING = ("validate", "plan", "lineage", "chat", "schema")
 """Commands whose result is what they print. If nobody reads it any more, they end; all others go on."""
+
+
+CONTINUED = ("train", "evaluate")
+"""Commands that end with EXIT_PREEMPTED after a signal, because the same command continues them."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,10 +33,11 @@ def main(argv: list[str] | None = None) -> int:
         args = _parse(argv)
     with survive_readers(goes_on=args.verb not in PRINTING):
         try:
-            globals()[f"run_{args.verb}"](args)
+            with raise_on_signal() if args.verb in CONTINUED else nullcontext():  # while libraries are imported, too
+                globals()[f"run_{args.verb}"](args)
         except (Exception, Preempted) as raised:
             return _explain_end(raised)
-        except KeyboardInterrupt:  # train and evaluate handle Ctrl-C themselves
+        except KeyboardInterrupt:
             print(f"medvlm: {args.verb} was interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
     return EXIT_DONE
