@@ -3,8 +3,8 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do $$p -c '
 
 .PHONY: demo test test-all lint
 demo: .venv/.core ; .venv/bin/medvlm demo
-test: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n auto --maxprocesses 8
-test-all: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n auto --maxprocesses 8 -m "slow or not slow"
+test: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n auto --maxprocesses 8 --dist loadfile
+test-all: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n auto --maxprocesses 8 --dist loadfile -m "slow or not slow"
 lint: .venv/.test ; .venv/bin/ruff check . && .venv/bin/mypy
 
 # The installation is editable: changed sources take effect at once, a changed pyproject.toml reinstalls.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from medvlm.archive.packing import pack as packing
 from medvlm.core import config
 
 # Nothing is fetched while tests run; set before any test imports a hub client.
@@ -27,6 +29,14 @@ def real_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_decoder() -> Iterator[None]:
+    """Tests pack a few samples, and each decoder process imports for half a second before its first one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "num_decoders", lambda: 1)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def plugins_of_other_tests_are_forgotten() -> Iterator[None]:
     """Plug-ins are permitted for a whole process: what one test permits must not pass in another."""
@@ -34,3 +44,10 @@ def plugins_of_other_tests_are_forgotten() -> Iterator[None]:
     yield
     config._PERMITTED.clear()
     config._PERMITTED.update(before)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What exists before a test is left out of garbage collection: training collects after every stage, which takes as
+    long as there are objects, and a process that runs tests holds millions."""
+    gc.freeze()

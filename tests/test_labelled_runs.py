@@ -91,13 +91,16 @@ def test_a_stopped_stage_resumes_to_the_same_bits(run: RunFolder, path: Path, tm
     assert not differing(weights(run, "fit"), weights(again, "fit")) and trace(run, "fit") == trace(again, "fit")
 
 
-def test_a_dry_run_goes_through_all_of_it(path: Path, tmp_path: Path) -> None:
-    for overrides in ([], ["data.films.root=''"]):  # of the archive, and made up
-        lines = dry_run(load(path, overrides), tmp_path, lambda line: None)
-        done = {line.what: line.done for line in lines}
-        assert all(done[what] for what in ("data", "stage fit", "evaluate", "export", "report")), done
-        assert "labels, mask" in done["evaluate"] and "parity proven" in done["export"]
-        assert any("resumed bit-identically" in what for what in done.values())
+@pytest.mark.parametrize(
+    "overrides",
+    [pytest.param([], id="archive", marks=pytest.mark.slow), pytest.param(["data.films.root=''"], id="made up")],
+)
+def test_a_dry_run_goes_through_all_of_it(overrides: list[str], path: Path, tmp_path: Path) -> None:
+    lines = dry_run(load(path, overrides), tmp_path, lambda line: None)
+    done = {line.what: line.done for line in lines}
+    assert all(done[what] for what in ("data", "stage fit", "evaluate", "export", "report")), done
+    assert "labels, mask" in done["evaluate"] and "parity proven" in done["export"]
+    assert any("resumed bit-identically" in what for what in done.values())
 
 
 def test_a_plan_tells_parameters_and_memory(path: Path, tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 @pytest.fixture
 def run(made: RunFolder, tmp_path: Path) -> RunFolder:
-    shutil.copytree(made.root, tmp_path / "made")
+    for name in ("made", "shards"):  # with its shards, so that nothing is packed again
+        shutil.copytree(made.root.parent / name, tmp_path / name)
     return RunFolder(tmp_path / "made")
 
 

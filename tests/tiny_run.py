@@ -4,10 +4,9 @@ it off."""
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from medvlm.train import checkpoint
 from medvlm.train.engine import Engine
 from medvlm.train.finished import find_final
 from medvlm.train.log import Log
+from tests.drills import dying
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("pair", "instruct", "reason")
@@ -184,10 +184,19 @@ def environment() -> dict[str, str]:
 
 
 def cut_off(path: Path, runs: Path, stage: str, step: int, at: str = "logged") -> None:
-    """Trains in a process of its own that is killed (-9) at a step of a stage: see tests/drills/dying.py for `at`."""
-    command = [sys.executable, str(ROOT / "tests" / "drills" / "dying.py"), str(path), str(runs), stage, str(step), at]
-    died = subprocess.run(command, env=environment(), cwd=path.parent, capture_output=True, text=True, timeout=300)
-    assert died.returncode == -signal.SIGKILL, (died.returncode, died.stdout[-2000:], died.stderr[-2000:])
+    """Trains in a fork of this process that is killed (-9) at a step of a stage: see tests/drills/dying.py for `at`.
+
+    A fork, because a process of its own imports for as long as it trains."""
+    process = multiprocessing.get_context("fork").Process(target=_die, args=(path, runs, stage, str(step), at))
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL, process.exitcode
+
+
+def _die(path: Path, *arguments: str) -> None:
+    torch.set_num_threads(1)
+    os.chdir(path.parent)
+    dying.main(str(path), *map(str, arguments))
 
 
 def trace(run: RunFolder, stage: str) -> list[tuple[int, str, dict[str, str]]]:

@@ -21,10 +21,15 @@ from medvlm.recipe.load import find_shipped, load
 from tests import tiny_run
 
 WHOLE = [path for path in sorted(find_shipped("recipes").rglob("*.yaml")) if path.parent.name != "base"]
+QUICK = ("ain", "bimedix2", "convirt", "med_mat", "medgemma_lora", "phantom", "polyps")
+"""One of each composition, of a ready model with and without adapters, and of all stages."""
 ADAPTED = {**tiny_run.INSTRUCT, "accumulate": 1}
 
 
-@pytest.mark.parametrize("path", WHOLE, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow) for path in WHOLE],
+)
 def test_every_shipped_recipe_has_a_plan(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(path), "--runs", str(tmp_path), "--gpus", "h200:8x2", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from medvlm.archive.box_form import BoxSurvey
@@ -202,13 +203,7 @@ def _crops(
 
 def load_crop(path: Path, box: Box, margin: float) -> Decoded:
     """A box of an image and what lies around it, as far as the image goes."""
-    data = path.read_bytes()
-    if read_orientation(data) != 1:
-        raise DataError(
-            "its EXIF turns or mirrors its image, and whether its boxes lie on the image as stored or as shown is not"
-            " known; turn the pixels (e.g. mogrify -auto-orient), and check the annotations"
-        )
-    pixels = decode(data, "its image")
+    pixels = _read_image(path)
     (height, width), (x1, y1, x2, y2) = pixels.shape[:2], box
     across, down = margin * (x2 - x1), margin * (y2 - y1)
     left, top = max(math.floor(x1 - across), 0), max(math.floor(y1 - down), 0)
@@ -216,3 +211,14 @@ def load_crop(path: Path, box: Box, margin: float) -> Decoded:
     if left >= right or top >= bottom:
         raise DataError("a box that lies outside of its image")
     return Decoded(pixels[top:bottom, left:right])
+
+
+@lru_cache(maxsize=1)  # the objects of an image come one after the other
+def _read_image(path: Path) -> np.ndarray:
+    data = path.read_bytes()
+    if read_orientation(data) != 1:
+        raise DataError(
+            "its EXIF turns or mirrors its image, and whether its boxes lie on the image as stored or as shown is not"
+            " known; turn the pixels (e.g. mogrify -auto-orient), and check the annotations"
+        )
+    return decode(data, "its image")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from medvlm.core.card import Checked
 from medvlm.io.phi.dates import DATES
@@ -19,10 +19,15 @@ from medvlm.io.phi.numbers import NUMBERS
 from medvlm.io.phi.plain_text import blank_placeholders, spell_plainly
 from medvlm.io.phi.refusal import make_refusal
 
-_KINDS = {
-    kind: tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
-    for kind, patterns in {**DATES, **NUMBERS, **NAMES}.items()
-}
+
+@cache
+def _compile_patterns() -> dict[str, tuple[re.Pattern[str], ...]]:
+    """Kind of finding -> patterns. Compiled when the first text is checked, because it takes half a second, and every
+    decoder process of the packer imports this module."""
+    return {
+        kind: tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
+        for kind, patterns in {**DATES, **NUMBERS, **NAMES}.items()
+    }
 
 
 def count_findings(text: str, identifiers: Iterable[str] = (), public: Collection[str] = ()) -> Counter[str]:
@@ -36,7 +41,7 @@ def count_findings(text: str, identifiers: Iterable[str] = (), public: Collectio
 @lru_cache(maxsize=1024)  # many questions share a few wordings
 def _count_by_pattern(text: str) -> dict[str, int]:
     text, others = blank_placeholders(spell_plainly(text))
-    found = {kind: _count_places(text, patterns) for kind, patterns in _KINDS.items()}
+    found = {kind: _count_places(text, patterns) for kind, patterns in _compile_patterns().items()}
     return {**found, "brackets that hold no placeholder": others}
 
 
