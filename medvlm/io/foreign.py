@@ -32,6 +32,9 @@ _KNOWN = """
     pdf pickle pkl png pt pth pyc pyd safetensors seg tar tif tiff tsv txt webp xml yaml yml zip
 """
 _KNOWN_SUFFIXES = frozenset(_KNOWN.split())
+_NUMBERS = re.compile(r"\d+(?:\.\d+)+\.[^.]+$")
+"""The rest of a UID or of a version number."""
+_DOTS = "a key ends at the first dot of a file's name, so use other characters in it (1-2-840.png, not 1.2.840.png)"
 
 
 class Names(Protocol):
@@ -72,14 +75,18 @@ class MemberReader:
         declared."""
         names = [m.name for m in group]
         for name in names:
-            if (
-                self.kind_of(name) is None
-                and not self.is_text(name)
-                and not any(fnmatchcase(name, p) for p in self.members.ignore)
-            ):
+            if any(fnmatchcase(name, p) for p in self.members.ignore):
+                continue
+            is_known = self.kind_of(name) is not None or self.is_text(name)
+            if is_known and _NUMBERS.match(name):
+                # With *.png, all files 1.2.840.NUMBER.png would be images of one sample, whose key is 1.
+                raise DataError(f"{where}: the name of a file has several dots and numbers; {_DOTS}")
+            if not is_known:
+                suffix = name.rpartition(".")[2]
+                is_dotted = name != suffix and (self.kind_of(suffix) is not None or self.is_text(suffix))
                 raise DataError(
                     f"{where}: its card does not declare the member {_show(name)}; name it in reader.media or"
-                    " reader.report, or in reader.ignore"
+                    f" reader.report, or in reader.ignore{f'; {_DOTS}' if is_dotted else ''}"
                 )
         texts = [place.partition(":")[0] for place in self.members.places]
         return (

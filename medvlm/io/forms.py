@@ -78,7 +78,7 @@ OWN = OwnForm()
 
 def read_rows(reader: TarReader, form: Form = OWN) -> IndexBuilder:
     rows = IndexBuilder()
-    for number, group in enumerate(group_by_key(read_members(reader, form.is_text))):
+    for number, group in enumerate(group_by_key(read_members(reader, form.is_text), reader.tar)):
         # medvlm's keys are hashes; keys of foreign tars may name a patient and are not shown.
         is_hash = form is OWN and _HASH.fullmatch(group[0].key)
         where = f"{reader.tar}: sample {group[0].key if is_hash else f'number {number}'}"

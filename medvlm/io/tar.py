@@ -158,10 +158,20 @@ def _find_fault(info: tarfile.TarInfo, name: str) -> str:
     return ""
 
 
-def group_by_key(found: Iterator[Member]) -> Iterator[list[Member]]:
-    """The members of each sample: consecutive members with the same key."""
-    for _, group in groupby(found, key=lambda member: member.key):
-        yield list(group)
+def group_by_key(found: Iterator[Member], tar: Path | str) -> Iterator[list[Member]]:
+    """The members of each sample: consecutive members with the same key. Raises DataError if the others of its members
+    come later in the tar."""
+    names_of: dict[str, frozenset[str]] = {}
+    for key, members in groupby(found, key=lambda member: member.key):
+        group = list(members)
+        names = frozenset(member.name for member in group)
+        if key in names_of and not names & names_of[key]:  # else it is a second sample of the same key
+            raise DataError(
+                f"{tar}: the members of its samples are not next to each other; make it again, sorted by name (tar"
+                " --sort=name)"
+            )
+        names_of[key] = names
+        yield group
 
 
 def _read_payload(reader: TarReader, size: int, header_at: int, keep: bool = True) -> tuple[int, int, bytes | None]:

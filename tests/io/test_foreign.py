@@ -85,6 +85,17 @@ def write(path: Path, samples: list[dict[str, Any]]) -> Path:
     return path
 
 
+def write_plainly(path: Path, names: list[str]) -> Path:
+    """A tar of files with these names, in this order."""
+    with tarfile.open(path, "w") as tar:
+        for i, name in enumerate(names):
+            data = picture(i, "JPEG") if name.endswith("jpg") else b"Clear lungs."
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
 def open_with_card(path: Path, tmp_path: Path, **how: Any) -> ShardSet:
     return open_shards(path, Cache(tmp_path / "cache", 1 << 30), choose_form(card(**how)))
 
@@ -218,6 +229,32 @@ def test_the_name_of_an_undeclared_member_is_not_shown(tmp_path: Path, name: str
     assert not any(part in str(refused.value).lower() for part in ("kowalski", "0171", "zqdoe"))
 
 
+@pytest.mark.parametrize(
+    ("keys", "media"),
+    [
+        (("1.2.840.1", "1.2.840.2"), ["jpg", "*.png"]),
+        (("1.2.840.1", "1.2.840.2"), ["*.jpg"]),
+        (("case.v2.0", "case.v2.1"), ["jpg"]),
+        (("scan.2019", "scan.2020"), ["jpg"]),
+    ],
+)
+def test_keys_with_dots_are_refused_with_what_to_do(tmp_path: Path, keys: tuple[str, str], media: list[str]) -> None:
+    """A key ends at the first dot: with *.jpg, all files of one prefix would be images of one sample."""
+    tar = write_plainly(tmp_path / "a.tar", [f"{key}.jpg" for key in keys])
+    with pytest.raises(DataError, match="a key ends at the first dot of a file's name, so use other characters"):
+        open_with_card(tar, tmp_path, reader={"kind": "webdataset", "media": {"film": media}})
+
+
+@pytest.mark.parametrize(
+    "names", ["a.jpg b.jpg a.txt b.txt", "a.jpg a.txt b.jpg c.jpg c.txt b.txt", "a.txt b.txt a.jpg"]
+)
+def test_members_of_a_sample_that_lie_apart_are_refused_with_what_to_do(tmp_path: Path, names: str) -> None:
+    tar = write_plainly(tmp_path / "a.tar", names.split())
+    reader = {"kind": "webdataset", "media": {"film": ["jpg"]}, "report": "txt", "max_incomplete": 1}
+    with pytest.raises(DataError, match=r"not next to each other; make it again, sorted by name"):
+        open_with_card(tar, tmp_path, reader=reader)
+
+
 def test_a_damaged_image_is_found_when_it_is_read(tmp_path: Path) -> None:
     shards = open_with_card(
         write(tmp_path / "a.tar", [{**members(0), "jpg": b"\xff\xd8\xff and no more"}, members(1)]), tmp_path
@@ -247,18 +284,7 @@ def test_patients_stay_in_one_split(tmp_path: Path) -> None:
     assert not any("P" in patient for split in patients.values() for patient in split)
 
 
-def test_tars_with_scattered_members_are_refused(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for name, data in [
-            ("a.jpg", picture(0, "JPEG")),
-            ("b.jpg", picture(1, "JPEG")),
-            ("a.txt", b"a"),
-            ("b.txt", b"b"),
-        ]:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+def test_tars_without_a_whole_sample_are_refused(tmp_path: Path) -> None:
+    tar = write_plainly(tmp_path / "a.tar", ["a.jpg", "b.jpg", "c.txt", "d.txt"])
     with pytest.raises(DataError, match=r"no samples; 2 lack txt; 2 lack an image"):
-        open_with_card(
-            tmp_path / "a.tar", tmp_path, reader={"kind": "webdataset", "media": {"film": ["jpg"]}, "report": "txt"}
-        )
+        open_with_card(tar, tmp_path, reader={"kind": "webdataset", "media": {"film": ["jpg"]}, "report": "txt"})

@@ -50,7 +50,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
             wanted = read_members(
                 whole, lambda member: form.is_text(member) or form.kind_of(member) is not None, keep_faulty=True
             )
-            for number, group in enumerate(group_by_key(wanted)):
+            for number, group in enumerate(group_by_key(wanted, f"tar {shard}")):
                 yield _sample(config, form, group, f"tar {shard} sample number {number}")
             whole.finish()
 
