@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Literal
 
 from medvlm.core.errors import DataError
@@ -12,6 +13,9 @@ SLACK_PX = 2.0
 """How far a box may reach beyond its image by rounding."""
 FEWEST = 3
 """Swapped corners in fewer boxes are mistakes of single boxes."""
+SCALES, LARGER, MANY = (100, 1000), 1.5, 20
+"""Models write boxes in hundredths or thousandths of the image. Where MANY boxes of images that are LARGER times as
+wide and high never pass 100 or 1000, but come close to it, they are probably no pixels."""
 
 
 def find_fault(box: Box, size: tuple[int, int]) -> str:
@@ -38,7 +42,7 @@ class BoxSurvey:
     """Of all boxes of an archive. form: how they are written, as corners or as corner, width and height.
 
     beyond: boxes that reach beyond their image. fitting: those that would lie within it if they were of the other form.
-    """
+    small: scale -> boxes in images LARGER than it. reach: the furthest edge of all boxes."""
 
     form: Literal["xyxy", "xywh"]
     boxes: int = 0
@@ -47,6 +51,8 @@ class BoxSurvey:
     swapped: int = 0
     beyond: int = 0
     fitting: int = 0
+    small: Counter[int] = field(default_factory=Counter)
+    reach: float = 0.0
 
     def add(self, box: Box, size: tuple[int, int] = (0, 0)) -> None:
         """box: two corners, whatever the form."""
@@ -59,6 +65,24 @@ class BoxSurvey:
         self.beyond += reaches_beyond(box, size)
         other = (x1, y1, x1 + x2, y1 + y2) if self.form == "xyxy" else written
         self.fitting += all(size) and not find_fault(other, size) and not reaches_beyond(other, size)
+        self.small.update(scale for scale in SCALES if min(size) >= LARGER * scale)
+        self.reach = max(self.reach, x2, y2)
+
+    def find_scale(self) -> int:
+        """100 or 1000 if the boxes may be shares of it, whatever the size of the images; else 0."""
+        is_many = self.boxes >= MANY
+        return next((scale for scale in SCALES if is_many and 0.9 * scale <= self.reach <= scale), 0)
+
+    def find_doubt(self) -> str:
+        """Why the boxes are probably no pixels; "" where they are, or where the sizes of the images are not known."""
+        scale = self.find_scale()
+        if not scale or self.small[scale] < self.boxes:
+            return ""
+        return (
+            f"box that is taken as it is, although none reaches beyond {scale} and all images are at least"
+            f" {LARGER * scale:.0f} pixels wide and high: if it was scaled to 0 to {scale}, multiply it by the image's"
+            f" width or height and divide it by {scale}"
+        )
 
     def check(self, where: object) -> None:
         """Raises DataError for boxes that are not of the form."""

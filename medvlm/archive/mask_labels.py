@@ -16,6 +16,7 @@ from medvlm.core.config import Config
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Question, make_truth
 from medvlm.io.images import decode
+from medvlm.io.masks import require_growing_palette
 from medvlm.io.strip import read_orientation, turn_upright
 
 MEMBER = "0.mask"
@@ -130,4 +131,5 @@ def _read_picture(path: Path) -> Decoded:
         if (np.ptp(pixels.astype(np.int32), axis=2) > 16).any():  # JPEG may tint grey a little
             raise DataError("its mask has colours; expected grey values")
         pixels = pixels.max(axis=2)
+    require_growing_palette(data, pixels)
     return Decoded(turn_upright(pixels, read_orientation(data)))

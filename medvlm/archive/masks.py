@@ -18,6 +18,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Affine, Box
 from medvlm.io import nifti
 from medvlm.io.images import decode
+from medvlm.io.masks import require_growing_palette
 from medvlm.io.nifti_header import NiftiOptions
 
 # Axes: H W height, width of the image in pixels.
@@ -35,6 +36,8 @@ class MaskFiles(Config):
     a tissue whose `area` alone counts."""
     threshold: int = Field(0, ge=0)
     """Values above it are marked; 127 for masks that went through JPEG."""
+    unmarked: tuple[int, ...] = ()
+    """Values that mark nothing although they are above the threshold, e.g. [255] for a void border around objects."""
     min_px: int = Field(1, ge=1)
     """Smaller objects are left out: specks of JPEG noise."""
 
@@ -68,6 +71,7 @@ def read_masks(masks: tuple[MaskFiles, ...], root: Path, row: Row, options: Nift
                 mask_HW = _grey(path, each.of)
             if marked.extents and mask_HW.shape != marked.size:
                 raise DataError("its masks differ in size")
+            mask_HW = np.where(np.isin(mask_HW, each.unmarked), 0, mask_HW) if each.unmarked else mask_HW
             marked.extents[each.of] = marked.extents.get(each.of, False) | (mask_HW > each.threshold)
             if each.holds != "area":
                 _add_objects(marked, mask_HW, each)
@@ -137,9 +141,10 @@ def _volume(path: Path, masks: MaskFiles, options: NiftiOptions) -> tuple[np.nda
 
 
 def _grey(path: Path, of: str) -> np.ndarray:
-    pixels = decode(path.read_bytes(), "its mask")
-    if pixels.ndim == 2:
-        return pixels
-    if (np.ptp(pixels.astype(np.int32), axis=2) > 16).any():  # JPEG may tint grey a little
+    data = path.read_bytes()
+    pixels = decode(data, "its mask")
+    if pixels.ndim == 3 and (np.ptp(pixels.astype(np.int32), axis=2) > 16).any():  # JPEG may tint grey a little
         raise DataError(f"a mask of {of} has colours; expected grey values")
-    return pixels.max(axis=2)
+    mask_HW: np.ndarray = pixels.max(axis=2) if pixels.ndim == 3 else pixels
+    require_growing_palette(data, mask_HW)
+    return mask_HW

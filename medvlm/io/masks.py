@@ -6,12 +6,13 @@ A mask is a label map, [H, W] or [D, H, W], where 0 means no label. Overlapping 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 
 import numpy as np
 
 from medvlm.core.errors import DataError
-from medvlm.io.images import decode, encode_npy, encode_png
+from medvlm.io.images import decode, encode_npy, encode_png, suffix_of
 
 MASK = "mask"
 
@@ -48,3 +49,23 @@ def decode_mask(data: bytes, member: str) -> np.ndarray:
             f"{member}: {mask.dtype} of shape {mask.shape} is not a mask; expected labels as whole numbers from 0"
         )
     return mask
+
+
+def require_growing_palette(data: bytes, shades: np.ndarray) -> None:
+    """Raises DataError for a mask whose palette contradicts its numbers: whether a pixel is marked would depend on
+    whether its number or its shade is read. shades: of the picture, from decode()."""
+    from PIL import Image
+
+    if suffix_of(data) not in ("png", "gif", "bmp"):
+        return
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode != "P":
+            return
+        numbers = np.array(image)
+    used, first = np.unique(numbers, return_index=True)
+    shade_of = shades.reshape(-1)[first].astype(np.int32)
+    if (np.diff(shade_of) <= 0).any() or ((used == 0) != (shade_of == 0)).any():
+        raise DataError(
+            "its mask has a palette whose shades do not grow with its numbers (white for 0, or the same black twice),"
+            " so what it marks is not certain; save it as grey values"
+        )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medvlm.archive.box_form import BoxSurvey
 from medvlm.archive.readers import coco, table, voc
 from medvlm.core.contracts import LeftOut, RawSample
 from medvlm.core.errors import DataError
@@ -161,3 +162,49 @@ def test_good_boxes_of_every_reader_are_the_same(root):
     images: list[Objects] = [[GOOD, ("mass", (0, 0, WIDTH, HEIGHT))], [("node", (0, 0, 1, 1))], []]
     coco_, voc_, table_ = (asked(read(root, images)) for read in READERS.values())
     assert coco_ == voc_ == table_ and table_[2]["presence:node"] == "no"
+
+
+def survey(scale: float, size: tuple[int, int], count: int = 40) -> BoxSurvey:
+    """Boxes all over the images, in pixels times `scale`."""
+    found, draw = BoxSurvey("xyxy"), np.random.default_rng(0)
+    for _ in range(count):
+        x, y = draw.uniform(0, 0.8, 2)
+        corners = np.array([x, y, x + 0.2, y + 0.2])
+        found.add(tuple(np.rint(corners * scale)), size)
+    found.add(tuple(np.array([0.7, 0.7, 0.99, 0.99]) * scale), size)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("scale", "size", "doubted"),
+    [
+        (1000, (2500, 3000), 1000),
+        (1000, (1500, 1500), 1000),
+        (100, (512, 512), 100),
+        (100, (160, 700), 100),
+        (1000, (1200, 3000), 0),
+        (1000, (0, 0), 0),
+        (400, (2500, 3000), 0),
+        (2500, (2500, 3000), 0),
+    ],
+)
+def test_boxes_that_never_pass_a_hundred_or_a_thousand_in_large_images_are_counted(scale, size, doubted):
+    doubt = survey(scale, size).find_doubt()
+    assert (f"none reaches beyond {doubted} " in doubt) if doubted else not doubt
+    assert not survey(scale, size, 10).find_doubt(), "a few boxes prove nothing"
+
+
+@pytest.mark.parametrize("reader", ["coco", "voc", "table"])
+@pytest.mark.parametrize("side", [400, 90])
+def test_readers_count_boxes_that_may_be_hundredths(tmp_path, reader, side, monkeypatch):
+    monkeypatch.setitem(globals(), "HEIGHT", side)
+    monkeypatch.setitem(globals(), "WIDTH", side)
+    draw = np.random.default_rng(0)
+    corners = [tuple(map(int, (x, y, x + 9, y + 9))) for x, y in draw.integers(0, 80, (24, 2))]
+    objects: list[Objects] = [[("node", box)] for box in [*corners, (50, 50, 95 if side > 90 else 90, 90)]]
+    for i in range(len(objects)):
+        (tmp_path / f"{i}.png").write_bytes(encode_png(np.full((side, side), i, np.uint8)))
+    found = {"coco": read_coco, "voc": read_voc, "table": read_table}[reader](tmp_path, objects)
+    doubts = [item for item in found if isinstance(item, LeftOut) and "none reaches beyond 100" in item.reason]
+    assert [item.count for item in doubts] == ([25] if side == 400 else [])
+    assert sum(isinstance(item, RawSample) for item in found) == 25

@@ -155,6 +155,54 @@ def test_masks_may_be_jpeg_or_of_equal_colours(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("palette", "is_certain"),
+    [
+        ([0, 255], True),
+        ([0, 1], True),
+        ([255, 0], False),
+        ([0, 0], False),
+        ([255, 255], False),
+        ([7, 3], False),
+        ([7, 9], False),
+    ],
+)
+def test_a_mask_with_a_palette_is_read_only_where_number_and_shade_agree(tmp_path, palette, is_certain):
+    archive(tmp_path)
+    mask = Image.fromarray((drawn((8, 8, 16, 16)) > 0).astype(np.uint8), mode="P")
+    mask.putpalette([shade for shade in palette for _ in range(3)])
+    mask.save(tmp_path / "masks" / "1La.png")
+    (found,) = read_all(tmp_path)
+    if is_certain:
+        assert truths(found)["count:cell"].boxes == ((8, 8, 16, 16),)
+    else:
+        assert "palette whose shades do not grow with its numbers" in str(found)
+
+
+@pytest.mark.parametrize(("number", "palette"), [(0, [255, 0]), (1, [0, 0]), (0, [3, 3])])
+def test_an_empty_mask_with_such_a_palette_does_not_mark_everything(tmp_path, number, palette):
+    archive(tmp_path)
+    mask = Image.fromarray(np.full((20, 30), number, np.uint8), mode="P")
+    mask.putpalette([shade for shade in palette for _ in range(3)])
+    mask.save(tmp_path / "masks" / "1La.png")
+    (bad,) = read_all(tmp_path)
+    assert "palette whose shades do not grow" in str(bad)
+
+
+@pytest.mark.parametrize("holds", ["object", "parts", "labels", "area"])
+def test_a_void_border_marks_nothing_where_the_card_says_so(tmp_path, holds):
+    bordered = drawn((8, 8, 16, 16), value=1)
+    bordered[:2] = bordered[-2:] = 255
+    archive(tmp_path, a=bordered)
+    masks = [{**CONFIG["masks"][0], "holds": holds, "unmarked": [255]}]
+    (raw,) = read_all(tmp_path, masks=masks, **({"area": {"wordings": ["?"]}} if holds == "area" else {}))
+    found = truths(raw)
+    if holds == "area":
+        assert found["area:cell"].count == round(100 * 64 / bordered.size)
+    else:
+        assert found["count:cell"].boxes == ((8, 8, 16, 16),)
+
+
+@pytest.mark.parametrize(
     ("masks", "reason"),
     [
         ({}, "has no mask of cell"),

@@ -9,9 +9,10 @@ import pytest
 from medvlm.archive.packing import pack as packing
 from medvlm.archive.packing.notice import APART, ONE, Notices, list_reasons
 from medvlm.archive.packing.pack import read_receipt
+from medvlm.archive.packing.stored_texts import looks_misread
 from medvlm.cli import main
 from medvlm.core.contracts import LeftOut, RawSample
-from medvlm.core.sample import Sample
+from medvlm.core.sample import Question, Sample, make_truth
 from medvlm.io.images import encode_png
 from medvlm.io.opening import open_shards
 
@@ -107,3 +108,25 @@ def test_patients_in_several_forms_are_noticed(patients, expected):
 def test_only_the_commonest_reasons_are_listed():
     lines = list(list_reasons({f"reason {i}": i + 1 for i in range(40)}, {}))
     assert lines[1].strip() == "40  reason 39" and lines[-1].strip() == "... and 10 more reasons, in packed.json"
+
+
+@pytest.mark.parametrize("text", ["Läsion", "1 µm, 37 °C", "“No change”", "naïve – Ménière", "肺炎", "Очаг", "Żółć"])
+@pytest.mark.parametrize("field", ["report", "question", "answer", "choice"])
+def test_text_that_was_read_in_another_encoding_is_noticed(text, field):
+    damaged = text.encode().decode("cp1252", "replace").replace("\ufffd", "")
+
+    def made(told: str) -> Sample:
+        if field == "report":
+            return Sample("a", "", "", report=told)
+        is_answer = make_truth("open", told if field == "answer" else "no")
+        truth = make_truth("choice", "no", choices=(told, "no")) if field == "choice" else is_answer
+        return Sample("a", "", "", questions=(Question(told if field == "question" else "Which?", truth, "q"),))
+
+    assert looks_misread(made(damaged)) and not looks_misread(made(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["«SANTÉ»", "„donné…”", "»ÄRZTE«", "Â", "ÃO", "5 Å", "5 Å wide", "É", "Ünal’s", "∅ – ×"]
+)
+def test_other_letters_are_not_taken_for_it(text):
+    assert not looks_misread(Sample("a", "", "", report=text))

@@ -12,7 +12,7 @@ from stat import S_ISREG
 import numpy as np
 
 from medvlm.archive.packing.deal import hash_name, split_of
-from medvlm.archive.packing.stored_texts import check_texts
+from medvlm.archive.packing.stored_texts import check_texts, looks_misread
 from medvlm.core.card import Card, Checked
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
@@ -31,6 +31,7 @@ AFFINES_DIFFER_MM = 0.1
 """Tolerance for equal affines. Files store them in single precision, or as a quaternion."""
 NO_REPORT = "sample without a report"
 COLOURS = 3
+MISREAD = "sample whose text looks like UTF-8 that was read as Windows-1252 (\u00c3\u00a4 for \u00e4): stored as it is"
 DTYPES = tuple(map(np.dtype, ("u1", "u2", "i2", "f4")))
 """Allowed types of the pixels that a reader's callable returns, see Decoded."""
 
@@ -55,6 +56,7 @@ def make_stored(raw: RawSample, card: Card) -> Stored:
     sample = replace(sample, split=_choose_split(raw.sample, images, card))
     has_no_report = getattr(card.reader, "report", "") and not sample.report
     left_out = {**raw.left_out, **({NO_REPORT: 1} if has_no_report else {})}
+    left_out |= {MISREAD: 1} if looks_misread(raw.sample) else {}
     return Stored(facts_of(sample), sample.patient, images, {"json": json_of(sample), **files}, left_out)
 
 

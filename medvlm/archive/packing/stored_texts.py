@@ -11,8 +11,13 @@ from typing import Any
 
 from medvlm.core.card import Card
 from medvlm.core.contracts import RawSample
-from medvlm.core.sample import Truth
+from medvlm.core.sample import Sample, Truth
 from medvlm.io.phi import text as phi
+
+_NEXT = re.escape(bytes(range(0x80, 0xC0)).decode("cp1252", "ignore")) + "\x81\x8d\x8f\x90\x9d"
+_MISREAD = re.compile(f"[\u00c2-\u00c5\u00ce-\u00d1][{_NEXT}]|[\u00e2-\u00e7][{_NEXT}]{{2}}")
+"""Two or three bytes of UTF-8 as Windows-1252 shows them. Letters that may stand before quotation marks, such as
+\u00c9 and \u00e9, are not searched for."""
 
 
 def check_texts(raw: RawSample, card: Card) -> None:
@@ -32,6 +37,14 @@ def check_texts(raw: RawSample, card: Card) -> None:
         ]
     for what, text in texts:
         phi.check(what, text, card.phi.checked, names, public)
+
+
+def looks_misread(sample: Sample) -> bool:
+    """Whether a text of the sample looks like UTF-8 that was read as Windows-1252 and saved again."""
+    texts = [sample.report, sample.concept]
+    for question in sample.questions:
+        texts += [question.text, *(text for _, text in _list_texts(question.truth))]
+    return any(map(_MISREAD.search, texts))
 
 
 def _identifiers_of(raw: RawSample) -> set[str]:

@@ -50,6 +50,8 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
                 f"{root / name}: no category {unknown!r}{did_you_mean(unknown, found.categories.values())}"
                 f" ({len(found.categories)} categories in the file)"
             )
+        if found.doubt:
+            yield LeftOut(found.doubt, found.boxes)
         if found.lost:
             yield LeftOut("annotation of an image that is not listed", found.lost)
         for number, image in enumerate(found.images, 1):
@@ -119,6 +121,7 @@ class _Instances:
                 with suppress(DataError):  # told of the image that it belongs to
                     survey.add(_box(each.get("bbox")), known)
         survey.check(path)
+        self.doubt, self.boxes = survey.find_doubt(), survey.boxes
 
 
 def read_id(value: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +35,13 @@ from medvlm.archive.readers._rows import (
 )
 from medvlm.archive.tables.columns import Columns, Row, columns_in, file_in, fill
 from medvlm.archive.tables.records import Format, format_of, records
-from medvlm.archive.tables.row_objects import RowObjects, check_form, objects_of
+from medvlm.archive.tables.row_objects import RowObjects, objects_of, survey_boxes
 from medvlm.archive.tables.split_files import SPLIT, Files, by_split
 from medvlm.core.content import Content, Offer, name_asked
 from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Unit
+from medvlm.io.images import peek_size
 
 
 class TableMedium(FileOptions):
@@ -83,9 +84,10 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | B
     samples, others = _group(config, root)
     yield from others
     if config.objects:
-        check_form(
-            config.objects, (row for rows in samples.values() for _, _, row in rows), root / by_split(config.file)[0][1]
-        )
+        every = [row for rows in samples.values() for _, _, row in rows]
+        survey = survey_boxes(config.objects, every, root / by_split(config.file)[0][1], _SizeOfMedium(config, root))
+        if doubt := survey.find_doubt():
+            yield LeftOut(doubt, survey.boxes)
     for key, rows in samples.items():
         where = say_place(rows, config.format)
         if any(map(finds_tiles, config.media)):
@@ -106,6 +108,21 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | B
         yield from (LeftOut(why, n) for why, n in left_out.items())
         yield from (LeftOut(f"no text or no answer for the question {template}", n) for template, n in unasked.items())
         yield raw
+
+
+@dataclass
+class _SizeOfMedium:
+    """(height, width) of the picture of a row, by its header; zeros if unknown."""
+
+    config: Config
+    root: Path
+    known: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __call__(self, row: Row) -> tuple[int, int]:
+        name = fill(self.config.media[0].file, row) if self.config.media else ""
+        if name not in self.known:
+            self.known[name] = peek_size(file_in(self.root, name)) if name else (0, 0)
+        return self.known[name]
 
 
 def _with_tiles(config: Config, root: Path, key: str, rows: list[Numbered], where: str) -> RawSample:

@@ -74,7 +74,9 @@ class Config(AsksAboutObjects):
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
     """One sample an XML file, by name. Raises DataError when one of the folders is not there or empty."""
     annotations, images = _annotations(config, root), _images(config, root)
-    _check_boxes(annotations)
+    survey = _survey_boxes(annotations)
+    if doubt := survey.find_doubt():
+        yield LeftOut(doubt, survey.boxes)
     for number, xml in enumerate(annotations, 1):
         where = f"file {number} of {len(annotations)} in {config.annotations}"
         try:
@@ -156,7 +158,8 @@ def _images(config: Config, root: Path | None) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
 
 
-def _check_boxes(annotations: Sequence[Path]) -> None:
+def _survey_boxes(annotations: Sequence[Path]) -> BoxSurvey:
+    """Raises DataError for boxes that are no pixels."""
     survey = BoxSurvey("xyxy")
     for xml in annotations:
         with suppress(DataError):  # told of the image that it belongs to
@@ -164,6 +167,7 @@ def _check_boxes(annotations: Sequence[Path]) -> None:
             for _, box in objects:
                 survey.add(box, size)
     survey.check(annotations[0].parent)
+    return survey
 
 
 def _objects(config: Config, xml: Path, images: dict[str, Path]) -> tuple[tuple[int, int], SortedObjects]:

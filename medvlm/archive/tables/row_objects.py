@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from medvlm.archive.box_form import BoxSurvey
@@ -37,11 +37,21 @@ def objects_of(config: RowObjects, rows: Iterable[Row]) -> Iterator[tuple[str, B
         yield row[config.named], box
 
 
-def check_form(config: RowObjects, rows: Iterable[Row], where: object) -> None:
-    """Raises DataError for boxes of an archive that are shares of the image, or no corners."""
+def survey_boxes(
+    config: RowObjects, rows: Sequence[Row], where: object, find_size: Callable[[Row], tuple[int, int]]
+) -> BoxSurvey:
+    """find_size: (height, width) of a row's image, zeros if unknown. Called only for boxes that may have been scaled.
+
+    Raises DataError for boxes of an archive that are shares of the image, or no corners."""
+    survey = _add_boxes(config, rows, lambda row: (0, 0))
+    survey.check(where)
+    return _add_boxes(config, rows, find_size) if survey.find_scale() else survey
+
+
+def _add_boxes(config: RowObjects, rows: Iterable[Row], find_size: Callable[[Row], tuple[int, int]]) -> BoxSurvey:
     survey = BoxSurvey("xyxy")
     for row in rows:
         with suppress(DataError):  # told of the sample that it belongs to
             for _, box in objects_of(config, [row]):
-                survey.add(box)
-    survey.check(where)
+                survey.add(box, find_size(row))
+    return survey
