@@ -61,6 +61,18 @@ def refuse(path: Path) -> str:
         (make_card(SIDE), {**INSTRUCT, "tasks": ["report"]}, "stages.instruct.mix.films", "of choice, open, and this"),
         (make_card(REPORT), {**INSTRUCT, "tasks": ["choice", "count"]}, "stages.instruct.mix.films", "only those of"),
         (make_card(objects=OBJECTS), {**INSTRUCT, "tasks": ["count"]}, "stages.instruct.mix.films", "of boxes, and"),
+        (
+            make_card(report="{a} {b}"),
+            {**INSTRUCT, "tasks": ["report"]},
+            "stages.instruct.mix.films",
+            'questions: [{text: Write the report., answer: "{a} {b}", task: report}]',
+        ),
+        (
+            make_card(SIDE, report="{findings}"),
+            {**INSTRUCT, "tasks": ["report", "count"]},
+            "stages.instruct.mix.films",
+            "to train on its reports, add to the reader in card.yaml: questions: [{text: Write the report.",
+        ),
         (make_card(SIDE), tiny_run.PAIR, "stages.pair.mix.films", "no reports, which this stage needs; set `report`"),
         (make_card(SIDE), {**INSTRUCT, "shows": ["report"]}, "stages.instruct.mix.films", "has no reports"),
         (

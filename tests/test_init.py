@@ -212,6 +212,27 @@ def test_captions_make_a_dual_encoder(tmp_path: Path) -> None:
     )
 
 
+def test_captions_make_a_model_that_answers_write_them(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = {"question": "", "answer": "", "captions": "text"}
+    assert main(typed(model, table(tmp_path / "data"), tmp_path / "own", **columns)) == 0
+    loaded = load(tmp_path / "own" / "recipe.yaml")
+    assert [stage.kind for stage in loaded.recipe.stages] == ["supervised"]
+    (question,) = loaded.cards["table"].reader.questions
+    assert (question.answer, question.task, loaded.cards["table"].reader.report) == ("{text}", "report", "{text}")
+    assert main(["validate", str(tmp_path / "own" / "recipe.yaml")]) == 0
+    assert "reports" in capsys.readouterr().out, "that they are not scored is said"
+
+
+def test_a_model_that_takes_neither_is_refused_with_those_that_do(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    columns = {"question": "", "answer": "", "captions": "text"}
+    assert main(typed(tmp_path / "bert", table(tmp_path / "data"), tmp_path / "own", **columns)) == 2
+    assert "unsupported model_type 'bert' (expected one of clip, siglip" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "columns, changes, message",
     [
@@ -220,11 +241,6 @@ def test_captions_make_a_dual_encoder(tmp_path: Path) -> None:
         ({}, {"said": " "}, "1 of 30 rows cannot be used (line 31: no value in column said)"),
         ({"captions": "text"}, {}, "give --question and --answer, or --captions"),
         ({"answer": ""}, {}, "give --question and --answer, or --captions"),
-        (
-            {"question": "", "answer": "", "captions": "text"},
-            {},
-            "captions need a CLIP or SigLIP model",
-        ),
     ],
 )
 def test_what_cannot_be_used_is_said_with_its_place(

@@ -22,7 +22,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--model",
         required=True,
         metavar="PATH_OR_ID",
-        help="folder or hub id of a pretrained vision-language model (with --captions: of a CLIP or SigLIP model)",
+        help="folder or hub id of a pretrained vision-language model (with --captions also of a CLIP or SigLIP model)",
     )
     init.add_argument(
         "--csv",
@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--captions",
         default="",
         metavar="COL",
-        help="column with the text that belongs to the image; replaces --question and --answer",
+        help="column with the report or caption of the image; replaces --question and --answer",
     )
     init.add_argument(
         "--patient",

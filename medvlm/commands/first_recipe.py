@@ -20,6 +20,8 @@ MAX_CHOICES, MIN_EACH = 12, 3
 MAX_TEMPLATES = 20
 """With at most so many different questions, results are listed for each of them."""
 EPOCHS, BATCH = 3, 16
+PAIRED = ("clip", "siglip", "siglip2")
+"""Model types of two towers, which learn from pairs of images and captions. A model that answers is asked for them."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,20 @@ class TableRow:
     patient: str
 
 
-def make_tuning(name: str, found: Known, kind: str, train: int) -> dict[str, Any]:
+def make_recipe(name: str, found: Known, kind: str, columns: TableColumns, train: int) -> dict[str, Any]:
+    """train: number of samples to train on. Raises RecipeError for a model that cannot be trained on these columns."""
+    family = found.config.get("model_type")
+    if columns.captions and family in PAIRED:
+        return make_pairing(name, found, kind, train)
+    if family in kinds("families"):
+        return make_tuning(name, found, train)
+    families = list_some([*PAIRED, *kinds("families")] if columns.captions else kinds("families"))
+    hint = "" if columns.captions or family not in PAIRED else "; to train a CLIP or SigLIP model, use --captions"
+    raise RecipeError(f"{found.model}: unsupported model_type {family!r} (expected one of {families}){hint}")
+
+
+def make_tuning(name: str, found: Known, train: int) -> dict[str, Any]:
     """A recipe for LoRA on the language model of a pretrained vision-language model."""
-    if found.config.get("model_type") not in kinds("families"):
-        raise RecipeError(
-            f"{found.model}: unsupported model_type {found.config.get('model_type')!r} (expected one of"
-            f" {list_some(kinds('families'))}); to train a CLIP or SigLIP model, use --captions"
-        )
     steps = _count_steps(train, BATCH)
     return {
         "name": name,
@@ -81,11 +90,8 @@ def make_tuning(name: str, found: Known, kind: str, train: int) -> dict[str, Any
 def make_pairing(name: str, found: Known, kind: str, train: int) -> dict[str, Any]:
     """A recipe for contrastive training of both towers of a CLIP or SigLIP model."""
     family = str(found.config.get("model_type"))
-    if family not in ("clip", "siglip", "siglip2") or kind != "image":
-        raise RecipeError(
-            f"{found.model}: captions need a CLIP or SigLIP model and pictures; this is a {family!r}, and the table has"
-            f" media of kind {kind!r}"
-        )
+    if kind != "image":
+        raise RecipeError(f"{found.model}: a {family!r} takes pictures, and the table has media of kind {kind!r}")
     where, batch = found.folder or found.model, 64
     length = found.text.get("max_position_embeddings", 77 if family == "clip" else 64)
     steps = _count_steps(train, batch)
@@ -129,6 +135,7 @@ def make_card(
         reader["patient"] = f"{{{columns.patient}}}"
     if columns.captions:
         reader["report"] = f"{{{columns.captions}}}"
+        reader["questions"] = [{"text": "Write the report.", "answer": f"{{{columns.captions}}}", "task": "report"}]
     else:
         question = {"text": f"{{{columns.question}}}", "answer": f"{{{columns.answer}}}"}
         if 1 < len({row.question for row in rows}) <= MAX_TEMPLATES:

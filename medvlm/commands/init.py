@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.archive.tables.records import cell_text, find_fault, format_of, guess_delimiter, records
-from medvlm.commands.first_recipe import SOURCE, TableColumns, TableRow, make_card, make_pairing, make_tuning
+from medvlm.commands.first_recipe import SOURCE, TableColumns, TableRow, make_card, make_recipe
 from medvlm.commands.first_splits import FirstSplits, split_by_image, split_by_patient
 from medvlm.core.cell_values import is_nothing
 from medvlm.core.document import to_yaml
@@ -53,11 +53,7 @@ def init(model: str, table: Path, columns: TableColumns, to: Path) -> list[str]:
     )
     images, splits = found_splits.images, found_splits.splits
     name = _make_name(table.stem)
-    recipe = (
-        make_pairing(name, found, kind, images["train"])
-        if columns.captions
-        else make_tuning(name, found, kind, images["train"])
-    )
+    recipe = make_recipe(name, found, kind, columns, images["train"])
     to.mkdir(parents=True, exist_ok=True)
     recipe["data"] = {SOURCE: {"card": "card.yaml", "root": str(root), "salt_file": str((to / "salt").resolve())}}
     head = f"# Written by medvlm init for {table.name}. Check it and change what does not fit.\n"

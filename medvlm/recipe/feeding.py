@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -50,6 +51,10 @@ def explain_lack(needs: Needs, card: Card, file: str) -> str:
         return ""
     asks = f"the questions of its card are of {_list(content.tasks)}" if content.tasks else "its card has no questions"
     wanted = f"this stage asks only those of {_list(needs.tasks)}" if needs.tasks else "this stage needs some"
+    template = getattr(card.reader, "report", "")
+    if "report" in needs.tasks and isinstance(template, str) and template:
+        line = f"{{text: Write the report., answer: {json.dumps(template)}, task: report}}"
+        return f"{asks}, and {wanted}; to train on its reports, add to the reader in {file}: questions: [{line}]"
     return f"{asks}, and {wanted}; add `questions` to the reader in {file}, change `tasks`, or remove it here"
 
 
