@@ -9,7 +9,7 @@ from functools import cache
 from medvlm.tasks._negation import drop_idioms, split_phrases, starts_anew
 from medvlm.tasks._phrases import TURNS, list_words
 from medvlm.tasks._tokens import Token, prepare_text, scan_tokens
-from medvlm.tasks._words import is_article, write_numbers
+from medvlm.tasks._words import is_article, write_values
 
 _HARD = re.compile(r"[.;!?:\n。؟؛।]")
 _SOFT = re.compile(r"[,،()\[\]{}]|\s-\s")
@@ -64,7 +64,7 @@ def _split_at_turns(tokens: list[Token], is_first: bool) -> list[Clause]:
     kept = [token for at, token in enumerate(tokens) if not _says_nothing(tokens, whole, at, is_first)]
     pieces: list[list[str]] = [[]]
     is_new = [is_first or starts_anew(whole)]
-    plain = drop_idioms(" ".join(write_numbers(kept)))
+    plain = drop_idioms(" ".join(write_values(kept)))
     forms = plain.replace("anything but", "not").split()
     at = 0
     while at < len(forms):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -9,6 +10,7 @@ from medvlm.core.measure import Measure
 from medvlm.core.sample import Truth
 from medvlm.tasks._numbers import DOZENS, LARGE, read_number_words
 from medvlm.tasks._phrases import list_words
+from medvlm.tasks._relations import PAUSE, write_relations
 from medvlm.tasks._tokens import Token, scan_tokens
 
 GROUP = "vqa"
@@ -17,6 +19,7 @@ TITLE = "Questions"
 LONGEST_ANSWER = 2000
 """Characters. A longer text is not read as a short answer: no reader is meant for it, and reading costs time."""
 
+_PAUSE = re.compile(r"[^\w\s]")
 ARTICLES = frozenset({"a", "an", "the"})
 _BEFORE_A_LETTER = list_words(
     "answer blood category choice class component factor family figure genotype grade group haemophilia hemophilia"
@@ -30,13 +33,14 @@ def words(text: str) -> list[str]:
     """Lower-case words and signs, without punctuation and articles.
 
     Numbers are written one way: `2.50`, `two` and `1,024` are `2.5`, `2` and `1024`. Signs and relations that change
-    what is said stay: `ER+`, `< 3 cm`, `-2`, `1:2`. An `a` that is a name is no article: `influenza A`. Text of nothing
-    but articles or of nothing but punctuation keeps them. Each character of a script without blanks is a word.
+    what is said stay: `ER+`, `< 3 cm`, `-2`, `1:2`; `less than 3 cm` is `< 3 cm`. An `a` that is a name is no article:
+    `influenza A`. Text of nothing but articles or of nothing but punctuation keeps them. Each character of a script
+    without blanks is a word.
     """
     tokens = scan_tokens(text)
     forms = [token.form for token in tokens]
     kept = [token for at, token in enumerate(tokens) if not is_article(forms, at) or is_label(tokens, at)]
-    return write_numbers(kept) or list(filter(None, ["".join(text.split())]))
+    return write_values(kept) or list(filter(None, ["".join(text.split())]))
 
 
 def normalise(text: str) -> str:
@@ -61,14 +65,17 @@ def is_label(tokens: Sequence[Token], at: int) -> bool:
     return tokens[at].form == "a" and at + 1 < len(tokens) and tokens[at + 1].gap.lstrip()[:1] in tuple(").:,;")
 
 
-def write_numbers(tokens: Iterable[Token]) -> list[str]:
-    """The forms of the tokens, with numbers in words as digits."""
-    forms, at, written = [token.form for token in tokens], 0, []
+def write_values(tokens: Iterable[Token]) -> list[str]:
+    """The forms of the tokens, with numbers in words as digits, and relations in words as signs."""
+    tokens = list(tokens)
+    forms, at, written = [token.form for token in tokens], 0, list[str]()
     while at < len(forms):
+        if written and _PAUSE.search(tokens[at].gap):
+            written.append(PAUSE)
         number = read_number_words(forms, at)
         written.append(forms[at] if number is None else str(number[0]))
         at = at + 1 if number is None else number[1]
-    return written
+    return write_relations(written)
 
 
 def most_frequent(truths: Sequence[Truth], measure: Measure | None = None) -> str:

@@ -51,6 +51,46 @@ SIGNS: list[Case] = [
     ("!", ("+", "-"), None),
 ]
 
+FROM_3 = ("< 3 cm", "\u2265 3 cm")
+UP_TO_3 = ("\u2264 3", "> 3")
+RELATIONS: list[Case] = [
+    ("less than 3 cm", SIZE, "< 3 cm"),
+    ("It is more than three cm.", SIZE, "> 3 cm"),
+    ("over 3 cm in diameter", SIZE, "> 3 cm"),
+    ("The lesion is smaller than 3cm", SIZE, "< 3 cm"),
+    ("No, less than 3 cm", FROM_3, "< 3 cm"),
+    ("no less than 3 cm", FROM_3, "\u2265 3 cm"),
+    ("at least 3 cm", FROM_3, "\u2265 3 cm"),
+    ("3 cm or more", FROM_3, "\u2265 3 cm"),
+    ("3 cm or larger", FROM_3, "\u2265 3 cm"),
+    ("greater than or equal to 3 cm", FROM_3, "\u2265 3 cm"),
+    ("more than 3 cm", FROM_3, None),
+    ("at most 3", UP_TO_3, "\u2264 3"),
+    ("three or fewer", UP_TO_3, "\u2264 3"),
+    ("not more than 3", UP_TO_3, "\u2264 3"),
+    ("up to 3", UP_TO_3, "\u2264 3"),
+    ("not less than 3 cm", SIZE, None),
+    ("not over 3 cm", SIZE, None),
+    ("more than 2 cm", SIZE, None),
+    ("3 cm or less than that", SIZE, None),
+    ("more or less 3 cm", SIZE, None),
+    ("above 5 cm", ("less than 3 cm", "3 to 5 cm", "more than 5 cm"), "more than 5 cm"),
+    ("< 3 cm", ("less than 3 cm", "3 to 5 cm", "more than 5 cm"), "less than 3 cm"),
+    ("3 cm", ("less than 3 cm", "3 to 5 cm", "more than 5 cm"), None),
+    ("\u00fcber 3 cm", SIZE, "> 3 cm"),
+    ("kleiner als 3 cm", SIZE, "< 3 cm"),
+    ("mindestens 3 cm", FROM_3, "\u2265 3 cm"),
+    ("menos de 3 cm", SIZE, "< 3 cm"),
+    ("m\u00e1s de 3 cm", SIZE, "> 3 cm"),
+    ("no m\u00e1s de 3", UP_TO_3, "\u2264 3"),
+    ("plus de 3 cm", SIZE, "> 3 cm"),
+    ("au moins 3 cm", FROM_3, "\u2265 3 cm"),
+    ("\u5c0f\u4e8e3\u5398\u7c73", ("< 3\u5398\u7c73", "> 3\u5398\u7c73"), "< 3\u5398\u7c73"),
+    ("\u81f3\u5c113", ("\u2265 3", "< 3"), "\u2265 3"),
+    ("3\u5398\u7c73\u4ee5\u4e0a", ("\u2265 3\u5398\u7c73", "< 3\u5398\u7c73"), "\u2265 3\u5398\u7c73"),
+    ("120 over 80", ("> 80", "< 80"), None),
+]
+
 SCRIPTS: list[Case] = [
     ("\u0915\u0940", ("\u0915\u0940", "\u0915\u093e"), "\u0915\u0940"),
     ("\u0939\u093e\u0901", ("\u0939\u093e\u0901", "\u0939\u0948"), "\u0939\u093e\u0901"),
@@ -154,4 +194,4 @@ REPETITION: list[Case] = [
     ("Left. The lesion is on the left.", SIDES, "left"),
 ]
 
-CASES = SIGNS + SCRIPTS + ARTICLES + NEGATION + REPETITION
+CASES = SIGNS + RELATIONS + SCRIPTS + ARTICLES + NEGATION + REPETITION

@@ -12,7 +12,7 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.rewards._compose import Composer
 from medvlm.tasks import choice, open
 from medvlm.tasks._words import normalise
-from tests.tasks.answer_cases import ARTICLES, CASES, NEGATION, REPETITION, SCRIPTS, SIGNS, Case
+from tests.tasks.answer_cases import ARTICLES, CASES, NEGATION, RELATIONS, REPETITION, SCRIPTS, SIGNS, Case
 
 Score = Callable[[str, choice.Truth], float]
 
@@ -46,6 +46,11 @@ def ignores_signs(text: str, truth: choice.Truth) -> float:
     blind = tuple(map(plain, truth.choices))
     said = choice.parse(plain(text), choice.Truth(choices=blind))
     return float(plain(text) == plain(truth.answer) or (said is not None and said == plain(truth.answer)))
+
+
+def reads_whole_phrases_alone(text: str, truth: choice.Truth) -> float:
+    """The bound and not its direction."""
+    return float("3" in text and "3" in truth.answer)
 
 
 def ignores_negation(text: str, truth: choice.Truth) -> float:
@@ -82,6 +87,8 @@ def find_failures(score: Score, cases: list[Case]) -> list[str]:
     [
         *((contains, cases) for cases in (SIGNS, ARTICLES, NEGATION, REPETITION)),
         (ignores_signs, SIGNS),
+        (ignores_signs, RELATIONS),
+        (reads_whole_phrases_alone, RELATIONS),
         (ignores_negation, NEGATION),
         (drops_marks, SCRIPTS),
         (drops_articles, ARTICLES),
@@ -118,6 +125,13 @@ def test_a_faulty_scorer_fails_the_table_of_its_kind(score: Score, cases: list[C
         ("3 mm", "3 cm"),
         ("5", "5%"),
         ("↑", "↓"),
+        ("more than 3", "less than 3"),
+        ("at least 3", "more than 3"),
+        ("below the 7th rib", "above the 7th rib"),
+        ("below the 7th rib", "< 7th rib"),
+        ("no, less than 3", "at least 3"),
+        ("3 or more", "3"),
+        ("über 3 cm", "3 cm"),
         ("2/3", "2-3"),
     ],
 )
@@ -141,6 +155,11 @@ def test_open_answers_that_differ(text: str, truth: str) -> None:
         ("the T2-weighted image", "T2 weighted image"),
         ("**left lung**", "left lung"),
         ("cm²", "cm2"),
+        ("less than 3 cm", "< 3 cm"),
+        ("more than 50%", "over 50 %"),
+        ("3 cm or more", "≥3 cm"),
+        ("greater than or equal to two", ">= 2"),
+        ("mehr als 3 cm", "über 3 cm"),
     ],
 )
 def test_open_answers_that_are_the_same(text: str, truth: str) -> None:
@@ -152,7 +171,15 @@ def test_open_answers_that_are_the_same(text: str, truth: str) -> None:
 
 @pytest.mark.parametrize(
     "choices",
-    [("x-ray", "X ray"), ("lesion", "a lesion"), ("3 cm", "3cm"), ("Left.", "left"), ("2", "two"), ("a", "a")],
+    [
+        ("x-ray", "X ray"),
+        ("lesion", "a lesion"),
+        ("3 cm", "3cm"),
+        ("Left.", "left"),
+        ("2", "two"),
+        ("a", "a"),
+        ("over 3", "> 3"),
+    ],
 )
 def test_choices_that_read_alike_are_refused_with_both_names(choices: tuple[str, str]) -> None:
     truth = choice.Truth(choices[0], choices)
