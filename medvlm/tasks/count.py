@@ -140,23 +140,48 @@ def is_unreadable(answer: str, truth: Truth) -> float:
     return float(parse(answer) is None)
 
 
+_HALF = 1 << 15
+"""Counts have at most nine digits. Products of their halves stay exact in sums over millions of questions."""
+
+
 def moments(answer: str, truth: Truth) -> tuple[float, ...]:
-    """(1, x, y, xx, yy, xy) of the found x and the true y: their sums over questions give the correlation."""
-    x, y = float(parse(answer) or 0), float(truth.count)
-    return 1.0, x, y, x * x, y * y, x * y
+    """What the correlation of the found x and the true y needs, as sums over questions: 1, the upper and the lower half
+    of x and of y, and the products of those halves for xx, yy and xy."""
+    x, y = divmod(parse(answer) or 0, _HALF), divmod(truth.count, _HALF)
+    products = [*_multiply_halves(x, x), *_multiply_halves(y, y), *_multiply_halves(x, y)]
+    return tuple(map(float, (1, *x, *y, *products)))
+
+
+def _multiply_halves(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int, int]:
+    return a[0] * b[0], a[0] * b[1] + a[1] * b[0], a[1] * b[1]
 
 
 def correlation(totals_RK: np.ndarray) -> np.ndarray:
-    """Pearson's r from sums of `moments`, [R, 6] -> [R]; 0 where either side is constant: a constant tells nothing
+    """Pearson's r from sums of `moments`, [R, K] -> [R]; 0 where either side is constant: a constant tells nothing
     apart."""
     import numpy as np
 
-    n, x, y, xx, yy, xy = np.asarray(totals_RK, dtype=np.float64).T
-    spread_x, spread_y = n * xx - x * x, n * yy - y * y
-    # Sums of squares are exact below 2^53; above, what is left of a constant's spread is rounding.
-    varies = (spread_x > 1e-12 * n * xx) & (spread_y > 1e-12 * n * yy)
-    r = (n * xy - x * y) / np.sqrt(np.where(varies, spread_x * spread_y, 1.0))
+    totals_RK = np.asarray(totals_RK, dtype=np.float64)
+    n, x, y, xx, yy, xy = _join_halves(totals_RK)
+    spread_x, spread_y, shared = n * xx - x * x, n * yy - y * y, n * xy - x * y
+    large = n * np.maximum(xx, yy) >= 1 << 53
+    if large.any():  # not exact in floating point, where what is left of a constant's spread is rounding
+        n, x, y, xx, yy, xy = _join_halves(np.vectorize(int, otypes=[object])(totals_RK[large]))
+        exact = n * xx - x * x, n * yy - y * y, n * xy - x * y
+        spread_x[large], spread_y[large], shared[large] = (values.astype(np.float64) for values in exact)
+    varies = (spread_x > 0) & (spread_y > 0)
+    r = shared / np.sqrt(np.where(varies, spread_x * spread_y, 1.0))
     return np.where(varies, np.clip(r, -1, 1), 0.0)
+
+
+def _join_halves(totals_RK: np.ndarray) -> list[np.ndarray]:
+    """Sums of 1, x, y, xx, yy and xy."""
+    n, x1, x0, y1, y0, *products = totals_RK.T
+    squares = [
+        upper * _HALF**2 + mixed * _HALF + lower
+        for upper, mixed, lower in (products[0:3], products[3:6], products[6:9])
+    ]
+    return [n, x1 * _HALF + x0, y1 * _HALF + y0, *squares]
 
 
 def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> str:

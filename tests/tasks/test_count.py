@@ -7,7 +7,7 @@ from statistics import mean
 import numpy as np
 import pytest
 
-from medvlm.metrics.bootstrap import value
+from medvlm.metrics.bootstrap import resample, value
 from medvlm.tasks.count import (
     Truth,
     best_constant,
@@ -68,6 +68,19 @@ def test_the_correlation_is_that_of_the_standard_library() -> None:
     found = [max(0, n + rng.randint(-8, 8)) for n in true]
     items = np.array([moments(str(x), Truth(count=n)) for x, n in zip(found, true, strict=True)])
     assert value(items, correlation) == pytest.approx(pearson(found, true))
+
+
+@pytest.mark.parametrize("size", [10, 10**4, 10**6, 10**7, 10**8, 999_999_900])
+@pytest.mark.parametrize("spread", [1, 3, 50])
+def test_the_correlation_of_large_counts_that_differ_little_is_right(size: int, spread: int) -> None:
+    rng = random.Random(size + spread)
+    true = [size + rng.randint(0, spread) for _ in range(300)]
+    found = [n + rng.randint(0, spread) for n in true]
+    items = np.array([moments(str(x), Truth(count=n)) for x, n in zip(found, true, strict=True)])
+    expected = pearson([x - size for x in found], [n - size for n in true])
+    assert value(items, correlation) == pytest.approx(expected, abs=1e-12)
+    draws = resample(items, range(300), correlation, resamples=5)
+    assert (draws > 0.3).all() and len(set(draws.tolist())) == 5
 
 
 @pytest.mark.parametrize("constant", ["7", "999999999", "many"])
