@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medvlm.core.ask import Ask, Files
+from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Sample, Truth
 from medvlm.data.dialogue import join_turns
 from medvlm.data.prepare import Prepare, Seen
 from medvlm.io.images import encode_png
-from medvlm.models.generate import find_end_ids, generate
+from medvlm.models.generate import find_end_ids, generate, is_cut
 from medvlm.models.parts import evaluating
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class AnsweringModel(AssembledModel):
     """A model that answers in text."""
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
-        """Greedy answers, in batches in the given order. Sorting by length would save padding, but then the rows of a
+        """Greedy answers, in batches in the given order, as CutAnswer if they did not end. Sorting by length would save padding, but then the rows of a
         batch, and with them rounding errors, would depend on the other questions."""
         texts: list[str] = []
         for at in range(0, len(asks), BATCH):
@@ -104,7 +104,11 @@ class AnsweringModel(AssembledModel):
         ends = find_end_ids(self.model, self.tokenizer)
         with evaluating(self.model):
             ids = generate(self.model, batch, max_new_tokens=self.max_new_tokens, end_ids=ends)
-        return [str(self.tokenizer.decode(i, skip_special_tokens=True)).strip() for i in ids]
+        texts = [str(self.tokenizer.decode(i, skip_special_tokens=True)).strip() for i in ids]
+        return [
+            CutAnswer(text) if is_cut(answer, self.max_new_tokens, ends) else text
+            for text, answer in zip(texts, ids, strict=True)
+        ]
 
 
 def find(opened: Iterable[Any], need: str) -> Any | None:

@@ -11,13 +11,14 @@ import torch
 from torch.nn.functional import normalize
 
 from medvlm.compositions._opened import Opened
-from medvlm.core.ask import Ask, Files
+from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Sample
 from medvlm.core.weights import open_stock
 from medvlm.data.dialogue import fill_template
 from medvlm.data.views import Views, make_pictures
 from medvlm.io.images import decode
+from medvlm.models.generate import is_cut, list_end_ids
 
 OWN = Views(percentiles=(0.5, 99.5))
 """How media with more than 8 bits are shown if nothing is known about their range."""
@@ -67,7 +68,10 @@ class StockAnswering(Opened):
         ).to(self.model.device, self.model.dtype)
         with torch.no_grad():
             out = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens)
-        return str(self.processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
+        ids = out[0, inputs["input_ids"].shape[1] :].tolist()
+        text = str(self.processor.decode(ids, skip_special_tokens=True)).strip()
+        ends = list_end_ids(self.model.generation_config, self.processor.tokenizer)
+        return CutAnswer(text) if is_cut(ids, self.max_new_tokens, ends) else text
 
 
 class StockTower(Opened):

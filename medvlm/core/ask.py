@@ -21,3 +21,7 @@ class Ask:
     question: Question
     shows: Literal["media", "none"] = "media"
     media_of: tuple[Sample, Files] | None = None
+
+
+class CutAnswer(str):
+    """The beginning of an answer that was cut at the maximum length. It is shown, and scored as no answer."""

@@ -79,6 +79,8 @@ def evaluate(
         left_out |= {f"{config.kind}: {reason}": count for reason, count in asked.left_out.items()}
     for reason, count in left_out.items():
         say(f"{dataset}:{split}: {count} questions are left out of {reason}")
+    if cut := sum("answer" in record.get("cut", ()) for of_kind in records.values() for record in of_kind):
+        say(f"{dataset}:{split}: {cut} answers did not end within evaluate.max_new_tokens; they count as no answer")
     if not any(records.values()):
         return _report_nothing(f"{dataset}:{split}", known, models, shards, places, say)
     settings = {

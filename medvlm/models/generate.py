@@ -95,9 +95,18 @@ def mask_image_token(logits: torch.Tensor, image_token_id: int) -> torch.Tensor:
 
 def find_end_ids(model: Answering, tokenizer: Any) -> list[int]:
     """Tokens that end an answer: that of the tokenizer, and those in the generation config of the language model."""
-    declared = getattr(model.language.generation_config, "eos_token_id", None)
+    return list_end_ids(model.language.generation_config, tokenizer)
+
+
+def list_end_ids(generation_config: Any, tokenizer: Any) -> list[int]:
+    declared = getattr(generation_config, "eos_token_id", None)
     declared = declared if isinstance(declared, list) else [declared]
     return sorted({i for i in [tokenizer.eos_token_id, *declared] if i is not None})
+
+
+def is_cut(ids: Sequence[int], max_new_tokens: int, end_ids: Sequence[int]) -> bool:
+    """Whether an answer ended at the limit and not with an end token."""
+    return len(ids) >= max_new_tokens and ids[-1] not in end_ids
 
 
 def _make_cache(model: Answering) -> tuple[Any, dict[str, Any]]:

@@ -119,7 +119,8 @@ class Evaluate(Config):
     samples: int = Field(0, ge=0)
     """At most this many samples of a split; 0: all."""
     max_new_tokens: int = Field(64, gt=0)
-    """Length at which an answer is cut off. A box has about twelve tokens."""
+    """Length at which an answer is cut off. One that has not ended by then counts as no answer. A box has about twelve
+    tokens."""
     bootstrap: int = Field(1000, gt=0)
     """Number of bootstrap resamples per confidence interval."""
 

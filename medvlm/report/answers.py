@@ -20,6 +20,7 @@ SHOWN = 24
 """Number of images over all data sets. It keeps the page below a few megabytes."""
 LONG = 400
 """Number of characters of an answer that are shown. The page says how many are cut off."""
+CUT = "cut at evaluate.max_new_tokens, so it counts as no answer"
 WITHOUT = {"blind": "without the image", "shuffled": "with another image", "majority": "majority answer"}
 
 
@@ -135,6 +136,7 @@ def _make_question(answer: Record) -> Html:
     pairs = [
         tag("dt", "answer"),
         tag("dd", _cut(drawing.answer or answer.get("answer"))),
+        *([tag("dd", CUT, class_="muted")] if "answer" in (answer.get("cut") or ()) else []),
         tag("dt", "truth"),
         tag("dd", _cut(drawing.truth)),
         *([tag("dd", drawing.aside, class_="muted")] if drawing.answer and drawing.aside else []),

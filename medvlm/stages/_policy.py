@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from medvlm.core.sample import Batch, Question, Sample
-from medvlm.models.generate import find_end_ids, mask_image_token
+from medvlm.models.generate import find_end_ids, is_cut, mask_image_token
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import log_probability
 from medvlm.rollouts._contract import Parts, Prompt
@@ -57,7 +57,7 @@ class Policy:
 
     def is_cut(self, ids: Sequence[int], max_new_tokens: int) -> bool:
         """Whether an answer ended at the limit and not with an end token."""
-        return len(ids) >= max_new_tokens and ids[-1] not in find_end_ids(self.model, self.setup.tokenizer)
+        return is_cut(ids, max_new_tokens, find_end_ids(self.model, self.setup.tokenizer))
 
     def compute_log_probability(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """[L], for each answer token. model: the policy as wrapped by the engine. batch: on the policy's device."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medvlm.core.ask import CutAnswer
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.protocols import Row, Split
 from medvlm.core.run import RunFolder
@@ -307,6 +308,29 @@ def test_an_answerer_of_garbage_scores_nothing(shards: ShardSet, tmp_path: Path,
     )
     assert rows["count unreadable"]["value"] == rows["boxes unreadable"]["value"] == 1
     assert rows["count mae"]["value"] >= rows["count mae"]["baselines"]["majority"]
+
+
+def test_a_right_answer_that_was_cut_counts_as_none_for_every_task(shards: ShardSet, tmp_path: Path) -> None:
+    """What is cut may go on to say the opposite. It is kept as it is, and scored the same when it is scored again."""
+
+    class Cut(Noisy):
+        def _answer(self, ask: Any) -> str:
+            return CutAnswer(super()._answer(ask))
+
+    said: list[str] = []
+    rewards = {"choice": 0.8, "count": 0.8, "format": 0.2}
+    kept = run_it(Cut(), shards, tmp_path, limit=20, rewards=rewards, say=said.append)
+    rows = {f"{row['task']} {row['metric']}": row for row in kept}
+    for name in ("vqa accuracy", "vqa f1_open", "boxes mean_iou", "count exact", "reward total"):
+        assert rows[name]["value"] == 0 and rows[name]["baselines"]["blind"] == 0, name
+        assert rows[name]["baselines"]["majority"] > 0, "the constant is not the model's"
+    assert rows["count unreadable"]["value"] == rows["boxes unreadable"]["value"] == 1
+    records = [json.loads(line) for line in (tmp_path / "evaluate" / "answers.jsonl").read_text().splitlines()]
+    assert all(r["cut"] == ["answer", "blind", "shuffled"] and r["score"] == 0 and r["answer"] for r in records)
+    assert said == [
+        f"toy:test: {len(records)} answers did not end within evaluate.max_new_tokens; they count as no answer"
+    ]
+    assert rescore(tmp_path / "evaluate") == kept
 
 
 def test_splits_are_collected_and_replaced(shards: ShardSet, tmp_path: Path) -> None:

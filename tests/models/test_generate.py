@@ -12,7 +12,7 @@ from torch import nn
 
 from medvlm.core.sample import Batch
 from medvlm.data.dialogue import TokenSequence
-from medvlm.models.generate import find_end_ids, generate, mask_image_token
+from medvlm.models.generate import find_end_ids, generate, is_cut, mask_image_token
 from medvlm.models.vlm import VLM
 from tests.models.tiny import END_ID, IMAGE_ID, PAD_ID, WINDOWED, batch_of, document, language, spread, vlm
 
@@ -162,3 +162,10 @@ def test_an_answer_ends_at_the_tokenizers_end_and_at_those_the_model_declares() 
     assert find_end_ids(model, Tokenizer()) == [5, 8, 9]
     model.language.generation_config.eos_token_id = None  # type: ignore[union-attr]
     assert find_end_ids(model, Tokenizer()) == [5]
+
+
+@pytest.mark.parametrize(
+    ("ids", "cut"), [([5, 6, 7], True), ([5, 6, 2], False), ([5, 2], False), ([5, 6], False), ([5, 6, 3], False)]
+)
+def test_an_answer_is_cut_where_it_is_as_long_as_it_may_be_and_has_no_end(ids: list[int], cut: bool) -> None:
+    assert is_cut(ids, 3, [2, 3]) == cut

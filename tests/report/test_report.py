@@ -277,6 +277,13 @@ def test_an_answer_that_runs_on_is_cut_and_said(run, parse):
     assert "and 1,600 more characters" in find_section(parse(write_report(run)), "answers").words()
 
 
+def test_an_answer_that_was_cut_when_it_was_generated_is_said_to_count_as_none(run, parse):
+    first = json.loads(run.answers.read_text().splitlines()[0])
+    run.answers.write_text(json.dumps({**first, "cut": ["answer", "blind"]}) + "\n")
+    shown = find_section(parse(write_report(run)), "answers").words()
+    assert "cut at evaluate.max_new_tokens, so it counts as no answer" in shown
+
+
 def test_a_thumb_outside_of_the_run_is_not_read(run, tmp_path, parse):
     first = json.loads(run.answers.read_text().splitlines()[0])
     secret = tmp_path / "secret.png"

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from medvlm.core.ask import Ask, Files
+from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.measure import Measure
 from medvlm.core.protocols import Asked, Record, Row, Split
 from medvlm.core.sample import Question, Sample, Truth, truth_from_json
@@ -64,6 +64,7 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
                 "cluster": clusters.setdefault(each.sample.patient or f"sample {key}", len(clusters)),
                 **_describe(each, model),
                 **{who: answers[number] for who, answers in answers_of.items()},
+                **_name_cut({who: answers[number] for who, answers in answers_of.items()}),
                 "majority": majority.answer(each.question) if majority else None,
                 "constants": majority.list_others(each.question) if majority else {},
                 "thumb": f"{split.gallery.name}/{key}.png" if key in shown and each.sample.media else None,
@@ -86,6 +87,12 @@ def _answer(
     return {"answer": answers, BLIND: blind, SHUFFLED: _answer_shuffled(say, chunk)}
 
 
+def _name_cut(answers: Mapping[str, Any]) -> Record:
+    """`cut` of a record: whose answers were cut at the limit. They are shown, and count as none."""
+    cut = [who for who, answer in answers.items() if isinstance(answer, CutAnswer)]
+    return {"cut": cut} if cut else {}
+
+
 def _describe(ask: Ask, model: Asked) -> Record:
     truth = ask.question.truth
     is_placed = find_task(truth.task).has_coordinates(truth)
@@ -101,9 +108,10 @@ def _describe(ask: Ask, model: Asked) -> Record:
 def _judge(record: Record, composer: Composer | None) -> Record:
     truth = truth_from_json(record["truth"])
     judged = composer is not None and composer.applies(truth)
-    rewards: dict[str, Any] = composer.score(record["answer"], truth)[1] if composer and judged else {}
+    said = "" if "answer" in record.get("cut", ()) else record["answer"]
+    rewards: dict[str, Any] = composer.score(said, truth)[1] if composer and judged else {}
     score = find_task(truth.task).score
-    return {"score": score(record["answer"], truth) if score else None, "rewards": rewards}
+    return {"score": score(said, truth) if score else None, "rewards": rewards}
 
 
 def _list_asks(
@@ -165,8 +173,10 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
 
 
 def _list_said(who: str, record: Record, metric: str) -> Sequence[Any]:
-    """The answer, as a sequence of one; for the majority baseline, the best constant for this metric. Empty if the
-    baseline could not be asked."""
+    """The answer, as a sequence of one; for the majority baseline, the best constant for this metric; "" for one that
+    was cut. Empty if the baseline could not be asked."""
+    if who in record.get("cut", ()):
+        return ("",)
     constants: dict[str, Any] = record.get("constants") or {} if who == MAJORITY else {}
     said = constants.get(metric, record.get(who))
     return () if said is None else (said,)
