@@ -82,8 +82,8 @@ class AnsweringModel(AssembledModel):
     """A model that answers in text."""
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
-        """Greedy answers, in batches in the given order, as CutAnswer if they did not end. Sorting by length would save padding, but then the rows of a
-        batch, and with them rounding errors, would depend on the other questions."""
+        """Greedy answers, in batches in the given order, as CutAnswer if they did not end. Sorting by length would save
+        padding, but then the rows of a batch, and with them rounding errors, would depend on the other questions."""
         texts: list[str] = []
         for at in range(0, len(asks), BATCH):
             texts += self._answer(asks[at : at + BATCH])
