@@ -11,11 +11,16 @@ from medvlm.core.tasks import LabelledBox
 
 
 def check_boxes(boxes: Sequence[Box], media: Sequence[Medium]) -> None:
-    """Raises DataError for a box that is empty or reaches beyond the first medium."""
+    """Raises DataError for a box that is empty, reaches beyond the first medium, or is smaller than a pixel."""
     height, width = media[0].size[-2:] if media else (0, 0)
     for x1, y1, x2, y2 in boxes:
         if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
             raise DataError(f"a box is empty or reaches beyond the image of {width} x {height} pixels")
+        if x2 - x1 < 1 and y2 - y1 < 1:
+            raise DataError(
+                "a box is smaller than a pixel: boxes are in pixels of the image; if these are shares of it (0 to 1),"
+                " multiply them by its width and height"
+            )
 
 
 def follow_boxes(boxes: tuple[Box, ...], canvas: Canvas) -> tuple[Box, ...]:

@@ -23,6 +23,7 @@ _NUMBER = re.compile(
 )
 _SPACED = re.compile(r"[^\W\d_\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 """A letter of a script with blanks between words: a digit that touches one is part of a name, as in T2."""
+_EACH = re.compile(r"\b(?:each|every|apiece|cada|jeweils|chaque|ciascuno|ciascuna)\b|[每各]")
 _AS_PART = list_words(
     f"point half halves third thirds quarter quarters percent per-cent per fold times {UNITS.replace('|', ' ')}"
 )
@@ -34,8 +35,8 @@ def read_count(text: str) -> int | None:
 
     Read: digits (also `1,024`, `3.0` and those of other scripts), English number words (`twenty-one`, `two dozen`),
     Chinese numerals, and words that there is none (`no cells`, `none`). Not read: ranges, fractions, signed numbers,
-    percentages, lengths, bounds (`more than 3`, `> 3`, `3+`), what is denied (`not 3`), digits that touch letters
-    (`T2`, `3cm`), numbers of more than nine digits.
+    percentages, lengths, bounds (`more than 3`, `> 3`, `3+`), parts of a total (`one on each side`), what is denied
+    (`not 3`), digits that touch letters (`T2`, `3cm`), numbers of more than nine digits.
     """
     if len(text) > LONGEST_ANSWER:
         return None
@@ -48,6 +49,8 @@ def read_count(text: str) -> int | None:
         if found is not None and not re.search(r"\w", plain[last_end:start]) and plain[start:end] == last:
             return None  # the same again and again
         found, last_end, last = number, end, plain[start:end]
+    if found and _EACH.search(plain):  # of how many, it does not say
+        return None
     return found if found is not None else _read_nothing(plain)
 
 

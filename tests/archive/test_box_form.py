@@ -12,6 +12,8 @@ from medvlm.archive.box_form import BoxSurvey
 from medvlm.archive.readers import coco, table, voc
 from medvlm.core.contracts import LeftOut, RawSample
 from medvlm.core.errors import DataError
+from medvlm.core.sample import Medium, make_truth
+from medvlm.core.tasks import find_task
 from medvlm.io.images import encode_png
 
 HEIGHT, WIDTH = 48, 64
@@ -208,3 +210,18 @@ def test_readers_count_boxes_that_may_be_hundredths(tmp_path, reader, side, monk
     doubts = [item for item in found if isinstance(item, LeftOut) and "none reaches beyond 100" in item.reason]
     assert [item.count for item in doubts] == ([25] if side == 400 else [])
     assert sum(isinstance(item, RawSample) for item in found) == 25
+
+
+@pytest.mark.parametrize("task", ["boxes", "count"])
+@pytest.mark.parametrize(
+    ("box", "is_right"),
+    [((0.1, 0.2, 0.5, 0.6), False), ((0.0, 0.0, 0.9, 0.9), False), ((3.1, 4, 3.9, 4.9), False), ((3, 4, 3.5, 9), True)],
+)
+def test_boxes_of_answers_that_are_shares_of_the_image_are_refused(task, box, is_right):
+    truth = make_truth("boxes", boxes=(box,)) if task == "boxes" else make_truth("count", count=1, boxes=(box,))
+    media = (Medium("film", "0.png", (HEIGHT, WIDTH)),)
+    if is_right:
+        find_task(task).check(truth, media)
+        return
+    with pytest.raises(DataError, match=r"smaller than a pixel.*multiply them by its width and height"):
+        find_task(task).check(truth, media)

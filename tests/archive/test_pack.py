@@ -13,10 +13,13 @@ from PIL import Image
 
 from medvlm.archive.packing import pack as packing
 from medvlm.archive.packing.pack import card_hash, pack, pack_once, read_receipt
+from medvlm.archive.packing.stored import make_stored
 from medvlm.archive.packing.target import target_of
 from medvlm.cli import main
 from medvlm.core.card import Card, load_card
+from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.sample import Sample
 from medvlm.io.images import decode, encode_npy, encode_png
 from medvlm.io.opening import open_shards
 
@@ -229,6 +232,27 @@ def test_a_column_of_the_archive_can_name_the_splits(tmp_path):
     by_column = card(splits={"by": "column"}, reader={"patient": ""})
     receipt = pack(by_column, archive(tmp_path / "raw"), tmp_path / "out")
     assert receipt.samples == {"a": 15, "b": 15}
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("Train", "train"),
+        ("TEST", "test"),
+        ("validation", "val"),
+        ("training", "train"),
+        ("dev", "val"),
+    ],
+)
+def test_a_split_under_another_name_is_refused_and_not_left_unused(written, meant):
+    with pytest.raises(DataError, match=f"another word for {meant}, which recipes would not find") as refusal:
+        make_stored(RawSample(Sample("a", "", written), {}), card(splits={"by": "column"}))
+    assert f"{{COLUMN: {{{written}: {meant}}}}}" in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["train", "val", "test", "a", "fold0", "external"])
+def test_other_splits_keep_their_name(name):
+    assert make_stored(RawSample(Sample("a", "", name), {}), card(splits={"by": "column"})).facts.split == name
 
 
 def test_an_official_split_that_tears_patients_apart_is_refused(tmp_path):

@@ -460,3 +460,25 @@ def test_labels_of_several_columns_may_be_missing(tmp_path):
 def test_a_question_has_an_answer_or_labels(more):
     with pytest.raises(ValueError, match="expected either `answer` or `labels`"):
         Config.model_validate({"kind": "table", "file": "t.csv", "key": "{id}", "questions": [{"text": "?", **more}]})
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_noticed"),
+    [
+        ("yes (probable)", True),
+        ("Yes, small", True),
+        ("not seen", True),
+        ("left lung", False),
+        ("yes", False),
+        ("", False),
+    ],
+)
+def test_an_answer_that_names_a_choice_in_other_words_is_counted(tmp_path, answer, is_noticed):
+    """It is asked as an open question, beside which `yes` of other rows is a choice."""
+    question = {"text": "Is it there?", "answer": "{a}", "choices": ["yes", "no"]}
+    (tmp_path / "0.png").write_bytes(encode_png(np.zeros((4, 4), np.uint8)))
+    (tmp_path / "t.csv").write_text(f'f,a\n0.png,"{answer}"\n')
+    settings = {"kind": "table", "file": "t.csv", "media": [{"file": "{f}", "kind": "film"}], "questions": [question]}
+    found = [each for each in read(Config.model_validate(settings), tmp_path) if isinstance(each, RawSample)]
+    counted = [why for each in found for why in each.left_out if "names one of its choices in other words" in why]
+    assert len(counted) == is_noticed

@@ -29,6 +29,18 @@ MAX_FILE_BYTES = 1 << 30
 """Larger files are refused."""
 AFFINES_DIFFER_MM = 0.1
 """Tolerance for equal affines. Files store them in single precision, or as a quaternion."""
+_SPLITS = ("train", "val", "test")
+_SPLITS_BY_ANY_NAME = {split: split for split in _SPLITS} | {
+    "training": "train",
+    "trn": "train",
+    "tr": "train",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "dev": "val",
+    "testing": "test",
+    "tst": "test",
+}
 NO_REPORT = "sample without a report"
 COLOURS = 3
 MISREAD = "sample whose text looks like UTF-8 that was read as Windows-1252 (\u00c3\u00a4 for \u00e4): stored as it is"
@@ -220,6 +232,11 @@ def _choose_split(sample: Sample, images: tuple[str, ...], card: Card) -> str:
     if by == "column" and not (sample.split.isascii() and sample.split.isalnum()):
         raise DataError("has no split (letters and digits), but the card splits by a column (splits.by, reader.split)")
     if by == "column":
+        if sample.split not in _SPLITS and (meant := _SPLITS_BY_ANY_NAME.get(sample.split.lower())):
+            raise DataError(
+                f"its split is another word for {meant}, which recipes would not find; rename it in the card"
+                f" (reader.rename: {{COLUMN: {{{sample.split}: {meant}}}}})"
+            )
         return sample.split
     if by == "patient":
         return split_of(hash_name(sample.patient, card.splits.salt, "patient"), card.splits)

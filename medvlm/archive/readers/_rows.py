@@ -131,7 +131,7 @@ def make_sample(
 ) -> tuple[RawSample, Counter[str]]:
     """The sample of some rows, and how often which question could not be asked. Raises DataError for rows that
     disagree."""
-    asked = [(each.template, make_question(each, row, key)) for _, _, row in rows for each in config.questions]
+    asked = [(each, make_question(each, row, key)) for _, _, row in rows for each in config.questions]
     sample = Sample(
         key=key,
         source="",
@@ -145,7 +145,20 @@ def make_sample(
             name: value for name, template in config.groups.items() if (value := find_common(template, rows, name))
         },
     )
-    return RawSample(sample, files, where), Counter(template for template, question in asked if not question)
+    left_out = Counter(
+        f"answer to {each.template} that names one of its choices in other words, kept as another task"
+        for each, question in asked
+        if question and _names_choice(each, question.truth)
+    )
+    return RawSample(sample, files, where, left_out), Counter(each.template for each, question in asked if not question)
+
+
+def _names_choice(asked: TableQuestion, truth: Truth) -> bool:
+    """Whether an answer that is none of the choices would be read as one of them: `yes (probable)`."""
+    if not asked.choices or truth.task == "choice":
+        return False
+    choices = tuple(choice.lower() if asked.lower else choice for choice in asked.choices)
+    return find_task("choice").parse(truth.answer, make_truth("choice", choices[0], choices=choices)) is not None
 
 
 def make_question(asked: TableQuestion, row: Row, key: str) -> Question | None:
