@@ -222,6 +222,14 @@ def check_choices(choices: tuple[str, ...]) -> tuple[str, ...]:
     return choices
 
 
+def is_outside_choices(truth: sample.Truth, choices: tuple[str, ...]) -> bool:
+    """Whether it is no choice, although task `choice` reads one of the choices in its answer: `yes (probable)`."""
+    choice = sample.make_truth("choice", choices=choices)
+    return (
+        bool(choices) and truth.task != choice.task and find_task(choice.task).parse(truth.answer, choice) is not None
+    )
+
+
 def _check_card_choices(choices: tuple[str, ...]) -> tuple[str, ...]:
     try:
         return check_choices(choices)

@@ -77,10 +77,7 @@ def evaluate(
         asked = Split(shards, places, fitted_on, own, rewards or {}, seed, out.answers.parent / "gallery", progress)
         records[config.kind] = list(protocol.ask(config, model, asked))
         left_out |= {f"{config.kind}: {reason}": count for reason, count in asked.left_out.items()}
-    for reason, count in left_out.items():
-        say(f"{dataset}:{split}: {count} questions are left out of {reason}")
-    if cut := sum("answer" in record.get("cut", ()) for of_kind in records.values() for record in of_kind):
-        say(f"{dataset}:{split}: {cut} answers did not end within evaluate.max_new_tokens; they count as no answer")
+    _say_what_is_missing(f"{dataset}:{split}", left_out, records, say)
     if not any(records.values()):
         return _report_nothing(f"{dataset}:{split}", known, models, shards, places, say)
     settings = {
@@ -99,6 +96,15 @@ def evaluate(
     }
     rows = save(out, settings, records)
     return [row for row in rows if row["dataset"] == dataset and row["split"] == split]
+
+
+def _say_what_is_missing(
+    where: str, left_out: Record, records: Mapping[str, Sequence[Record]], say: Callable[[str], None]
+) -> None:
+    for reason, count in left_out.items():
+        say(f"{where}: {count} questions are left out of {reason}")
+    if cut := sum("answer" in record.get("cut", ()) for of_kind in records.values() for record in of_kind):
+        say(f"{where}: {cut} answers did not end within evaluate.max_new_tokens; they count as no answer")
 
 
 def _report_nothing(

@@ -52,8 +52,9 @@ def explain_lack(needs: Needs, card: Card, file: str) -> str:
     asks = f"the questions of its card are of {_list(content.tasks)}" if content.tasks else "its card has no questions"
     wanted = f"this stage asks only those of {_list(needs.tasks)}" if needs.tasks else "this stage needs some"
     template = getattr(card.reader, "report", "")
-    if "report" in needs.tasks and isinstance(template, str) and template:
-        line = f"{{text: Write the report., answer: {json.dumps(template)}, task: report}}"
+    free = [task for task in needs.tasks if not is_scored_task(task)]
+    if free and isinstance(template, str) and template:
+        line = f"{{text: Write the report., answer: {json.dumps(template)}, task: {free[0]}}}"
         return f"{asks}, and {wanted}; to train on its reports, add to the reader in {file}: questions: [{line}]"
     return f"{asks}, and {wanted}; add `questions` to the reader in {file}, change `tasks`, or remove it here"
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from medvlm.archive.tables.card_words import CardWords, find_choice
+from medvlm.archive.tables.card_words import OTHER_WORDS, CardWords, find_choice
 from medvlm.archive.tables.columns import Columns, MoreColumns, Prior, Row, columns_in, fill, with_prior
 from medvlm.archive.tables.records import NAMES_FIRST, Format, cell_text, find_fault, guess_delimiter, word_for
 from medvlm.archive.tables.split_files import SPLIT, Files
@@ -25,7 +25,7 @@ from medvlm.core.content import Offer
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Medium, Question, Sample, Truth, make_truth
-from medvlm.core.tasks import CardTask, Choices, find_task, read_truth
+from medvlm.core.tasks import CardTask, Choices, find_task, is_outside_choices, read_truth
 
 Numbered = tuple[str, int, Row]
 """File, number of the line or record, and what stands there."""
@@ -145,20 +145,9 @@ def make_sample(
             name: value for name, template in config.groups.items() if (value := find_common(template, rows, name))
         },
     )
-    left_out = Counter(
-        f"answer to {each.template} that names one of its choices in other words, kept as another task"
-        for each, question in asked
-        if question and _names_choice(each, question.truth)
-    )
+    outside = [each for each, question in asked if question and is_outside_choices(question.truth, each.choices)]
+    left_out = Counter(OTHER_WORDS.format(each.template) for each in outside)
     return RawSample(sample, files, where, left_out), Counter(each.template for each, question in asked if not question)
-
-
-def _names_choice(asked: TableQuestion, truth: Truth) -> bool:
-    """Whether an answer that is none of the choices would be read as one of them: `yes (probable)`."""
-    if not asked.choices or truth.task == "choice":
-        return False
-    choices = tuple(choice.lower() if asked.lower else choice for choice in asked.choices)
-    return find_task("choice").parse(truth.answer, make_truth("choice", choices[0], choices=choices)) is not None
 
 
 def make_question(asked: TableQuestion, row: Row, key: str) -> Question | None:

@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from medvlm.archive.tables.columns import Row
 from medvlm.core.cell_values import as_whole
 
+OTHER_WORDS = "answer to {} that names one of its choices in other words, kept as another task"
+"""For counting; the braces are the template of the question."""
+
 
 class CardWords:
     """The words of cells that a card names. Numbers match in any form: 1 and 1.0. values: words for nothing (NA, None)
