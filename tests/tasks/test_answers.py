@@ -215,5 +215,7 @@ def test_init_refuses_answers_that_read_alike() -> None:
 
     make = next(getattr(first_recipe, name) for name in dir(first_recipe) if name.endswith("_answers"))
     with pytest.raises((DataError, RecipeError), match="'x ray' and 'x-ray' read alike"):
-        make([SimpleNamespace(answer=answer) for answer in ["x-ray", "x ray"] * 20])
-    assert make([SimpleNamespace(answer=answer) for answer in ["ER+", "ER-"] * 20]) == {"choices": ["ER+", "ER-"]}
+        make([SimpleNamespace(answer=answer, question="Which?") for answer in ["x-ray", "x ray"] * 20])
+    assert make([SimpleNamespace(answer=answer, question="Which?") for answer in ["ER+", "ER-"] * 20]) == {
+        "choices": ["ER+", "ER-"]
+    }
