@@ -5,22 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from medvlm.commands.arguments import make_parser
 from medvlm.core.errors import UserError
 from medvlm.core.output import survive_readers
 from medvlm.core.quiet import silence_libraries
-from medvlm.train.stopping import Preempted, raise_on_signal
+from medvlm.train.stopping import OF_SCHEDULERS, Preempted, Wish, raise_on_signal
 
 EXIT_DONE, EXIT_USER, EXIT_PREEMPTED, EXIT_INTERRUPTED = 0, 2, 75, 130
 PRINTING = ("validate", "plan", "lineage", "chat", "schema")
 """Commands whose result is what they print. If nobody reads it any more, they end; all others go on."""
-
-
 CONTINUED = ("train", "evaluate")
 """Commands that end with EXIT_PREEMPTED after a signal, because the same command continues them."""
+STOPPED = "stopped, and nothing is half-written; run the same command again"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         args = _parse(argv)
     with survive_readers(goes_on=args.verb not in PRINTING):
         try:
-            with raise_on_signal() if args.verb in CONTINUED else nullcontext():  # while libraries are imported, too
+            with _end_on_signal(args.verb):  # while libraries are imported, too
                 globals()[f"run_{args.verb}"](args)
         except (Exception, Preempted) as raised:
             return _explain_end(raised)
@@ -41,6 +40,13 @@ def main(argv: list[str] | None = None) -> int:
             print(f"medvlm: {args.verb} was interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
     return EXIT_DONE
+
+
+def _end_on_signal(verb: str) -> AbstractContextManager[Wish | None]:
+    """SIGTERM also ends commands that write, which then remove what is unfinished; Ctrl-C does that already."""
+    if verb in CONTINUED:
+        return raise_on_signal()
+    return nullcontext() if verb in PRINTING else raise_on_signal(STOPPED, OF_SCHEDULERS)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

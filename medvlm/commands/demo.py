@@ -68,7 +68,7 @@ def _train(run: RunFolder, runs: Path, overrides: Sequence[str], ranks: int) -> 
     # Ctrl-C reaches torchrun too, whose processes save and end; this one waits for them.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        code = subprocess.run(command, check=False, env={**quiet, **os.environ}).returncode
+        code = _run(command, {**quiet, **os.environ})
     finally:
         signal.signal(signal.SIGINT, before)
     if code:
@@ -76,3 +76,14 @@ def _train(run: RunFolder, runs: Path, overrides: Sequence[str], ranks: int) -> 
         if status == "preempted":
             raise Preempted("the demo was stopped and has saved; run the same command again to resume")
         raise SystemExit("medvlm: training ended with the error above")
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """The exit code. If this process is told to end, so is the other, which then saves."""
+    with subprocess.Popen(command, env=environment) as process:
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise

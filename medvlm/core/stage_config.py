@@ -226,6 +226,10 @@ class StageConfig(Config):
     @field_validator("mix")
     @classmethod
     def _check_weights(cls, mix: dict[str, float]) -> dict[str, float]:
-        if not mix or any(w <= 0 for w in mix.values()):
-            raise ValueError("expected at least one source with a weight above 0, e.g. {reports: 1}")
+        if not mix:
+            raise ValueError("expected at least one source with its weight, e.g. {reports: 1}")
+        if wrong := [name for name, weight in mix.items() if not weight > 0]:
+            raise ValueError(
+                f"the weight of {wrong[0]} is {mix[wrong[0]]:g}, expected more than 0; to leave a source out, remove it"
+            )
         return mix

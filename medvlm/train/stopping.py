@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -21,18 +21,19 @@ class Preempted(BaseException):
     Not an Exception: it is raised at any line, also inside libraries that catch every Exception and go on."""
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+OF_SCHEDULERS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (*OF_SCHEDULERS, signal.SIGINT)
 NOTHING_TO_SAVE = "stopped when there was nothing to save; run the same command again to continue"
 
 
 @contextmanager
-def raise_on_signal(message: str = NOTHING_TO_SAVE) -> Iterator[Wish]:
+def raise_on_signal(message: str = NOTHING_TO_SAVE, signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[Wish]:
     """Within this context a signal raises Preempted at once: while weights are read or data is packed, there is nothing
     to save. During training, Stop takes over.
 
     A signal that a library swallowed counts at the end of the context, and when the next Stop begins."""
     wish = Wish(message)
-    before = _handle(wish.end)
+    before = _handle(wish.end, signals)
     try:
         yield wish
         wish.grant()
@@ -46,11 +47,13 @@ def raise_on_signal(message: str = NOTHING_TO_SAVE) -> Iterator[Wish]:
             signal.signal(each, handler)
 
 
-def _handle(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
+def _handle(
+    handler: Callable[[int, FrameType | None], None], signals: Sequence[signal.Signals] = SIGNALS
+) -> dict[signal.Signals, Any]:
     """Signal -> the handler before. Only the main thread of a process can set handlers and gets signals."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {each: signal.signal(each, handler) for each in SIGNALS}
+    return {each: signal.signal(each, handler) for each in signals}
 
 
 class Wish:
