@@ -36,7 +36,7 @@ from medvlm.stages._base import Setup
 from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine
 from medvlm.train.engines import make_engine
-from medvlm.train.finished import require_tokenizer
+from medvlm.train.finished import hash_texts, require_texts, require_tokenizer
 from medvlm.train.hold import hold, write_status
 from medvlm.train.log import Log, make_trackers
 from medvlm.train.proof import Proof
@@ -129,7 +129,7 @@ def _begin(
     engine.barrier()
     if len(left) > 1 and (unchecked := check_stages(recipe, left[1:])) and engine.is_first:
         print(f"later stages were not checked in advance: {unchecked}", flush=True)
-    _require_tokenizer(run, names)
+    _require_tokenizers(run, recipe.stages)
     assemblies = _assemble_all(loaded, run, engine, sources)
     trackers = make_trackers(recipe.track, loaded.resolve(), recipe.name, run.root) if engine.is_first else []
     log = Log(run.metrics, engine.is_first, trackers)
@@ -169,6 +169,7 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
         "recipe": loaded.recipe_hash,
         "adapters": adapters and adapters.model_dump(mode="json"),
         "tokenizer": hash_files(run.tokenizer),
+        "texts": hash_texts(config),
         "from": started,
         "sources": {name: sources[name].shards.fingerprint for name in config.mix},
         "audits": {name: sources[name].audit["hash"] for name in config.mix if sources[name].audit},
@@ -230,12 +231,14 @@ def _count_parameters(model: nn.Module) -> dict[str, int]:
     return counts
 
 
-def _require_tokenizer(run: RunFolder, stages: Sequence[str]) -> None:
-    """Raises CheckpointError if tokenizer or processor have changed since a stage was trained or saved with them."""
-    for name in stages:
-        for path in sorted(run.stage(name).glob("step-*/state.json")):
+def _require_tokenizers(run: RunFolder, stages: Sequence[StageConfig]) -> None:
+    """Raises CheckpointError if a tokenizer or the processor has changed since a stage was trained or saved with it."""
+    for stage in stages:
+        for path in sorted(run.stage(stage.name).glob("step-*/state.json")):
             with suppress(OSError, ValueError, TypeError, KeyError):  # a damaged checkpoint is set aside later
-                require_tokenizer(run, name, json.loads(path.read_text(encoding="utf-8"))["meta"])
+                meta = json.loads(path.read_text(encoding="utf-8"))["meta"]
+                require_tokenizer(run, stage.name, meta)
+                require_texts(stage, meta)
 
 
 def _assemble_all(

@@ -19,7 +19,7 @@ from medvlm.core.stage_config import read_lora
 from medvlm.models.restore import load_weights
 from medvlm.recipe.load import load_run
 from medvlm.train import checkpoint
-from medvlm.train.finished import find_final, require_tokenizer
+from medvlm.train.finished import find_final, require_texts, require_tokenizer
 
 
 def open_model(
@@ -68,6 +68,7 @@ def open_stage(recipe: Any, run: RunFolder, stage: Any, device: str = "cpu") -> 
     weights = checkpoint.read_weights(folder)
     meta = checkpoint.read_state(folder).get("meta", {})
     require_tokenizer(run, stage.name, meta)
+    require_texts(stage, meta)
     assembly = composition.prepare(recipe, run.tokenizer, refuse_to_train)
     model = composition.build(assembly, stage, weights=False)
     adapters = read_lora(meta.get("adapters"), f"{stage.name}/{folder.name}")

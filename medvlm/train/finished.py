@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
+from medvlm.core.config import component
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder, find_changed, read_record
+from medvlm.core.stage_config import StageConfig
 from medvlm.train import checkpoint
 
 
@@ -38,3 +42,29 @@ def require_tokenizer(run: RunFolder, stage: str, meta: dict[str, Any]) -> None:
             f"{run.root.name}/{run.tokenizer.name}/{changed[0]} is not the file that stage {stage} was trained with;"
             f" put it back, or train all stages again (medvlm train ... --from with the first stage)"
         )
+
+
+def hash_texts(stage: StageConfig) -> dict[str, str]:
+    """Field of a text tower that has its own tokenizer, from a folder or the hub -> a hash of its words and their ids.
+    The run folder holds no copy of such a tokenizer."""
+    towers = {field: tower for field, tower in stage.list_text_towers().items() if getattr(tower, "model", "")}
+    hashes = {}
+    for field, tower in towers.items():
+        tokenizer = component("texts", tower.kind).tokenizer(tower, None)
+        words = [sorted(tokenizer.get_vocab().items()), sorted(tokenizer.all_special_tokens)]
+        hashes[field] = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+    return hashes
+
+
+def require_texts(stage: StageConfig, meta: dict[str, Any]) -> None:
+    """Raises CheckpointError if the tokenizer of a text tower is not the one that the stage was trained with. meta: of
+    a checkpoint of the stage; earlier releases did not record it."""
+    stated = meta.get("texts") or {}
+    now = hash_texts(stage) if stated else {}
+    for field, digest in stated.items():
+        if now.get(field) != digest:
+            tower = getattr(stage, field)
+            raise CheckpointError(
+                f"stages.{stage.name}.{field}: the tokenizer of {tower.model} has other words than the one that the"
+                f" stage was trained with; put it back, or train the stage again with --from {stage.name}"
+            )

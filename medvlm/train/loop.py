@@ -26,7 +26,7 @@ from medvlm.train.optim import make_optimizers, set_rate
 from medvlm.train.proof import Proof
 from medvlm.train.saver import Saver
 from medvlm.train.stage import Stage
-from medvlm.train.state_file import read_state_as
+from medvlm.train.state_file import build_state
 from medvlm.train.stopping import Preempted, Stop
 from medvlm.train.terms import LOSS, TOKENS, Report, Signals, Terms, report
 from medvlm.train.watch import Watch
@@ -296,7 +296,7 @@ def _resume(engine: Engine, place: Place, fresh: State) -> State:
     if found is None:
         place.log.forget_after(fresh.meta["stage"], 0)
         return fresh
-    state: State = read_state_as(State, found)
+    state: State = build_state(State, checkpoint.read_state(found), found)
     if state.identity not in (fresh.identity, *place.aliases):
         raise CheckpointError(
             f"{folder.name}/{found.name} was trained with other settings, data or starting weights; use its"

@@ -14,6 +14,7 @@ class MetaRecord(TypedDict):
 
     adapters: NotRequired[dict[str, Any] | None]
     tokenizer: NotRequired[dict[str, str]]
+    texts: NotRequired[dict[str, str]]
     sources: NotRequired[dict[str, str]]
     audits: NotRequired[dict[str, str]]
     stage: NotRequired[str]
@@ -36,9 +37,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def read_state_as(form: Any, folder: Path) -> Any:
+def build_state(form: Any, record: dict[str, Any], folder: Path) -> Any:
     """state.json as a dataclass with exactly its fields. Raises CheckpointError if it has others, or other types."""
-    record = read_state(folder)
     try:
         require_fields(record, form)
         return form(**record)
