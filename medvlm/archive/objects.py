@@ -69,8 +69,12 @@ class SortedObjects:
     left_out: Counter[str]
 
 
-def sort_by_class(objects: Iterable[tuple[str, Box]], size: tuple[int, int], classes: Iterable[str]) -> SortedObjects:
-    """size: (height, width); zeros if unknown. An object without a class makes all classes unclear.
+def sort_by_class(
+    objects: Iterable[tuple[str, Box]], size: tuple[int, int], classes: Iterable[str], may_coincide: bool = False
+) -> SortedObjects:
+    """size: (height, width); zeros if unknown. may_coincide: whether objects that differ may have the same box, as
+    those of masks; otherwise it is one object that is listed twice. An object without a class makes all classes
+    unclear.
 
     Raises DataError for a class that differs from one of the card only in letter case, blanks or plural: left out, it
     would turn its image into one without any."""
@@ -89,8 +93,10 @@ def sort_by_class(objects: Iterable[tuple[str, Box]], size: tuple[int, int], cla
         elif why := find_fault(box, size):
             left_out[f"{why}: its class is not asked about in its image"] += 1
             unclear.add(name)
+        elif (kept := _clip(box, size)) in boxes[name] and not may_coincide:
+            left_out["box of the same class at the same place as another"] += 1
         else:
-            boxes[name].append(_clip(box, size))
+            boxes[name].append(kept)
             if reaches_beyond(box, size):
                 left_out["box cut at the edge of its image"] += 1
     return SortedObjects(boxes, frozenset(unclear), left_out)

@@ -225,3 +225,13 @@ def test_boxes_of_answers_that_are_shares_of_the_image_are_refused(task, box, is
         return
     with pytest.raises(DataError, match=r"smaller than a pixel.*multiply them by its width and height"):
         find_task(task).check(truth, media)
+
+
+@pytest.mark.parametrize("reader", [read_coco, read_voc, read_table])
+def test_a_box_that_is_listed_twice_counts_once_and_is_noticed(tmp_path, reader):
+    (tmp_path / "0.png").write_bytes(encode_png(np.zeros((HEIGHT, WIDTH), np.uint8)))
+    found = reader(tmp_path, [[("node", (1, 1, 9, 9)), ("node", (1, 1, 9, 9)), ("mass", (1, 1, 9, 9))]])
+    (raw,) = [item for item in found if isinstance(item, RawSample)]
+    counts = {q.template: q.truth.answer for q in raw.sample.questions if q.truth.task == "count"}
+    assert counts == {"count:node": "1", "count:mass": "1"}
+    assert LeftOut("box of the same class at the same place as another", 1) in found

@@ -191,3 +191,33 @@ def test_a_file_of_another_form_is_refused(tmp_path, text, reason):
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"instances\.json: there is no such file"):
         read_all(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "categories", "what"),
+    [
+        ([image(1), image(1, file_name="2.png")], CATEGORIES, "images have the same id"),
+        (
+            [image(1), image(7, file_name="2.png"), {**image(3), "id": "007"}],
+            CATEGORIES,
+            "images have the same id",
+        ),
+        ([image(1), image(2, file_name="1.png")], CATEGORIES, "images have the same file_name"),
+        ([image(1)], [*CATEGORIES, {"id": 1, "name": "P"}], "categories have the same id"),
+        ([image(1)], [*CATEGORIES, {"id": "5", "name": "P"}], "categories have the same id"),
+    ],
+)
+def test_an_image_or_a_category_that_is_listed_twice_is_refused(tmp_path, images, categories, what):
+    """Annotations would be those of both, or one of them would be an image without any."""
+    archive(tmp_path, images, [object_(1, 1, 5, 5, 9, 9)], categories)
+    with pytest.raises(DataError, match=f"several {what}, so it is not certain which annotations are theirs"):
+        read_all(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "is_crowd"), [(1, True), (True, True), ("1", True), ("0", False), (0, False), (None, False)]
+)
+def test_a_crowd_is_known_in_every_form(tmp_path, written, is_crowd):
+    archive(tmp_path, [image(1)], [object_(1, 1, 5, 5, 9, 9, iscrowd=written)])
+    found = [each for each in read_all(tmp_path) if isinstance(each, RawSample)]
+    assert ("count:R" not in truths(found[0])) == is_crowd and truths(found[0])["presence:R"].answer == "yes"

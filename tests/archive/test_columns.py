@@ -229,7 +229,9 @@ def test_a_time_that_cannot_be_read_is_refused_with_its_place(tmp_path, day):
     assert pairs(tmp_path, missing=[day])["c"] == ["a", "c"]
 
 
-@pytest.mark.parametrize("days", [("2019-05-01", "120"), ("7", "2019-05-01")])
+@pytest.mark.parametrize(
+    "days", [("2019-05-01", "120"), ("7", "2019-05-01"), ("190501", "20180501"), ("2019", "20190501")]
+)
 def test_dates_and_other_numbers_in_one_column_are_refused(tmp_path, days):
     films(tmp_path, *((image, "7", day) for image, day in zip("ab", days, strict=True)))
     with pytest.raises(DataError, match="column day is no date, unlike other rows"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -96,6 +96,9 @@ class _Instances:
             raise DataError(f"{path}: expected an object with the lists images, annotations and categories")
         images, annotations, categories = lists
         self.images: list[dict[str, Any]] = images
+        _require_once(path, "images", images, "id")
+        _require_once(path, "images", images, "file_name")
+        _require_once(path, "categories", categories, "id")
         self.categories = {
             id_: str(each.get("name", "")).strip() for each in categories if (id_ := read_id(each.get("id")))
         }
@@ -124,6 +127,16 @@ class _Instances:
         self.doubt, self.boxes = survey.find_doubt(), survey.boxes
 
 
+def _require_once(path: Path, what: str, listed: Sequence[Mapping[str, Any]], name: str) -> None:
+    """Raises DataError for two entries with the same id or file name: whose the annotations are is not certain."""
+    written = Counter((read_id if name == "id" else str)(each.get(name) or "") for each in listed)
+    if twice := sum(count > 1 for value, count in written.items() if value):
+        raise DataError(
+            f"{path}: {twice} times several {what} have the same {name}, so it is not certain which annotations are"
+            " theirs; list each once"
+        )
+
+
 def read_id(value: Any) -> str:
     """ "" for what is no id."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -146,7 +159,7 @@ def _sample(
         category = found.categories.get(read_id(each.get("category_id")))
         if category is None:
             raise DataError("has an annotation of a category that is not listed")
-        if each.get("iscrowd"):
+        if cell_text(each.get("iscrowd")) in ("1", "true"):
             crowds.add(category)
         else:
             objects.append((category, _box(each.get("bbox"))))

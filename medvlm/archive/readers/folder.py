@@ -133,7 +133,7 @@ def _make_sample(config: Config, root: Path, path: str, groups: Row, where: str)
     """Raises DataError for masks that cannot be used."""
     marked = read_masks(config.masks, root, groups, config.nifti)
     height, width = marked.size[-2:]
-    boxes = sort_by_class(marked.objects, (height, width), config.classes).boxes
+    boxes = sort_by_class(marked.objects, (height, width), config.classes, may_coincide=True).boxes
     extents = {each.of for each in config.masks if each.holds == "area"}
     row = {name: config.rename.get(name, {}).get(text, text) for name, text in groups.items()}
     asked = list(questions(config, boxes, path, {name for name in extents if marked.extents[name].any()}))

@@ -252,16 +252,19 @@ def _read_order(row: Row, columns: tuple[str, ...], place: str) -> tuple[float, 
 
 
 def _check_one_form(rows: Sequence[Row], columns: tuple[str, ...], places: Sequence[str]) -> None:
-    """Raises DataError for a column that mixes ISO dates with numbers that are none, such as days."""
+    """Raises DataError for a column that mixes ISO dates with numbers that are none, such as days, or whole dates
+    (20190501) with years and dates of two-digit years (2019, 190501)."""
     for name in (column.removeprefix("-") for column in columns):
-        if not any(is_date(row[name]) for row in rows):
-            continue
+        has_iso, has_whole = any(is_date(row[name]) for row in rows), any(_is_whole_date(row[name]) for row in rows)
         for row, place in zip(rows, places, strict=True):
-            if (
-                row[name]
-                and not is_date(row[name])
-                and not is_date(f"{row[name][:4]}-{row[name][4:6]}-{row[name][6:]}")
-            ):
+            text = row[name]
+            is_other = bool(text) and not is_date(text) and not _is_whole_date(text)
+            if is_other and (has_iso or (has_whole and re.fullmatch(r"[0-9]{4}|[0-9]{6}", text))):
                 raise DataError(
                     f"{place}: column {name} is no date, unlike other rows; write all of them as 2019-05-01"
                 )
+
+
+def _is_whole_date(text: str) -> bool:
+    """Whether it is a date such as 20190501."""
+    return re.fullmatch(r"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])", text) is not None
