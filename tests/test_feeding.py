@@ -18,7 +18,6 @@ from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardWriter
 from medvlm.preflight.rehearsal.small_data import make_small_data
-from medvlm.recipe.feeding import holds_reports_only
 from medvlm.recipe.load import find_shipped, load, validate
 from medvlm.recipe.packed import require_evaluation, require_samples
 from medvlm.recipe.schema import Recipe
@@ -113,16 +112,16 @@ def test_a_source_with_nothing_to_evaluate_is_refused(tmp_path: Path) -> None:
     assert "evaluate.on.0: its card has no question that can be scored" in refuse(path)
 
 
-def test_only_reports_to_evaluate_is_said_and_not_refused(tmp_path: Path) -> None:
+def test_reports_alone_may_be_evaluated(tmp_path: Path) -> None:
     path = write(tmp_path, make_card(REPORT), {**INSTRUCT, "tasks": ["report"]}, "films:test")
-    assert "  evaluates on films:test: it has only reports, which are not scored yet" in validate(path)
-    loaded = load(path)
-    assert holds_reports_only(loaded.recipe, find_content(loaded.cards["films"]))
+    assert any(line.startswith("  evaluates on films:test against blind, shuffled") for line in validate(path))
 
 
-def test_reports_are_evaluated_where_the_model_embeds(tmp_path: Path) -> None:
-    path = write(tmp_path, make_card(report="{findings}"), tiny_run.PAIR, "films:test")
-    assert not any("not scored" in line for line in validate(path))
+def test_reports_are_refused_where_only_short_answers_are_asked(tmp_path: Path) -> None:
+    path = write(tmp_path, make_card(REPORT), {**INSTRUCT, "tasks": ["report"]}, "films:test")
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**content, "evaluate": {"on": ["films:test"], "protocols": ["answers"]}}))
+    assert "evaluate.on.0: its card has no question that can be scored" in refuse(path)
 
 
 @pytest.mark.parametrize(
@@ -207,11 +206,11 @@ def test_packed_data_without_what_a_later_stage_needs_stop_training_at_its_start
     ("splits", "on", "said"),
     [
         ("train:choice test:choice", "films:test", ""),
-        ("train:choice test:report", "films:test", ""),  # evaluation says that reports are not scored yet
+        ("train:choice test:report", "films:test", ""),
         ("train:choice", "films:test", "these shards have no split 'test' (found train)"),
         ("train:choice test:choice", "films:val", "these shards have no split 'val' (found test, train)"),
         ("train:choice test:choice", "films:held_out", "its shards have no sample in 'held_out'"),
-        ("train:choice test:", "films:test", "its shards have no question that can be scored (found no questions)"),
+        ("train:choice test:", "films:test", "its shards have no question that can be scored, and no "),
     ],
 )
 def test_what_the_packed_data_cannot_evaluate_stops_training_at_its_start(
@@ -228,10 +227,10 @@ def test_what_the_packed_data_cannot_evaluate_stops_training_at_its_start(
 
 
 @pytest.mark.slow
-def test_reports_alone_are_held_out_and_the_rehearsal_goes_on(
+def test_reports_alone_are_held_out_and_scored_in_the_rehearsal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write(tmp_path, make_card(REPORT), {**INSTRUCT, "tasks": ["report"]}, "films:test")
     assert main(["dry-run", str(path), "--runs", str(tmp_path / "runs")]) == 0
     said = capsys.readouterr().out
-    assert "  evaluate  nothing was measured: only reports are held out, and they are not scored yet" in said
+    assert re.search(r"  evaluate  \d+ results: report\b", said), said

@@ -5,7 +5,7 @@ Axes: N questions, K columns of a question, R draws of the questions (see metric
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +20,20 @@ ToColumns = Callable[[Any, Any], tuple[float, ...]]
 
 ToColumnsByClass = Callable[[Any, Any], dict[str, tuple[float, ...]]]
 """Like ToColumns, for each of the classes that a question is about."""
+
+
+@dataclass(frozen=True)
+class OfCorpus:
+    """Columns that depend on all questions: a word counts the more, the rarer it is in their answers (CIDEr).
+
+    fit: all truths that the measure is about -> their ToColumns. Only for a measure that one task has.
+    """
+
+    fit: Callable[[Sequence[Any]], ToColumns]
+
+    def __call__(self, answer: Any, truth: Any) -> tuple[float, ...]:
+        """Fitted to this truth alone."""
+        return self.fit([truth])(answer, truth)
 
 
 @dataclass(frozen=True)
@@ -80,3 +94,8 @@ class Measure:
     words: str = ""
     by_class: bool = False
     bounds: tuple[float, float] | None = (0.0, 1.0)
+
+
+def fit_columns(measure: Measure, truths: Sequence[Any]) -> Any:
+    """The columns of a measure; of a corpus, fitted to these truths."""
+    return measure.columns.fit(truths) if isinstance(measure.columns, OfCorpus) else measure.columns

@@ -74,6 +74,8 @@ class Task(Protocol):
     media."""
     FOLLOWS_CROPS: bool
     """Whether a crop of the image still has a right answer. Other questions are not asked after a crop."""
+    IS_LONG: bool
+    """Whether answers are long texts, such as reports. The protocol `reports` asks for them, `answers` for others."""
     FREE_TEXT: bool
     """Whether answers are free texts, hardly ever equal. They are not counted, and may identify people."""
     TITLE: str
@@ -241,14 +243,14 @@ Choices = Annotated[tuple[str, ...], AfterValidator(_check_card_choices)]
 """The `choices` of a question in a data card, each of which can be told from the others."""
 
 
-def is_scored(truth: sample.Truth) -> bool:
-    """Whether a text can answer the question and be scored; False for unknown tasks."""
-    return is_scored_task(truth.task)
+def is_scored(truth: sample.Truth, is_long: bool = False) -> bool:
+    """Whether a short (or long) text can answer the question and be scored; False for unknown tasks."""
+    return is_scored_task(truth.task, is_long)
 
 
-def is_scored_task(kind: str) -> bool:
-    """Whether a text can answer its questions and be scored; False for unknown tasks."""
+def is_scored_task(kind: str, is_long: bool = False) -> bool:
+    """Whether short (or long) texts can answer its questions and be scored; False for unknown tasks."""
     if not is_available("tasks", kind):
         return False
     task = find_task(kind)
-    return task.score is not None and task.ANSWERED_BY == "text"
+    return task.score is not None and task.ANSWERED_BY == "text" and is_long == task.IS_LONG

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from medvlm.core.measure import Measure, average
+from medvlm.core.measure import Measure, OfCorpus, average
 from medvlm.core.sample import Truth
 from medvlm.core.tasks import find_task, list_tasks
 from medvlm.rewards._compose import Composer
@@ -40,8 +40,12 @@ def _join(by_task: Mapping[str, Measure]) -> Measure:
         return truth.task in by_task and by_task[truth.task].is_about(template, truth)
 
     def add_columns(answer: Any, truth: Truth) -> Any:
-        return by_task[truth.task].columns(answer, truth)
+        columns = by_task[truth.task].columns
+        assert not isinstance(columns, OfCorpus), f"tasks {', '.join(by_task)} share a measure of a corpus"
+        return columns(answer, truth)
 
+    if len(by_task) == 1:
+        return replace(*by_task.values(), is_about=is_about)
     joined = {replace(measure, is_about=is_about, columns=add_columns) for measure in by_task.values()}
     assert len(joined) == 1, f"tasks {', '.join(by_task)} mean different things by one measure: {joined}"
     return joined.pop()

@@ -23,7 +23,7 @@ from medvlm.core.protocols import (
     refuse_baseline,
 )
 from medvlm.core.run import RunFolder
-from medvlm.core.tasks import find_task, is_scored
+from medvlm.core.tasks import find_task
 from medvlm.evaluate.measures import VERSION
 from medvlm.evaluate.saved import save
 from medvlm.rewards._compose import Composer
@@ -79,7 +79,7 @@ def evaluate(
         left_out |= {f"{config.kind}: {reason}": count for reason, count in asked.left_out.items()}
     _say_what_is_missing(f"{dataset}:{split}", left_out, records, say)
     if not any(records.values()):
-        return _report_nothing(f"{dataset}:{split}", known, models, shards, places, say)
+        raise DataError(f"{dataset}:{split}: {_explain(known, models)} ({len(places)} samples)")
     settings = {
         "dataset": dataset,
         "split": split,
@@ -103,29 +103,10 @@ def _say_what_is_missing(
 ) -> None:
     for reason, count in left_out.items():
         say(f"{where}: {count} questions are left out of {reason}")
-    if cut := sum("answer" in record.get("cut", ()) for of_kind in records.values() for record in of_kind):
-        say(f"{where}: {cut} answers did not end within evaluate.max_new_tokens; they count as no answer")
-
-
-def _report_nothing(
-    where: str,
-    protocols: Sequence[ProtocolConfig],
-    models: Sequence[Any],
-    shards: Shards,
-    places: Sequence[Place],
-    say: Callable[[str], None],
-) -> list[Row]:
-    """No rows, where a model that answers could be asked for reports alone. Raises DataError otherwise."""
-    if find(models, "answer") is None or not _have_only_reports(shards, places):
-        raise DataError(f"{where}: {_explain(protocols, models)} ({len(places)} samples)")
-    say(f"{where}: it has only reports, which are not scored yet")
-    return []
-
-
-def _have_only_reports(shards: Shards, places: Sequence[Place]) -> bool:
-    """Whether the samples have questions for free text, and none that can be scored."""
-    asked = [question.truth for place in places for question in shards.read(*place)[0].questions]
-    return any(find_task(truth.task).ANSWERED_BY == "text" for truth in asked) and not any(map(is_scored, asked))
+    cut = [record["task"] for of_kind in records.values() for record in of_kind if "answer" in record.get("cut", ())]
+    for is_long, what in ((False, "they count as no answer"), (True, "they are compared as far as they go; raise it")):
+        if number := sum(find_task(task).IS_LONG == is_long for task in cut):
+            say(f"{where}: {number} answers did not end within evaluate.max_new_tokens; {what}")
 
 
 def _describe_shards(shards: Shards, places: Sequence[Place], fitted_on: Sequence[Place], limit: int) -> dict[str, Any]:

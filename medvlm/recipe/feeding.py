@@ -12,7 +12,6 @@ from medvlm.core.errors import did_you_mean
 from medvlm.core.problems import Problem
 from medvlm.core.protocols import ProtocolConfig, find_protocol, read_protocols
 from medvlm.core.stage_config import Needs
-from medvlm.core.tasks import is_scored_task
 from medvlm.recipe.graph import list_compositions
 from medvlm.recipe.schema import Recipe
 
@@ -60,12 +59,9 @@ def explain_lack(needs: Needs, card: Card, file: str) -> str:
 
 
 def explain_unmeasured(recipe: Recipe, content: Content) -> str:
-    """What samples with this content lack to be evaluated; "" if they lack nothing, or perhaps, or if they have reports
-    for a model that answers, which only are not scored yet."""
+    """What samples with this content lack to be evaluated; "" if they lack nothing, or perhaps."""
     asked = [find_protocol(config) for config in list_protocols(recipe)]
     if not asked or any(can_ask(protocol, content, recipe.model) for protocol in asked):
-        return ""
-    if holds_reports_only(recipe, content):
         return ""
     nothing = ", and ".join(protocol.NOTHING for protocol in asked)
     has = f"questions of {_list(content.tasks)}" if content.tasks else "no questions"
@@ -81,16 +77,6 @@ def list_protocols(recipe: Recipe) -> list[ProtocolConfig]:
     """Those of `evaluate.protocols` that the models of the recipe can serve."""
     can = {ability for composition in list_compositions(recipe) for ability in composition.CAN}
     return [each for each in read_protocols(recipe.evaluate.protocols) if find_protocol(each).NEEDS in can]
-
-
-def holds_reports_only(recipe: Recipe, content: Content) -> bool:
-    """Whether a model that answers can be asked nothing but free text, which no protocol scores yet."""
-    protocols = [find_protocol(config) for config in list_protocols(recipe)]
-    if not content.tasks or not any(protocol.NEEDS == "answer" for protocol in protocols):
-        return False
-    return not any(map(is_scored_task, content.tasks)) and not any(
-        can_ask(protocol, content, recipe.model) for protocol in protocols
-    )
 
 
 def _list(names: Iterable[str]) -> str:

@@ -7,9 +7,7 @@ from collections.abc import Iterator, Mapping
 from medvlm.core.card import Card
 from medvlm.core.composition import composition_of_stage
 from medvlm.core.config import component
-from medvlm.core.content import find_content
 from medvlm.core.protocols import find_protocol, list_baselines, read_protocols
-from medvlm.recipe.feeding import holds_reports_only
 from medvlm.recipe.graph import find_outside_origins, find_start_stages, list_served_media
 from medvlm.recipe.schema import Recipe
 from medvlm.recipe.shapes import count_image_tokens, find_facts, find_width
@@ -24,7 +22,7 @@ def summarise(recipe: Recipe, cards: Mapping[str, Card]) -> list[str]:
         *_summarise_model(recipe),
         *_summarise_data(recipe, cards),
         *_summarise_stages(recipe),
-        *_summarise_outputs(recipe, cards),
+        *_summarise_outputs(recipe),
     ]
 
 
@@ -73,14 +71,11 @@ def _describe_mix(mix: Mapping[str, float]) -> str:
     return ", ".join(name if len(mix) == 1 else f"{name} ({weight / total:.0%})" for name, weight in mix.items())
 
 
-def _summarise_outputs(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[str]:
+def _summarise_outputs(recipe: Recipe) -> Iterator[str]:
     can = {ability for stage in recipe.stages for ability in composition_of_stage(recipe.model, stage).CAN}
     asked = [each for each in read_protocols(recipe.evaluate.protocols) if find_protocol(each).NEEDS in can]
     baselines = [name for name in list_baselines(asked) if name in recipe.evaluate.all_baselines]
     for source, split in recipe.evaluate.pairs():
-        if holds_reports_only(recipe, find_content(cards[source])):
-            yield f"  evaluates on {source}:{split}: it has only reports, which are not scored yet"
-            continue
         yield f"  evaluates on {source}:{split} against {', '.join(baselines) or 'no baseline'}"
     for target in recipe.export.targets:
         kind, part, _ = resolve(target, recipe.model, recipe.stages)

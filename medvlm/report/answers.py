@@ -20,7 +20,7 @@ SHOWN = 24
 """Number of images over all data sets. It keeps the page below a few megabytes."""
 LONG = 400
 """Number of characters of an answer that are shown. The page says how many are cut off."""
-CUT = "cut at evaluate.max_new_tokens, so it counts as no answer"
+CUT = "cut at evaluate.max_new_tokens"
 WITHOUT = {"blind": "without the image", "shuffled": "with another image", "majority": "majority answer"}
 
 
@@ -124,6 +124,10 @@ def mark_of(answer: Record) -> str:
     return "right" if score >= 0.999 else "wrong" if score <= 0.001 else "partly"
 
 
+def _explain_cut(answer: Record) -> str:
+    return CUT if answer.get("score") else f"{CUT}, so it counts as no answer"
+
+
 def _make_question(answer: Record) -> Html:
     rewards = {str(n): v for n, v in (answer.get("rewards") or {}).items() if isinstance(v, int | float)}
     chips = (tag("span", f"{n} {numbers.format_value(v)}", class_="chip") for n, v in rewards.items())
@@ -136,7 +140,7 @@ def _make_question(answer: Record) -> Html:
     pairs = [
         tag("dt", "answer"),
         tag("dd", _cut(drawing.answer or answer.get("answer"))),
-        *([tag("dd", CUT, class_="muted")] if "answer" in (answer.get("cut") or ()) else []),
+        *([tag("dd", _explain_cut(answer), class_="muted")] if "answer" in (answer.get("cut") or ()) else []),
         tag("dt", "truth"),
         tag("dd", _cut(drawing.truth)),
         *([tag("dd", drawing.aside, class_="muted")] if drawing.answer and drawing.aside else []),

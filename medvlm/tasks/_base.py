@@ -17,6 +17,7 @@ ANSWERED_BY = "text"
 NEEDS_CANVAS = False
 FOLLOWS_CROPS = False
 FREE_TEXT = False
+IS_LONG = False
 TITLE = ""
 MEASURES: tuple[Measure, ...] = ()
 

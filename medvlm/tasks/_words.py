@@ -29,6 +29,11 @@ _BEFORE_A_LETTER = list_words(
 """Words after which a single `a` is a name: `hepatitis A virus`."""
 
 
+def is_too_long(answer: str, truth: Truth) -> bool:
+    """Whether a text is longer than any way to write the truth."""
+    return len(answer) > LONGEST_ANSWER + 2 * len(truth.answer)
+
+
 def words(text: str) -> list[str]:
     """Lower-case words and signs, without punctuation and articles.
 

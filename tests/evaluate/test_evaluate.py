@@ -77,13 +77,7 @@ def test_each_question_is_asked_once_by_the_model_and_once_by_each_baseline(
         (key, template, "media" if shown == "media" else "none" if shown == "none" else "other")
         for key, template, shown in done[2].asked
     )
-    expected = {
-        (s.key, q.template, how)
-        for s in SAMPLES
-        for q in s.questions
-        if q.truth.task != "report"
-        for how in ("media", "none", "other")
-    }
+    expected = {(s.key, q.template, how) for s in SAMPLES for q in s.questions for how in ("media", "none", "other")}
     assert set(times) == expected
     assert set(times.values()) == {1}
 
@@ -328,7 +322,8 @@ def test_a_right_answer_that_was_cut_counts_as_none_for_every_task(shards: Shard
     records = [json.loads(line) for line in (tmp_path / "evaluate" / "answers.jsonl").read_text().splitlines()]
     assert all(r["cut"] == ["answer", "blind", "shuffled"] and r["score"] == 0 and r["answer"] for r in records)
     assert said == [
-        f"toy:test: {len(records)} answers did not end within evaluate.max_new_tokens; they count as no answer"
+        f"toy:test: {len(records)} answers did not end within evaluate.max_new_tokens; they count as no answer",
+        "toy:test: 20 answers did not end within evaluate.max_new_tokens; they are compared as far as they go; raise it",
     ]
     assert rescore(tmp_path / "evaluate") == kept
 
@@ -355,6 +350,7 @@ def test_splits_are_collected_and_replaced(shards: ShardSet, tmp_path: Path) -> 
         "answers.jsonl",
         "gallery",
         "protocol.json",
+        "reports.jsonl",
         "results.json",
         "retrieval.jsonl",
     ]
@@ -417,7 +413,8 @@ def test_progress_ends_at_its_total(shards: ShardSet, tmp_path: Path) -> None:
         limit=40,
         progress=lambda what, done, total: seen.setdefault(what, []).append((done, total)),
     )
-    assert set(seen) == {"majority", "questions", "retrieval"}
+    own = {"majority", "questions"}
+    assert set(seen) == {*own, *(f"{each} for reports" for each in own), "retrieval"}
     for steps in seen.values():
         assert steps == sorted(steps) and steps[-1][0] == steps[-1][1]
     assert seen["questions"][-1] == (200, 200)

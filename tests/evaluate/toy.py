@@ -81,6 +81,7 @@ class Noisy:
         "closed:hilum": "perhaps",
         "count:nodule": "+2",
         "boxes:nodule": "[0, 900, 100, 1000]",
+        "report": "A fracture.",
     }
     blind: Mapping[str, str] = {
         "side": "left",
@@ -88,6 +89,7 @@ class Noisy:
         "closed:hilum": "no",
         "count:nodule": "4",
         "boxes:nodule": "[125, 200, 325, 500]",
+        "report": "4 nodules.",
     }
 
     def __init__(self) -> None:

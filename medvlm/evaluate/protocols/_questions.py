@@ -8,6 +8,7 @@ own, where no constant helps.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from math import isnan, nan
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from medvlm.core.ask import Ask, CutAnswer, Files
-from medvlm.core.measure import Measure
+from medvlm.core.measure import Measure, fit_columns
 from medvlm.core.protocols import Asked, Record, Row, Split
 from medvlm.core.sample import Question, Sample, Truth, truth_from_json
 from medvlm.core.tasks import find_task
@@ -88,9 +89,14 @@ def _answer(
 
 
 def _name_cut(answers: Mapping[str, Any]) -> Record:
-    """`cut` of a record: whose answers were cut at the limit. They are shown, and count as none."""
+    """`cut` of a record: whose answers were cut at the limit. They are shown; short ones count as none."""
     cut = [who for who, answer in answers.items() if isinstance(answer, CutAnswer)]
     return {"cut": cut} if cut else {}
+
+
+def _is_lost(who: str, record: Record) -> bool:
+    """Whether an answer was cut and so counts as none. Long ones are compared as far as they go."""
+    return who in record.get("cut", ()) and not find_task(record["task"]).IS_LONG
 
 
 def _describe(ask: Ask, model: Asked) -> Record:
@@ -108,7 +114,7 @@ def _describe(ask: Ask, model: Asked) -> Record:
 def _judge(record: Record, composer: Composer | None) -> Record:
     truth = truth_from_json(record["truth"])
     judged = composer is not None and composer.applies(truth)
-    said = "" if "answer" in record.get("cut", ()) else record["answer"]
+    said = "" if _is_lost("answer", record) else record["answer"]
     rewards: dict[str, Any] = composer.score(said, truth)[1] if composer and judged else {}
     score = find_task(truth.task).score
     return {"score": score(said, truth) if score else None, "rewards": rewards}
@@ -156,6 +162,7 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
     rows = []
     for measure in list_measures({truth.task for truth in truths}, settings["rewards"]):
         about = [n for n, record in enumerate(records) if measure.is_about(record["template"], truths[n])]
+        measure = replace(measure, columns=fit_columns(measure, [truths[n] for n in about]))
         said: dict[str, list[Sequence[Any]]] = {
             who: [_list_said(who, records[n], measure.metric) for n in about]
             for who in ("answer", *(name for name in settings["baselines"] if name != CHANCE))
@@ -175,7 +182,7 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
 def _list_said(who: str, record: Record, metric: str) -> Sequence[Any]:
     """The answer, as a sequence of one; for the majority baseline, the best constant for this metric; "" for one that
     was cut. Empty if the baseline could not be asked."""
-    if who in record.get("cut", ()):
+    if _is_lost(who, record):
         return ("",)
     constants: dict[str, Any] = record.get("constants") or {} if who == MAJORITY else {}
     said = constants.get(metric, record.get(who))

@@ -1,4 +1,4 @@
-"""Asks every question of a split that has a text answer, once."""
+"""Asks every question of a split that has a short text answer, once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ def can_ask(content: Content, model: Any) -> bool:
 
 
 def ask(config: Config, model: Answerer, split: Split) -> Iterator[Record]:
-    """Skips reports, because nothing here scores free text."""
     return _questions.ask_questions(model, split, model.answer, _is_asked)
 
 

@@ -1,0 +1,37 @@
+"""Asks every question of a split that is answered by a long text, such as a report, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
+from medvlm.core.content import Content
+from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Split
+from medvlm.core.sample import Question
+from medvlm.core.tasks import is_scored, is_scored_task
+from medvlm.evaluate.protocols import _questions
+
+NEEDS = "answer"
+BASELINES = (_questions.BLIND, _questions.SHUFFLED, _questions.MAJORITY)
+NOTHING = "no question that asks for a report"
+rows_of = _questions.rows_of
+
+
+class Config(ProtocolConfig):
+    kind: Literal["reports"] = "reports"
+
+
+def can_ask(content: Content, model: object) -> bool:
+    return content.tasks is None or any(is_scored_task(task, is_long=True) for task in content.tasks)
+
+
+def ask(config: Config, model: Answerer, split: Split) -> Iterator[Record]:
+    def show(what: str, done: int, total: int) -> None:
+        split.progress(f"{what} for reports", done, total)
+
+    return _questions.ask_questions(model, replace(split, progress=show), model.answer, _is_asked)
+
+
+def _is_asked(question: Question) -> bool:
+    return is_scored(question.truth, is_long=True)
