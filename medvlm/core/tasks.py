@@ -75,7 +75,7 @@ class Task(Protocol):
     FOLLOWS_CROPS: bool
     """Whether a crop of the image still has a right answer. Other questions are not asked after a crop."""
     IS_LONG: bool
-    """Whether answers are long texts, such as reports. The protocol `reports` asks for them, `answers` for others."""
+    """Whether answers are long texts, such as reports, which the protocol `long_answers` asks for."""
     FREE_TEXT: bool
     """Whether answers are free texts, hardly ever equal. They are not counted, and may identify people."""
     TITLE: str

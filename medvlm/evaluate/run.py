@@ -104,9 +104,12 @@ def _say_what_is_missing(
     for reason, count in left_out.items():
         say(f"{where}: {count} questions are left out of {reason}")
     cut = [record["task"] for of_kind in records.values() for record in of_kind if "answer" in record.get("cut", ())]
-    for is_long, what in ((False, "they count as no answer"), (True, "they are compared as far as they go; raise it")):
-        if number := sum(find_task(task).IS_LONG == is_long for task in cut):
-            say(f"{where}: {number} answers did not end within evaluate.max_new_tokens; {what}")
+    long = sum(find_task(task).IS_LONG for task in cut)
+    limit = "did not end within evaluate.max_new_tokens"
+    if short := len(cut) - long:
+        say(f"{where}: {short} answers {limit}; they count as no answer")
+    if long:
+        say(f"{where}: {long} long answers {limit}; what there is of them is compared; raise it")
 
 
 def _describe_shards(shards: Shards, places: Sequence[Place], fitted_on: Sequence[Place], limit: int) -> dict[str, Any]:

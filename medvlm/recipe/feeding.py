@@ -12,6 +12,7 @@ from medvlm.core.errors import did_you_mean
 from medvlm.core.problems import Problem
 from medvlm.core.protocols import ProtocolConfig, find_protocol, read_protocols
 from medvlm.core.stage_config import Needs
+from medvlm.core.tasks import is_scored_task
 from medvlm.recipe.graph import list_compositions
 from medvlm.recipe.schema import Recipe
 
@@ -51,7 +52,7 @@ def explain_lack(needs: Needs, card: Card, file: str) -> str:
     asks = f"the questions of its card are of {_list(content.tasks)}" if content.tasks else "its card has no questions"
     wanted = f"this stage asks only those of {_list(needs.tasks)}" if needs.tasks else "this stage needs some"
     template = getattr(card.reader, "report", "")
-    free = [task for task in needs.tasks if not is_scored_task(task)]
+    free = [task for task in needs.tasks if is_scored_task(task, is_long=True)]
     if free and isinstance(template, str) and template:
         line = f"{{text: Write the report., answer: {json.dumps(template)}, task: {free[0]}}}"
         return f"{asks}, and {wanted}; to train on its reports, add to the reader in {file}: questions: [{line}]"

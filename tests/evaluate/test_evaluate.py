@@ -323,7 +323,8 @@ def test_a_right_answer_that_was_cut_counts_as_none_for_every_task(shards: Shard
     assert all(r["cut"] == ["answer", "blind", "shuffled"] and r["score"] == 0 and r["answer"] for r in records)
     assert said == [
         f"toy:test: {len(records)} answers did not end within evaluate.max_new_tokens; they count as no answer",
-        "toy:test: 20 answers did not end within evaluate.max_new_tokens; they are compared as far as they go; raise it",
+        "toy:test: 20 long answers did not end within evaluate.max_new_tokens; what there is of them is compared;"
+        " raise it",
     ]
     assert rescore(tmp_path / "evaluate") == kept
 
@@ -349,8 +350,8 @@ def test_splits_are_collected_and_replaced(shards: ShardSet, tmp_path: Path) -> 
     assert sorted(path.name for path in run.answers.parent.iterdir()) == [
         "answers.jsonl",
         "gallery",
+        "long_answers.jsonl",
         "protocol.json",
-        "reports.jsonl",
         "results.json",
         "retrieval.jsonl",
     ]

@@ -10,12 +10,11 @@ import pytest
 
 from medvlm.core.protocols import Row
 from medvlm.core.run import RunFolder
-from medvlm.core.sample import make_truth
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.run import evaluate
 from medvlm.evaluate.saved import rescore
 from medvlm.metrics.text import fit_cider
-from medvlm.tasks.report import best_constant, split_words
+from medvlm.tasks.report import Truth, best_constant, split_words
 from tests.evaluate.toy import Noisy, is_noisy, make_sample, write_shards
 
 SAMPLES = [make_sample("test", i)[0] for i in range(80)]
@@ -33,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         places=[("test", i) for i in range(80)],
         training=lambda: [("train", i) for i in range(60)],
         out=RunFolder(folder / "run"),
-        protocols=["reports"],
+        protocols=["long_answers"],
         resamples=200,
         rewards={"report": 1.0},
     )
@@ -46,7 +45,7 @@ def rows(folder: Path) -> dict[str, Row]:
 
 
 def test_every_report_is_asked_for_and_nothing_else(folder: Path) -> None:
-    records = [json.loads(line) for line in (folder / "reports.jsonl").read_text().splitlines()]
+    records = [json.loads(line) for line in (folder / "long_answers.jsonl").read_text().splitlines()]
     assert {record["task"] for record in records} == {"report"} and len(records) == len(SAMPLES)
 
 
@@ -80,7 +79,7 @@ def test_saved_answers_score_to_the_same_rows(folder: Path, rows: dict[str, Row]
 
 
 def test_the_best_constant_is_that_of_each_measure() -> None:
-    truths = [make_truth("report", text) for text in ["no finding", "no finding", *["a b c d e f g"] * 1, "a b c d"]]
+    truths = [Truth(text) for text in ["no finding", "no finding", "a b c d e f g", "a b c d"]]
     for measure in find_task("report").MEASURES:
         assert best_constant(truths, measure) in {truth.answer for truth in truths}
     recall = next(measure for measure in find_task("report").MEASURES if measure.metric == "token_recall")

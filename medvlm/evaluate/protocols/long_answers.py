@@ -19,7 +19,7 @@ rows_of = _questions.rows_of
 
 
 class Config(ProtocolConfig):
-    kind: Literal["reports"] = "reports"
+    kind: Literal["long_answers"] = "long_answers"
 
 
 def can_ask(content: Content, model: object) -> bool:
