@@ -21,6 +21,7 @@ from medvlm.compositions._opened import AnsweringModel
 from medvlm.core.ask import Files
 from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.config import Slot, component
+from medvlm.core.errors import CheckpointError
 from medvlm.core.sample import Sample
 from medvlm.data.dialogue import Dialogue
 from medvlm.models.parts import encode, evaluating
@@ -90,6 +91,8 @@ def describe(model: VLM, tokenizer: Any, recipe: Any, stage: Any) -> Manifest:
 
 
 def restore(manifest: Manifest, tokenizer: Any) -> SplicedModel:
+    if manifest.image_token not in tokenizer.get_vocab():
+        raise CheckpointError("model.json: image_token is no token of the tokenizer; copy the folder again")
     model = build_vlm(manifest.encoders, manifest.language, tokenizer, manifest.image_token, seed=0)
     path = restore_data_path(manifest, Dialogue(tokenizer, manifest.image_token))
     return SplicedModel(CAN, model, path, tokenizer)

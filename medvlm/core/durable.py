@@ -21,6 +21,8 @@ def write_durably(path: Path, text: str) -> None:
 def require_place(path: Path, begins: bytes) -> None:
     """Raises RecipeError if no file can be written there, or if one of another kind would be lost. begins: the first
     bytes of the files that may be replaced."""
+    if len(path.parts) > 1 and path.parts[0].endswith(":"):
+        raise RecipeError(f"{path}: is an address; name a file on this machine")
     if path.is_dir() or not path.name:
         raise RecipeError(f"{path}: is a folder; name a file to write to")
     if path.is_file() and path.stat().st_size:

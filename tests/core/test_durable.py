@@ -27,6 +27,12 @@ def test_an_earlier_page_is_replaced(held: bytes | None, tmp_path: Path) -> None
     require_place(tmp_path / "x.html", PAGE)
 
 
+@pytest.mark.parametrize("place", ["s3://bucket/x.html", "gs://a/b", "hub:/x", "https://a.b/x.html"])
+def test_an_address_is_no_place_for_a_file(place: str) -> None:
+    with pytest.raises(RecipeError, match="is an address; name a file on this machine"):
+        require_place(Path(place), PAGE)
+
+
 @pytest.mark.parametrize("place", [".", "", "..", "/"])
 def test_a_folder_is_no_place_for_a_file(place: str) -> None:
     with pytest.raises(RecipeError, match="is a folder; name a file to write to"):

@@ -196,6 +196,14 @@ def test_a_manifest_that_is_none_is_said(text: str, vlm: Path) -> None:
         open_folder(vlm)
 
 
+@pytest.mark.parametrize("token", ["", "<no token>", "two words"])
+def test_an_image_token_that_is_none_is_said(token: str, vlm: Path) -> None:
+    manifest = json.loads((vlm / "model.json").read_text())
+    (vlm / "model.json").write_text(json.dumps({**manifest, "image_token": token}))
+    with pytest.raises(CheckpointError, match="image_token is no token of the tokenizer"):
+        open_folder(vlm)
+
+
 TEMPLATES = {
     "raises": "{{ raise_exception('no') }}",
     "is no Jinja": "{% if %}",
