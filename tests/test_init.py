@@ -222,7 +222,7 @@ def test_captions_make_a_model_that_answers_write_them(
     (question,) = loaded.cards["table"].reader.questions
     assert (question.answer, question.task, loaded.cards["table"].reader.report) == ("{text}", "report", "{text}")
     assert main(["validate", str(tmp_path / "own" / "recipe.yaml")]) == 0
-    assert "reports" in capsys.readouterr().out, "that they are not scored is said"
+    assert "evaluates on table:test against blind, shuffled" in capsys.readouterr().out
 
 
 def test_a_model_that_takes_neither_is_refused_with_those_that_do(tmp_path: Path, capsys: Any) -> None:

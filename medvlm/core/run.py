@@ -89,8 +89,8 @@ class TrainedRecord(TypedDict):
 
 
 # Not a class, because `from` is a word of Python.
-StageRecord = TypedDict(
-    "StageRecord",
+StoredStage = TypedDict(
+    "StoredStage",
     {
         "take": str,
         "identity": str,
@@ -110,7 +110,7 @@ StageRecord = TypedDict(
 def read_record(stage_folder: Path) -> dict[str, Any]:
     """The stage.json of a finished stage. Raises CheckpointError if it is damaged, or names what is no checkpoint."""
     remedy = f"copy it again from where the run was trained, or train the stage again with --from {stage_folder.name}"
-    record: dict[str, Any] = read_object(stage_folder / "stage.json", StageRecord, remedy)
+    record: dict[str, Any] = read_object(stage_folder / "stage.json", StoredStage, remedy)
     if not re.fullmatch(r"step-\d+", record["take"]):
         raise CheckpointError(f"{stage_folder.name}/stage.json is damaged (take is no checkpoint); {remedy}")
     return record

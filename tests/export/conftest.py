@@ -177,7 +177,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     )
     write_json(
         run.stage("instruct") / "stage.json",
-        {"name": "instruct", "kind": "supervised", "finished": True, "step": 30, "trains": {"lora": {"parameters": 9}}},
+        {
+            "name": "instruct",
+            "kind": "supervised",
+            "finished": True,
+            "step": 30,
+            "take": "step-30",
+            "identity": "2-cafe",
+            "checkpoint": "beef",
+            "parameters": {"language": 12345},
+            "from": {},
+            "trains": {"lora": {"parameters": 9, "moved": True}},
+        },
     )
     return run
 
