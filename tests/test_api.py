@@ -12,7 +12,9 @@ import pytest
 from medvlm import api
 from medvlm.commands.arguments import make_parser
 from medvlm.core.errors import RecipeError
+from medvlm.export.proof import parity
 from tests import tiny_run
+from tests.export.conftest import unproven
 
 
 def test_every_command_has_a_function() -> None:
@@ -31,7 +33,10 @@ def test_importing_it_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_recipe_is_trained_evaluated_and_exported_twice_in_one_process(tmp_path: Path) -> None:
+def test_a_recipe_is_trained_evaluated_and_exported_twice_in_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "prove", unproven)  # a process of its own, whatever this one has done
     recipe = tiny_run.written(tmp_path, tiny_run.recipe(evaluate={"on": ["films:test"], "samples": 4, "bootstrap": 20}))
     rows = []
     for number in range(2):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from medvlm.core import sample
@@ -46,8 +47,9 @@ def from_text(text: str, config: Config) -> Truth:
     return Truth(text)
 
 
-def split_words(text: str) -> list[str]:
-    return [token.form for token in scan_tokens(text)]
+@lru_cache(maxsize=4096)  # every measure reads the same texts
+def split_words(text: str) -> tuple[str, ...]:
+    return tuple(token.form for token in scan_tokens(text))
 
 
 # --- score and measures -----------------------------------------------------------------------------

@@ -44,6 +44,8 @@ ROOTS = {
     "dicom_series": "dicom_series",
     "dicom_pydicom": "dicom_pydicom",
 }
+SLOW = ("bccd_cells",)
+QUICK_AND_SLOW = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(ROOTS)]
 REFUSED = {
     "dicom_series": {"1 slice; a volume needs at least 3": 3},
     "dicom_pydicom": {
@@ -88,7 +90,7 @@ def packed(real_data, tmp_path_factory):
     return get
 
 
-@pytest.mark.parametrize("name", sorted(ROOTS))
+@pytest.mark.parametrize("name", QUICK_AND_SLOW)
 def test_samples_are_good_or_refused_as_expected_and_all_images_decode(packed, name):
     found = packed(name)
     reasons = [json.loads(line)["reason"] for line in (found.folder / "quarantine.jsonl").read_text().splitlines()]
@@ -169,33 +171,38 @@ def test_licences_are_those_of_the_archives():
     }
 
 
-def test_all_of_the_real_data_packs_to_these_counts(packed):
-    """samples and questions of all splits, and patients; left out is checked below where there is any."""
-    found = {name: packed(name).receipt for name in ROOTS}
-    assert {
-        name: (sum(x.samples.values()), sum(x.questions.values()), sum(x.patients.values()))
-        for name, x in found.items()
-    } == {
-        "bccd": (275, 1783, 0),
-        "bccd_cells": (3688, 3688, 275),
-        "vqa_rad": (252, 1812, 0),
-        "cxr_cohen": (118, 168, 62),
-        "cxr_cohen_by": (7, 7, 6),
-        "cxr_cohen_lungs": (19, 38, 11),
-        "cxr_hannover": (98, 240, 49),
-        "cxr_hannover_pairs": (44, 44, 26),
-        "chase_db1": (24, 72, 12),
-        "dsb2018_nuclei": (42, 109, 0),
-        "kvasir_seg": (80, 320, 0),
-        "slake_questions": (174, 2099, 0),
-        "volumes_ct": (2, 0, 1),
-        "volumes_mr": (3, 3, 2),
-        "pathology_openslide": (3, 3, 2),
-        "pathology_cmu": (1, 0, 1),
-        "dicom_series": (24, 0, 11),
-        "dicom_pydicom": (31, 0, 15),
-    }
-    assert found["dicom_series"].left_out == {
+COUNTS = {
+    "bccd": (275, 1783, 0),
+    "bccd_cells": (3688, 3688, 275),
+    "vqa_rad": (252, 1812, 0),
+    "cxr_cohen": (118, 168, 62),
+    "cxr_cohen_by": (7, 7, 6),
+    "cxr_cohen_lungs": (19, 38, 11),
+    "cxr_hannover": (98, 240, 49),
+    "cxr_hannover_pairs": (44, 44, 26),
+    "chase_db1": (24, 72, 12),
+    "dsb2018_nuclei": (42, 109, 0),
+    "kvasir_seg": (80, 320, 0),
+    "slake_questions": (174, 2099, 0),
+    "volumes_ct": (2, 0, 1),
+    "volumes_mr": (3, 3, 2),
+    "pathology_openslide": (3, 3, 2),
+    "pathology_cmu": (1, 0, 1),
+    "dicom_series": (24, 0, 11),
+    "dicom_pydicom": (31, 0, 15),
+}
+"""Samples and questions of all splits, and patients."""
+
+
+@pytest.mark.parametrize("name", QUICK_AND_SLOW)
+def test_all_of_the_real_data_packs_to_these_counts(packed, name):
+    found = packed(name).receipt
+    counted = found.samples, found.questions, found.patients
+    assert tuple(sum(each.values()) for each in counted) == COUNTS[name]
+
+
+def test_what_is_left_out_of_the_real_data_is_counted(packed):
+    assert packed("dicom_series").receipt.left_out == {
         MOSAIC: 20,
         "a secondary capture: a picture of a screen or of a film": 1,
         "a tiled slide; read it as a whole slide": 8,
@@ -511,6 +518,7 @@ def test_the_masks_that_are_kept_are_those_of_the_archives(packed, real_data):
         assert sorted(masks) == sorted(expected[name])
 
 
+@pytest.mark.slow
 def test_each_cell_is_an_image_and_those_of_a_photograph_are_in_one_split(packed):
     cells = packed("bccd_cells")
     found = Counter(q.truth.answer for q in cells.questions)

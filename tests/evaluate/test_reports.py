@@ -61,7 +61,7 @@ def test_cider_weighs_words_by_the_reports_of_the_split(rows: dict[str, Row]) ->
     references = [split_words(q.truth.answer) for s in SAMPLES for q in s.questions if q.template == "report"]
     score = fit_cider(references)
     said = [
-        ["a", "fracture"] if is_noisy(s.key, "report") else words for s, words in zip(SAMPLES, references, strict=True)
+        ("a", "fracture") if is_noisy(s.key, "report") else words for s, words in zip(SAMPLES, references, strict=True)
     ]
     expected = np.mean([score(words, reference) for words, reference in zip(said, references, strict=True)])
     assert rows["report cider"]["value"] == pytest.approx(expected, abs=1e-6) and expected > 0.5
