@@ -61,23 +61,23 @@ def _patterns_of(identifier: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
         is_counted = bool(words) and all(word in ORDINARY for word in words)
         # `film100` may be the hundredth film, of which a text may speak as `film 100`.
         exact = re.compile(rf"(?<![^\W_]){re.escape(plain)}(?![^\W_])", re.I)
-        return (("", exact if is_counted and digits < 7 else _spaced(squeezed)),)
+        return (("", exact if is_counted and digits < 7 else _allow_gaps(squeezed)),)
     words = re.findall(r"[^\W\d_]+", plain)
     if len(words) > _MOST_WORDS or len(plain) > _MOST_LETTERS:
-        return (("", _spaced(squeezed)),)
+        return (("", _allow_gaps(squeezed)),)
     if _CASELESS.fullmatch(squeezed):
         return ((squeezed, re.compile(re.escape(squeezed))),)
     names = [word for word in words if len(word) >= _LEAST and word not in ORDINARY]
     patterns = [(word, re.compile(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", re.I)) for word in names]
     unusual = [word for word in words if word not in ORDINARY]
     return (
-        (*patterns, (squeezed, _spaced(squeezed)))
+        (*patterns, (squeezed, _allow_gaps(squeezed)))
         if len(words) > 1 and unusual and len(squeezed) > 4
         else tuple(patterns)
     )
 
 
-def _spaced(squeezed: str) -> re.Pattern[str]:
+def _allow_gaps(squeezed: str) -> re.Pattern[str]:
     """A pattern of the characters with at most two others between them; of a number only with blanks and dashes."""
     if squeezed.isdecimal():
         number = squeezed.lstrip("0") if len(squeezed.lstrip("0")) >= 5 else squeezed
