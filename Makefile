@@ -1,10 +1,13 @@
 # Requires Python 3.11 or newer with venv, and make. Everything is installed into .venv.
 PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
+# Tests wait now and then, so one worker more than there are cores.
+WORKERS ?= $(shell .venv/bin/python -c "import os; print(min(8, os.cpu_count() + 1))")
+
 .PHONY: demo test test-all lint
 demo: .venv/.core ; .venv/bin/medvlm demo
-test: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n auto --maxprocesses 8 --dist loadfile
-test-all: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n auto --maxprocesses 8 --dist loadfile -m "slow or not slow"
+test: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile
+test-all: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile -m "slow or not slow"
 lint: .venv/.test ; .venv/bin/ruff check . && .venv/bin/mypy
 
 # The installation is editable: changed sources take effect at once, a changed pyproject.toml reinstalls.

@@ -36,6 +36,7 @@ def test_training_ends_by_saying_where_things_are_and_what_to_do_next(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reads", [40])
 def test_training_ends_well_without_its_reader_and_libraries_are_silent(tmp_path: Path, reads: int) -> None:
     changes = {"evaluate": {"on": ["films:test"]}, "engine": {"precision": "bf16-mixed"}}

@@ -6,7 +6,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import runpy
 import signal
+import socket
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -197,6 +200,30 @@ def _die(path: Path, *arguments: str) -> None:
     torch.set_num_threads(1)
     os.chdir(path.parent)
     dying.main(str(path), *map(str, arguments))
+
+
+def run_ranks(script: Path, *arguments: object, ranks: int = 2) -> None:
+    """Runs a script as torchrun would, in forks of this process, which need not import torch again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork").Process
+    words = [str(script), *map(str, arguments)]
+    processes = [fork(target=_run_rank, args=(words, rank, ranks, port)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(600)
+    assert [process.exitcode for process in processes] == [0] * ranks
+
+
+def _run_rank(words: list[str], rank: int, ranks: int, port: int) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    named = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "tests"}
+    os.environ.update({key: str(value) for key, value in {**place, **named}.items()})
+    torch.set_num_threads(1)
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
 
 
 def trace(run: RunFolder, stage: str) -> list[tuple[int, str, dict[str, str]]]:

@@ -169,6 +169,7 @@ def test_what_a_callable_says_of_its_pixels_is_in_the_sample(tmp_path):
     assert voxels.dtype == np.int16 and voxels.shape == (1, 512, 1024)
 
 
+@pytest.mark.slow
 def test_with_any_number_of_decoders_the_bytes_are_the_same(tmp_path):
     for workers in (1, 3):
         pack_around(list(BROKEN), tmp_path / str(workers), workers)

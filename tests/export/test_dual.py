@@ -121,6 +121,7 @@ def test_only_towers_of_transformers_fit(
     assert found is None if reason is None else found is not None and found.startswith(reason)
 
 
+@pytest.mark.slow
 def test_a_timm_tower_and_a_bert_load_by_open_clip(tmp_path: Path, run: RunFolder) -> None:
     """The same composition as BiomedCLIP. open_clip has a bias for the sigmoid loss."""
     net = {"kind": "timm", "net": "resnet10t", "preprocess": {"size": [64, 64]}, "serves": ["film", "smear"]}

@@ -71,6 +71,7 @@ def test_nothing_is_sent_unless_asked_and_then_privately(folder: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_public_upload_makes_a_public_repository_and_opens_no_private_one(folder: Path) -> None:
     with serving() as hub:
         done = medvlm(hub, "export", folder, "--to", "hub:lab/new", "--public", "--yes")

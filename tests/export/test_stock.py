@@ -214,6 +214,7 @@ def in_idefics3(tower: dict[str, Any] = IDEFICS3, language: dict[str, Any] = WOR
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"language": changed})})
 
 
+@pytest.mark.slow
 def test_pixel_shuffle_becomes_idefics3(tmp_path: Path, run: RunFolder) -> None:
     """The model writes the tokens around an image in training, the processor in the export; each exactly once."""
     trained = trained_of(in_idefics3())

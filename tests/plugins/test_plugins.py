@@ -9,8 +9,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +25,7 @@ from medvlm.core.tasks import find_task
 from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe.load import load
 from medvlm.train.storage import TensorReader
-from tests.tiny_run import LANGUAGE, TOWER, environment, recipe, trace, written
+from tests.tiny_run import LANGUAGE, TOWER, cut_off, recipe, trace, written
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -120,9 +118,7 @@ def test_it_is_dry_run(lab: Path) -> None:
 def test_a_run_that_was_killed_resumes_to_the_last_bit(lab: Path, whole: RunFolder) -> None:
     """Killed in the stage with the second optimizer and the teacher: both go on from the checkpoint."""
     (lab / "cut.yaml").write_text((lab / "recipe.yaml").read_text().replace("name: bars", "name: cut", 1))
-    command = [sys.executable, str(ROOT / "tests/drills/dying.py"), "cut.yaml", "runs", "same", "3", "logged"]
-    own = {**environment(), "PYTHONPATH": os.environ["PYTHONPATH"]}
-    assert subprocess.run(command, env=own, capture_output=True).returncode == -signal.SIGKILL
+    cut_off(lab / "cut.yaml", lab / "runs", "same", 3)
     cut = RunFolder(lab / "runs" / "cut")
     assert [step for step, *_ in trace(cut, "same")] == [1, 2, 3] and not (cut.stage("same") / "stage.json").exists()
     call("train", "cut.yaml")

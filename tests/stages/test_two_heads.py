@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import torch
 
 from tests.labelled_run import recipe, write_run
 from tests.stages.two_heads import MICRO_BATCHES
-from tests.tiny_run import ROOT, environment, staged
+from tests.tiny_run import ROOT, run_ranks, staged
 from tests.train.two_ranks import first_step
 
 
@@ -27,10 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(folder: Path) -> list[dict[int, dict[str, Any]]]:
     """The results of the two ranks. One process packs the archive first."""
     staged(folder / "recipe.yaml", folder / "runs", "fit")
-    script = str(ROOT / "tests" / "stages" / "two_heads.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
-    ended = subprocess.run([*command, str(folder)], env=environment(), capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    run_ranks(ROOT / "tests" / "stages" / "two_heads.py", folder)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 

@@ -3,8 +3,6 @@ answers."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from pydantic import ValidationError
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import RecipeError
 from medvlm.train.engines import make_engine
-from tests.tiny_run import ROOT, differing, environment
+from tests.tiny_run import ROOT, differing, run_ranks
 from tests.train.engine_ranks import Averaged, run
 
 FAST = (
@@ -77,19 +75,7 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def two_ranks(folder: Path, cases: tuple[str, ...]) -> Ranks:
     """The results of two processes for each case."""
     cases = tuple(c for c in cases if not c.startswith("zero") or _has_deepspeed())
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(ROOT / "tests" / "train" / "engine_ranks.py"),
-        str(folder),
-        *cases,
-    ]
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
-    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-6000:]
+    run_ranks(ROOT / "tests" / "train" / "engine_ranks.py", folder, *cases)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 

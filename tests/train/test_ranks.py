@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,8 @@ from tests.tiny_run import (
     SMALL,
     STAGES,
     differing,
-    environment,
     recipe,
+    run_ranks,
     trained,
     weights,
     written,
@@ -46,18 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(folder: Path) -> list[dict[str, Any]]:
     """The results of the two ranks. One process packs the data first."""
     trained(folder / "recipe.yaml", folder / "runs", "name=one")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(ROOT / "tests" / "train" / "two_ranks.py"),
-        str(folder),
-    ]
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    run_ranks(ROOT / "tests" / "train" / "two_ranks.py", folder)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +12,12 @@ from safetensors.torch import load_file
 
 from medvlm.train import checkpoint
 from medvlm.train.consolidate import consolidate
-from tests.tiny_run import ROOT, environment
+from tests.tiny_run import ROOT, run_ranks
 from tests.train.sharded import whole
 
 
 def ran(folder: Path, mode: str, ranks: int) -> list[dict[str, Any]]:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(ranks),
-        str(ROOT / "tests" / "train" / "sharded.py"),
-        str(folder),
-        mode,
-    ]
-    ended = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    run_ranks(ROOT / "tests" / "train" / "sharded.py", folder, mode, ranks=ranks)
     return [json.loads((folder / f"{mode}-{rank}.json").read_text()) for rank in range(ranks)]
 
 
