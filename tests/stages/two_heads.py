@@ -1,4 +1,4 @@
-"""two_heads.py FOLDER: what tests/stages/test_two_heads.py compares with one process. Started by torchrun; each rank
+"""two_heads.py FOLDER: what tests/stages/test_two_heads.py compares with one process. Started by run_ranks; each rank
 writes FOLDER/rank-R.pt."""
 
 from __future__ import annotations

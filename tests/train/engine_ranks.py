@@ -1,4 +1,4 @@
-"""engine_ranks.py FOLDER CASE...: a stage under each engine, for tests/train/test_engines.py. Started by torchrun or
+"""engine_ranks.py FOLDER CASE...: a stage under each engine, for tests/train/test_engines.py. Started by run_ranks or
 directly; rank R writes FOLDER/rank-R.pt."""
 
 from __future__ import annotations

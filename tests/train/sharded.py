@@ -1,4 +1,4 @@
-"""sharded.py FOLDER save|load: what several ranks save and load, for tests/train/test_sharded.py. Started by torchrun;
+"""sharded.py FOLDER save|load: what several ranks save and load, for tests/train/test_sharded.py. Started by run_ranks;
 each rank writes FOLDER/MODE-R.json."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""two_ranks.py FOLDER: what tests/train/test_ranks.py compares with one process. Started by torchrun; each rank writes
+"""two_ranks.py FOLDER: what tests/train/test_ranks.py compares with one process. Started by run_ranks; each rank writes
 FOLDER/rank-R.pt."""
 
 from __future__ import annotations
