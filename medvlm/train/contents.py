@@ -95,24 +95,39 @@ def _check_tensor(name: Any, entry: TensorStorageMetadata, places: dict[Any, Any
     if not isinstance(name, str) or not isinstance(dtype, torch.dtype) or not _is_shape(size):
         raise _Unfit(f"{name} has no type or no shape")
     covered = 0
-    for i, chunk in enumerate(entry.chunks):
+    for chunk in entry.chunks:
         is_within = isinstance(chunk, ChunkStorageMetadata) and _is_shape(chunk.offsets) and _is_shape(chunk.sizes)
         if not is_within or not len(chunk.offsets) == len(chunk.sizes) == len(size):
             raise _Unfit(f"a part of {name} has another number of axes")
         if any(at + n > whole for at, n, whole in zip(chunk.offsets, chunk.sizes, size, strict=True)):
             raise _Unfit(f"a part of {name} is outside it")
-        if any(_overlap(chunk, other) for other in entry.chunks[:i]):
-            raise _Unfit(f"two parts of {name} overlap")
         place = places.get(MetadataIndex(name, chunk.offsets))
         if place is None or place.length != math.prod(chunk.sizes) * dtype.itemsize:
             raise _Unfit(f"{name} has another number of bytes than its shape {list(size)} of {dtype} needs")
         covered += math.prod(chunk.sizes)
+    if _have_overlap(entry.chunks, len(size)):
+        raise _Unfit(f"two parts of {name} overlap")
     if covered != math.prod(size):
         raise _Unfit(f"the parts of {name} do not cover it")
 
 
 def _is_shape(value: Any) -> bool:
     return isinstance(value, Sequence) and all(isinstance(n, int) and n >= 0 for n in value)
+
+
+def _have_overlap(chunks: Sequence[ChunkStorageMetadata], num_axes: int) -> bool:
+    """Compares each part only with those that reach to its start along the axis that is split most, because a run of
+    many ranks has a part for each of them."""
+    if num_axes == 0:
+        return len(chunks) > 1
+    axis = max(range(num_axes), key=lambda each: len({chunk.offsets[each] for chunk in chunks}))
+    near: list[ChunkStorageMetadata] = []
+    for chunk in sorted(chunks, key=lambda each: each.offsets[axis]):
+        near = [other for other in near if other.offsets[axis] + other.sizes[axis] > chunk.offsets[axis]]
+        if any(_overlap(chunk, other) for other in near):
+            return True
+        near.append(chunk)
+    return False
 
 
 def _overlap(a: ChunkStorageMetadata, b: ChunkStorageMetadata) -> bool:

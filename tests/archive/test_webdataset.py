@@ -11,28 +11,13 @@ import pytest
 
 from medvlm.archive.packing.pack import pack
 from medvlm.archive.readers.webdataset import read
-from medvlm.core.card import Card
 from medvlm.core.contracts import BadSample, RawSample
 from tests.archive.made_layouts import film
+from tests.io.test_foreign import card
 
+READER = {"kind": "webdataset", "media": {"film": ["png"]}}
 GOOD = 6
 """Samples of each of two tars, besides what is added to the first."""
-
-
-def make_card() -> Card:
-    return Card.model_validate(
-        {
-            "name": "theirs",
-            "title": "Theirs",
-            "summary": "Foreign tars.",
-            "licence": {"id": "CC0-1.0", "commercial": True},
-            "access": "open",
-            "phi": {"status": "deidentified"},
-            "media": ["film"],
-            "splits": {"by": "image", "ratios": {"train": 1.0}},
-            "reader": {"kind": "webdataset", "media": {"film": ["png"]}},
-        }
-    )
 
 
 def make_member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
@@ -57,7 +42,7 @@ def write_tars(root: Path, *added: tarfile.TarInfo) -> Path:
 
 
 def read_with(folder: Path, *added: tarfile.TarInfo) -> list[Any]:
-    return list(read(make_card().reader, write_tars(folder / "tars", *added)))
+    return list(read(card(READER).reader, write_tars(folder / "tars", *added)))
 
 
 FAULTY = {
@@ -95,7 +80,7 @@ def test_folders_and_headers_are_no_samples(kind: bytes, tmp_path: Path) -> None
 
 def test_the_rest_of_all_tars_is_packed_and_the_bad_are_listed(tmp_path: Path) -> None:
     root = write_tars(tmp_path / "tars", *FAULTY.values())
-    receipt = pack(make_card(), root, tmp_path / "out", workers=1, max_bad=0.5)
+    receipt = pack(card(READER), root, tmp_path / "out", workers=1, max_bad=0.5)
     # Neighbours with one key are one sample.
     assert sum(receipt.samples.values()) == 2 * GOOD and receipt.quarantined == 6
     listed = (tmp_path / "out" / "quarantine.jsonl").read_text()

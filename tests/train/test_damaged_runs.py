@@ -1,4 +1,4 @@
-"""Files of a run that are damaged, of another kind, or gone: one message, and nothing is begun anew beside them."""
+"""A damaged, replaced or missing file of a run costs one message, and no second run folder is made."""
 
 from __future__ import annotations
 
