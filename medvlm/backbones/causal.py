@@ -25,7 +25,7 @@ from medvlm.core.weights import (
     is_on_meta,
     open_dialogue_tokenizer,
     open_saved_tokenizer,
-    open_stock,
+    open_tokenizer,
 )
 
 IMAGE = "<image>"
@@ -135,7 +135,7 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
     texts and lists of parts."""
     if (folder / "tokenizer_config.json").is_file():
         return open_dialogue_tokenizer(folder)
-    made = _load_tokenizer(config.model) if config.model else train(config.vocabulary)
+    made = open_tokenizer(config.model, "model.language.model") if config.model else train(config.vocabulary)
     if config.template:
         made.chat_template = TEMPLATES.get(config.template, config.template)
         try_template(made, "model.language.template")
@@ -228,19 +228,6 @@ def _quantization_args(config: Config) -> dict[str, Any]:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
         )
     }
-
-
-def _load_tokenizer(model: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return open_stock(AutoTokenizer, model)
-    except OSError as reason:
-        first = str(reason).strip().splitlines()[0]
-        raise RecipeError(
-            f"model.language.model: cannot read the tokenizer of {model!r} ({first}); check the id, log in with `hf"
-            " auth login` if the model is gated, or give the folder of a copy"
-        ) from None
 
 
 def _read_config(config: Config) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvlm.core.contracts import Loaded, LoadedFile
-from medvlm.core.errors import CheckpointError
+from medvlm.core.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -83,6 +83,20 @@ def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options
         ) from None
     check_keys(found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"], config, where)
     return made
+
+
+def open_tokenizer(model: str, key: str) -> Any:
+    """The tokenizer of a folder or hub id. key: of the recipe, for the message. Raises RecipeError if there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return open_stock(AutoTokenizer, model)
+    except OSError as reason:
+        first = str(reason).strip().splitlines()[0]
+        raise RecipeError(
+            f"{key}: cannot read the tokenizer of {model!r} ({first}); check the id, log in with `hf auth login` if"
+            " the model is gated, or give the folder of a copy"
+        ) from None
 
 
 def open_stock(auto: Any, where: Any, **options: Any) -> Any:

@@ -11,8 +11,8 @@ from torch import nn
 
 from medvlm.core.arguments import refuse_values
 from medvlm.core.contracts import Loaded
-from medvlm.core.errors import CheckpointError, ShapeError
-from medvlm.core.weights import describe, from_pretrained, open_stock
+from medvlm.core.errors import ShapeError
+from medvlm.core.weights import describe, from_pretrained, open_tokenizer
 
 LIBRARY = "transformers"
 """The library that the class of `tower` is from."""
@@ -43,17 +43,10 @@ class Config(Loaded):
 
 def tokenizer(config: Config, run_tokenizer: Any) -> Any:
     """The tower's own tokenizer, or a copy of the run's that puts a start and an end token around every text."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     if config.model:
-        try:
-            return open_stock(AutoTokenizer, config.model)
-        except OSError as reason:
-            first = str(reason).strip().splitlines()[0]
-            raise CheckpointError(
-                f"text.model: cannot read the tokenizer of {config.model!r} ({first}); check the id, or give the folder"
-                " of a copy"
-            ) from None
+        return open_tokenizer(config.model, "text.model")
     from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing
 
