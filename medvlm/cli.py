@@ -141,7 +141,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from medvlm.commands.evaluate import evaluate
     from medvlm.evaluate.table import format_table
 
-    print(format_table(evaluate(args.run_folder, args.on, args.stage)))
+    rows = evaluate(args.run_folder, args.on, args.stage)
+    if os.environ.get("RANK", "0") == "0":
+        print(format_table(rows))
 
 
 def run_report(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from medvlm.core.config import component, kinds
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder
 from medvlm.core.stage_config import read_lora
+from medvlm.core.weights import find_published
 from medvlm.models.restore import load_weights
 from medvlm.recipe.load import load_run
 from medvlm.train import checkpoint
@@ -37,7 +39,7 @@ def open_model(
         return [*open_run(load_run(folder).recipe, folder, stage, device, max_new_tokens)]
     if needs == "embed":
         return [StockTower(str(where), device)]
-    return [_open_published(str(where), device, max_new_tokens)]
+    return [open_published(str(where), device, max_new_tokens)]
 
 
 def open_run(
@@ -49,6 +51,7 @@ def open_run(
     if is_model_folder(folder):
         opened = [open_folder(folder)]
         opened[0].model.to(device)
+        opened[0].find_origin = partial(find_published, str(folder))
     else:
         last: dict[str, Any] = {}  # composition -> the last stage that trained it, in the order of training
         for config in list_finished_stages(recipe, RunFolder(folder), stage):
@@ -74,6 +77,7 @@ def open_stage(recipe: Any, run: RunFolder, stage: Any, device: str = "cpu") -> 
     adapters = read_lora(meta.get("adapters"), f"{stage.name}/{folder.name}")
     load_weights(model, weights, adapters, f"{stage.name}/{folder.name}")
     opened: AssembledModel = composition.open(assembly, stage, model.to(device))
+    opened.find_origin = lambda: {"stage": stage.name, "checkpoint": checkpoint.digest(folder)}
     return opened
 
 
@@ -89,9 +93,10 @@ def list_finished_stages(recipe: Any, run: RunFolder, stage: str = "") -> list[A
     return list(finished.values())[:end]
 
 
-def _open_published(where: str, device: str, max_new_tokens: int) -> Opened:
-    """Opened by the first composition that knows it, else as any vision-language model of transformers."""
+def open_published(where: str, device: str, max_new_tokens: int) -> Opened:
+    """A folder or hub id, opened by the first composition that knows it, else as a model of transformers."""
     found = (component("compositions", kind).open_published(where, device) for kind in kinds("compositions"))
     opened: Opened = next((model for model in found if model is not None), None) or StockAnswering(where, device)
     opened.max_new_tokens = max_new_tokens
+    opened.find_origin = partial(find_published, where)
     return opened

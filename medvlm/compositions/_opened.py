@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,10 +25,19 @@ BATCH = 64
 
 class Opened:
     """can: what it can do, see core/composition.py; other calls raise RecipeError. max_new_tokens: maximum length of an
-    answer."""
+    answer. find_origin: returns what tells its weights from others, in plain JSON; may read all of them."""
 
     can: frozenset[str] = frozenset()
     max_new_tokens = 256
+    find_origin: Callable[[], Mapping[str, Any]] = staticmethod(dict)
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """What decides its answers: its weights, how they are computed, and the limit of an answer."""
+        return {**self.find_origin(), **self._describe_computing(), "max_new_tokens": self.max_new_tokens}
+
+    def _describe_computing(self) -> Mapping[str, Any]:
+        return {}
 
     def kind_of(self, axes: int, asked: str = "") -> str:
         """The kind of medium of a file that does not name one, see data/prepare.Prepare."""
@@ -60,6 +70,9 @@ class AssembledModel(Opened):
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device  # type: ignore[no-any-return]
+
+    def _describe_computing(self) -> Mapping[str, Any]:
+        return describe_computing(self.model)
 
     def kind_of(self, axes: int, asked: str = "") -> str:
         return self.prepare.kind_of(axes, asked)
@@ -109,6 +122,12 @@ class AnsweringModel(AssembledModel):
             CutAnswer(text) if is_cut(answer, self.max_new_tokens, ends) else text
             for text, answer in zip(texts, ids, strict=True)
         ]
+
+
+def describe_computing(model: torch.nn.Module) -> dict[str, str]:
+    """The precision and the kind of device of a model."""
+    first = next(model.parameters())
+    return {"precision": str(first.dtype).removeprefix("torch."), "device": first.device.type}
 
 
 def find(opened: Iterable[Any], need: str) -> Any | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.functional import normalize
 
-from medvlm.compositions._opened import Opened
+from medvlm.compositions._opened import Opened, describe_computing
 from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Sample
@@ -50,6 +50,9 @@ class StockAnswering(Opened):
 
     def kind_of(self, axes: int, asked: str = "") -> str:
         return asked or "own"
+
+    def _describe_computing(self) -> Mapping[str, Any]:
+        return describe_computing(self.model)
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
         return [self._answer(ask) for ask in asks]

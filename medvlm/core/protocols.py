@@ -33,6 +33,10 @@ class Asked(Typed):
     def can(self) -> frozenset[str]:
         """What it can do, see NEEDS of Protocol."""
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What decides its answers, in plain JSON: hashes of its weights, the limit of answers, ..."""
+
     def find_box_extent(self, ask: Ask) -> tuple[float, float]:
         """(width, height) of the canvas that the model perceives, in the units in which boxes are written."""
 
@@ -74,13 +78,21 @@ class Progress(Typed):
     def __call__(self, what: str, done: int, total: int) -> None: ...
 
 
+class Pieces(Typed):
+    """Work that is done in pieces, each by one of the processes, and not again after a stop."""
+
+    def collect(self, what: str, sizes: Sequence[int], do: Callable[[int], Any], progress: Progress) -> list[Any]:
+        """The results of do(0), do(1), ... for each of `sizes`, which must be JSON. what: a name, other for each call.
+        sizes: number of items of each piece, for the progress."""
+
+
 @dataclass(frozen=True)
 class Split:
     """The samples of a data set to evaluate, with settings.
 
     places: of the samples, in order. training: returns the places of training samples, for baselines that are fitted.
     baselines: the requested baselines of the protocol. rewards: weights or settings by name, from a stage; {} for none.
-    gallery: a folder for pictures of what the model saw.
+    gallery: a folder for pictures of what the model saw. pieces: does the work of a protocol.
     """
 
     shards: Shards
@@ -90,6 +102,7 @@ class Split:
     rewards: Mapping[str, Any]
     seed: int
     gallery: Path
+    pieces: Pieces
     progress: Progress
     left_out: Counter[str] = field(default_factory=Counter)
     """Reason -> questions that a protocol could not ask for it. The evaluation reports them."""

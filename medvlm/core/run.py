@@ -119,7 +119,12 @@ def read_record(stage_folder: Path) -> dict[str, Any]:
 def hash_files(folder: Path) -> dict[str, str]:
     """File within the folder -> a hash of its bytes."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()[:16] for p in files}
+    return {str(p.relative_to(folder)): _hash_file(p) for p in files}
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def find_changed(folder: Path, stated: Mapping[str, str]) -> list[str]:

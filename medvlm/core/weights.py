@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvlm.core.contracts import Loaded, LoadedFile
 from medvlm.core.errors import CheckpointError, RecipeError
+from medvlm.core.run import hash_files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,6 +117,16 @@ def open_stock(auto: Any, where: Any, **options: Any) -> Any:
         if "custom code" in first or "remote code" in first:
             raise OSError("it needs code of its own, which medvlm never runs") from None
         raise OSError(f"its files are damaged or of another kind: {type(reason).__name__}: {first[:200]}") from reason
+
+
+def find_published(where: str) -> dict[str, Any]:
+    """The name of a folder and a hash of its files, or a hub id and its commit."""
+    if Path(where).is_dir():
+        files = hash_files(Path(where))
+        return {"model": Path(where).name, "files": hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]}
+    from transformers import AutoConfig
+
+    return {"model": where, "commit": open_stock(AutoConfig, where)._commit_hash}
 
 
 def open_saved_tokenizer(folder: Path, **options: Any) -> Any:

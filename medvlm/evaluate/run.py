@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import medvlm
@@ -22,9 +24,11 @@ from medvlm.core.protocols import (
     read_protocols,
     refuse_baseline,
 )
-from medvlm.core.run import RunFolder
+from medvlm.core.run import RunFolder, hash_code
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.measures import VERSION
+from medvlm.evaluate.pieces import KeptPieces, hash_identity, open_pieces, remove_pieces
+from medvlm.evaluate.ranks import find_rank
 from medvlm.evaluate.saved import save
 from medvlm.rewards._compose import Composer
 
@@ -55,7 +59,8 @@ def evaluate(
     progress: Progress = ignore_progress,
     say: Callable[[str], None] = say_nothing,
 ) -> list[Row]:
-    """Returns the rows of this split, and adds them to the results of earlier splits in `out`.
+    """Returns the rows of this split, and adds them to the results of earlier splits in `out`. All ranks answer; only
+    the first one saves and has rows. What was answered before a stop is not asked again.
 
     models: a protocol asks the first one that can do what it needs, and is skipped if none can. dataset, split: names
     in the rows. places: the samples. training: returns the samples that baselines are fitted on. protocols: names or
@@ -65,18 +70,15 @@ def evaluate(
     Raises RecipeError for an unknown baseline or reward, DataError if there is nothing to evaluate.
     """
     known = read_protocols(protocols)
-    names = list_baselines(known) if baselines is None else list(baselines)
-    for reason in filter(None, (refuse_baseline(name, known) for name in names)):
-        raise RecipeError(f"evaluate.baselines: {reason}")
-    places, fitted_on = _draw(places, limit, seed), _Once(training)
-    records: dict[str, list[Record]] = {}
-    left_out: Record = {}
-    for config, model in _pair(known, models):
-        protocol = find_protocol(config)
-        own = [name for name in protocol.BASELINES if name in names]
-        asked = Split(shards, places, fitted_on, own, rewards or {}, seed, out.answers.parent / "gallery", progress)
-        records[config.kind] = list(protocol.ask(config, model, asked))
-        left_out |= {f"{config.kind}: {reason}": count for reason, count in asked.left_out.items()}
+    names = list_baselines(known) if baselines is None else _require_baselines(baselines, known)
+    places, fitted_on, folder = _draw(places, limit, seed), _Once(training), out.answers.parent
+    own = KeptPieces(folder)
+    base = Split(shards, places, fitted_on, names, rewards or {}, seed, folder / "gallery", own, progress)
+    asked = {c.kind: _Asking(c, model, base, f"{dataset}-{split}") for c, model in _pair(known, models)}
+    records = {kind: each.ask() for kind, each in asked.items()}
+    if find_rank()[0] > 0:
+        return []
+    left_out = {f"{kind}: {why}": n for kind, each in asked.items() for why, n in each.split.left_out.items()}
     _say_what_is_missing(f"{dataset}:{split}", left_out, records, say)
     if not any(records.values()):
         raise DataError(f"{dataset}:{split}: {_explain(known, models)} ({len(places)} samples)")
@@ -84,6 +86,7 @@ def evaluate(
         "dataset": dataset,
         "split": split,
         "shards": _describe_shards(shards, places, fitted_on.places, limit),
+        "models": {kind: each.model.identity for kind, each in asked.items()},
         "protocols": [config.model_dump(mode="json") for config in known if config.kind in records],
         "baselines": names,
         "left_out": left_out,
@@ -95,7 +98,37 @@ def evaluate(
         "medvlm": medvlm.__version__,
     }
     rows = save(out, settings, records)
+    remove_pieces([each.pieces for each in asked.values()])
     return [row for row in rows if row["dataset"] == dataset and row["split"] == split]
+
+
+def _require_baselines(names: Sequence[str], known: Sequence[ProtocolConfig]) -> list[str]:
+    for reason in filter(None, (refuse_baseline(name, known) for name in names)):
+        raise RecipeError(f"evaluate.baselines: {reason}")
+    return list(names)
+
+
+class _Asking:
+    """A protocol on a split, with the model that it asks, and its kept pieces. of: data set and split."""
+
+    def __init__(self, config: ProtocolConfig, model: Any, base: Split, of: str):
+        self.config, self.model, self.protocol = config, model, find_protocol(config)
+        baselines = [name for name in self.protocol.BASELINES if name in base.baselines]
+        identity = {
+            "model": model.identity,
+            "protocol": config.model_dump(mode="json"),
+            "baselines": baselines,
+            "rewards": Composer(base.rewards).to_json() if base.rewards else None,
+            "shards": base.shards.fingerprint,
+            "places": hash_identity({"places": base.places}),
+            "seed": base.seed,
+            "code": hash_code(),
+        }
+        self.pieces = open_pieces(base.gallery.parent, f"{of}-{config.kind}", identity)
+        self.split = replace(base, baselines=baselines, pieces=self.pieces, left_out=Counter())
+
+    def ask(self) -> list[Record]:
+        return list(self.protocol.ask(self.config, self.model, self.split))
 
 
 def _say_what_is_missing(

@@ -16,6 +16,7 @@ from medvlm.core.protocols import Row, Split
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Question, Sample, make_truth
 from medvlm.core.tasks import is_scored
+from medvlm.evaluate.pieces import KeptPieces
 from medvlm.evaluate.protocols._majority import fit_majority
 from medvlm.evaluate.run import evaluate, ignore_progress
 from medvlm.evaluate.saved import rescore
@@ -422,7 +423,7 @@ def test_progress_ends_at_its_total(shards: ShardSet, tmp_path: Path) -> None:
 
 
 def training_of(shards: ShardSet) -> Split:
-    return Split(shards, (), lambda: of(shards, "train"), (), {}, 0, Path(), ignore_progress)
+    return Split(shards, (), lambda: of(shards, "train"), (), {}, 0, Path(), KeptPieces(Path()), ignore_progress)
 
 
 def test_a_template_that_training_lacks_gets_the_constant_of_its_kind(shards: ShardSet) -> None:

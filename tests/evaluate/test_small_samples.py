@@ -16,6 +16,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.protocols import Row, Split
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Question, Sample, Truth, make_truth
+from medvlm.evaluate.pieces import KeptPieces
 from medvlm.evaluate.protocols._majority import fit_majority
 from medvlm.evaluate.protocols._questions import rows_of
 from medvlm.evaluate.run import evaluate, ignore_progress
@@ -173,7 +174,7 @@ def test_the_best_constant_of_a_reward_is_what_earns_most(tmp_path: Path) -> Non
             writer.write(Sample(f"k{i}", "toy", "train", questions=(Question("How many?", truth, "count"),)), {})
     shards = open_shards(tmp_path)
     training = [("train", i) for i in range(len(counts))]
-    split = Split(shards, (), lambda: training, (), {}, 0, tmp_path, ignore_progress)
+    split = Split(shards, (), lambda: training, (), {}, 0, tmp_path, KeptPieces(tmp_path), ignore_progress)
     composer = Composer({"count": 1.0})
     fitted = fit_majority(Noisy(), split, lambda question: True, composer)
     question = Question("How many?", make_truth("count", "5", count=5), "count")

@@ -13,10 +13,9 @@ import pytest
 from medvlm.core.ask import Ask
 from medvlm.core.run import RunFolder
 from medvlm.evaluate import saved
-from medvlm.evaluate.run import evaluate
 from medvlm.io.shards import ShardSet
 from medvlm.train.stopping import SIGNALS, Preempted, raise_on_signal
-from tests.evaluate.toy import Noisy, write_shards
+from tests.evaluate.toy import Noisy, evaluate_toy, write_shards
 
 
 class Stopped(Noisy):
@@ -37,20 +36,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return write_shards(tmp_path_factory.mktemp("toy"), {"train": 8, "test": 8})
 
 
-def run_it(answerer: Noisy, shards: ShardSet, folder: Path) -> None:
-    places = [("test", i) for i in range(8)]
-    evaluate(
-        [answerer],
-        shards,
-        dataset="toy",
-        split="test",
-        places=places,
-        training=lambda: places,
-        out=RunFolder(folder),
-        resamples=10,
-    )
-
-
 def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "evaluate").glob("*") if path.is_file()}
 
@@ -59,16 +44,16 @@ def read_files(folder: Path) -> dict[str, bytes]:
 def test_a_signal_during_the_questions_leaves_the_results_from_before(
     number: signal.Signals, shards: ShardSet, tmp_path: Path
 ) -> None:
-    run_it(Noisy(), shards, tmp_path)
+    evaluate_toy(Noisy(), shards, tmp_path)
     before = read_files(tmp_path)
     with pytest.raises(Preempted, match="stopped here"), raise_on_signal("stopped here"):
-        run_it(Stopped(number), shards, tmp_path)
+        evaluate_toy(Stopped(number), shards, tmp_path)
     assert read_files(tmp_path) == before
 
 
 def test_a_signal_before_the_first_results_leaves_no_results(shards: ShardSet, tmp_path: Path) -> None:
     with pytest.raises(Preempted), raise_on_signal():
-        run_it(Stopped(signal.SIGTERM), shards, tmp_path)
+        evaluate_toy(Stopped(signal.SIGTERM), shards, tmp_path)
     assert read_files(tmp_path) == {}
 
 
@@ -84,7 +69,7 @@ def test_a_signal_while_results_are_saved_waits_until_all_are(
 
     monkeypatch.setattr(saved, function, get_signal)
     with pytest.raises(Preempted), raise_on_signal():
-        run_it(Noisy(), shards, tmp_path)
+        evaluate_toy(Noisy(), shards, tmp_path)
     monkeypatch.undo()
     assert saved.rescore(tmp_path / "evaluate") == json.loads(RunFolder(tmp_path).results.read_text())
     assert not [name for name in read_files(tmp_path) if name.endswith(".part")]

@@ -7,9 +7,9 @@ own, where no constant helps.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from math import isnan, nan
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from medvlm.train.stopping import Stop
 
 BLIND, SHUFFLED, MAJORITY, CHANCE = "blind", "shuffled", "majority", "chance"
 CHUNK = 64
+"""Maximum number of questions that are asked together."""
 GALLERY = 24
 """Number of samples for which the report shows what the model saw."""
 Say = Callable[[Sequence[Ask]], Sequence[Any]]
@@ -49,30 +50,60 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
         majority = fit_majority(model, split, is_asked, composer)
     samples = [split.shards.read(*place)[0] for place in split.places]
     partner = draw_partners(samples, split.seed) if SHUFFLED in split.baselines else [None] * len(samples)
+    num_asked = [sum(map(is_asked, sample.questions)) for sample in samples]
+    asked = [position for position, number in enumerate(num_asked) if number]
     clusters: dict[str, int] = {}
-    total = sum(map(is_asked, (question for sample in samples for question in sample.questions)))
-    done, shown = 0, set[str]()
-    asks = _list_asks(model, split, partner, is_asked)
-    while chunk := list(islice(asks, CHUNK)):
-        answers_of = _answer(say, chunk, split.baselines)
-        for number, (each, _) in enumerate(chunk):
-            key = each.sample.key
-            if key not in shown and len(shown) < GALLERY:
-                shown.add(key)
-                _save(split.gallery / f"{key}.png", model, each)
+    for position in asked:
+        clusters.setdefault(_name_cluster(samples[position]), len(clusters))
+    shown = {samples[position].key for position in asked[:GALLERY]}
+    pieces = _group(asked, num_asked)
+
+    def do(number: int) -> Record:
+        left_out: Counter[str] = Counter()
+        asks = list(_list_asks(model, split, pieces[number], partner, is_asked, left_out))
+        answers_of = _answer(say, asks, split.baselines) if asks else {}
+        drawn, records = set[str](), []
+        for at, (each, _) in enumerate(asks):
+            sample, answers = each.sample, {who: answers[at] for who, answers in answers_of.items()}
+            has_thumb = sample.key in shown and bool(sample.media)
+            if has_thumb and sample.key not in drawn:
+                drawn.add(sample.key)
+                _save(split.gallery / f"{sample.key}.png", model.draw_thumbnail(each))
             record = {
-                "key": key,
-                "cluster": clusters.setdefault(each.sample.patient or f"sample {key}", len(clusters)),
+                "key": sample.key,
+                "cluster": clusters[_name_cluster(sample)],
                 **_describe(each, model),
-                **{who: answers[number] for who, answers in answers_of.items()},
-                **_name_cut({who: answers[number] for who, answers in answers_of.items()}),
+                **answers,
+                **_name_cut(answers),
                 "majority": majority.answer(each.question) if majority else None,
                 "constants": majority.list_others(each.question) if majority else {},
-                "thumb": f"{split.gallery.name}/{key}.png" if key in shown and each.sample.media else None,
+                "thumb": f"{split.gallery.name}/{sample.key}.png" if has_thumb else None,
             }
-            yield {**record, **_judge(record, composer)}
-        done += len(chunk)
-        split.progress("questions", done, total)
+            records.append({**record, **_judge(record, composer)})
+        return {"records": records, "left_out": left_out}
+
+    sizes = [sum(num_asked[position] for position in piece) for piece in pieces]
+    for done in split.pieces.collect("questions", sizes, do, split.progress):
+        split.left_out.update(done["left_out"])
+        yield from done["records"]
+
+
+def _name_cluster(sample: Sample) -> str:
+    return sample.patient or f"sample {sample.key}"
+
+
+def _group(asked: Sequence[int], num_asked: Sequence[int]) -> list[list[int]]:
+    """Consecutive samples with at most CHUNK questions together, or a single one with more, so that what a model
+    answers at a time does not depend on the number of ranks."""
+    pieces: list[list[int]] = []
+    size = 0
+    for position in asked:
+        size += num_asked[position]
+        if not pieces or size > CHUNK:
+            pieces.append([])
+            size = num_asked[position]
+        pieces[-1].append(position)
+    return pieces
 
 
 def _answer(
@@ -121,19 +152,24 @@ def _judge(record: Record, composer: Composer | None) -> Record:
 
 
 def _list_asks(
-    model: Asked, split: Split, partner: Sequence[int | None], is_asked: IsAsked
+    model: Asked,
+    split: Split,
+    positions: Sequence[int],
+    partner: Sequence[int | None],
+    is_asked: IsAsked,
+    left_out: Counter[str],
 ) -> Iterator[tuple[Ask, tuple[Sample, Files] | None]]:
-    """Each ask, with the sample whose media the `shuffled` baseline shows. Samples are read lazily.
+    """Each ask about the samples at these positions, with the sample whose media the `shuffled` baseline shows.
 
     A question whose answer is outside of what the model sees, such as a box outside of a crop, is left out and counted.
     """
-    for number, place in enumerate(split.places):
-        sample, files = split.shards.read(*place)
+    for number in positions:
+        sample, files = split.shards.read(*split.places[number])
         asks = [Ask(sample, files, question) for question in sample.questions if is_asked(question)]
         kept = []
         for ask in asks:
             if reason := say_why_unseen(model, ask):
-                split.left_out[f"{ask.question.template}: {reason}"] += 1
+                left_out[f"{ask.question.template}: {reason}"] += 1
             else:
                 kept.append(ask)
         other = partner[number]
@@ -148,12 +184,10 @@ def _answer_shuffled(say: Say, chunk: Sequence[tuple[Ask, tuple[Sample, Files] |
     return [next(answers) if other else None for _, other in chunk]
 
 
-def _save(path: Path, model: Asked, ask: Ask) -> None:
-    if ask.sample.media:
-        drawn = model.draw_thumbnail(ask)
-        with Stop():  # a signal leaves no half of a picture
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(drawn)
+def _save(path: Path, drawn: bytes) -> None:
+    with Stop():  # a signal leaves no half of a picture
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(drawn)
 
 
 def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -66,16 +67,17 @@ def ask(config: Config, model: Any, split: Split) -> Iterator[Record]:
 
 def _embed_images(model: Any, split: Split) -> tuple[list[np.ndarray], list[Sample]]:
     """Embeddings of every sample that has an image and a text, and these samples."""
-    images: list[np.ndarray] = []
-    paired: list[Sample] = []
-    for start in range(0, len(split.places), CHUNK):
-        read = [split.shards.read(*place) for place in split.places[start : start + CHUNK]]
-        items = [(sample, files) for sample, files in read if sample.media and sample.report]
-        if items:
-            images += list(model.embed_media(items))
-            paired += [sample for sample, _ in items]
-        split.progress("retrieval", min(start + CHUNK, len(split.places)), len(split.places))
-    return images, paired
+    samples = [split.shards.read(*place)[0] for place in split.places]
+    paired = [position for position, sample in enumerate(samples) if sample.media and sample.report]
+    pieces = [paired[start : start + CHUNK] for start in range(0, len(paired), CHUNK)]
+
+    def do(number: int) -> list[str]:
+        vectors_NE = model.embed_media([split.shards.read(*split.places[position]) for position in pieces[number]])
+        return [b64encode(np.float32(vector_E).tobytes()).decode() for vector_E in vectors_NE]
+
+    found = split.pieces.collect("retrieval", [len(piece) for piece in pieces], do, split.progress)
+    images = [np.frombuffer(b64decode(text), np.float32) for piece in found for text in piece]
+    return images, [samples[position] for position in paired]
 
 
 def _embed_texts(model: Any, text_of: Mapping[str, str], split: Split) -> dict[str, np.ndarray]:
