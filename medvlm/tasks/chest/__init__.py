@@ -1,0 +1,1 @@
+"""Findings in English reports of chest radiographs, read by rules."""
