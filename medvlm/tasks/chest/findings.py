@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from medvlm.tasks._sections import drop_history
 from medvlm.tasks.chest.mentions import Mention, Status, find_mentions
 from medvlm.tasks.chest.sentences import split_sentences
 from medvlm.tasks.chest.sides import Side, find_sides, join_sides
@@ -30,7 +31,7 @@ class Finding:
 
 @lru_cache(maxsize=4096)  # every measure reads the same texts
 def read_findings(text: str) -> dict[str, Finding]:
-    """Class -> what the report says of it; no entry for what it does not mention.
+    """Class -> what the report says of it; no entry for what it does not mention. Its history is not read.
 
     `no_finding` is present if the report says so, or denies something, and nothing else but devices is present or
     uncertain in it.
@@ -46,7 +47,7 @@ def read_findings(text: str) -> dict[str, Finding]:
 def read_mentions(text: str) -> dict[str, Finding]:
     """Like read_findings, where `no_finding` is present only if the text calls the image normal."""
     found: dict[str, list[tuple[Mention, Side]]] = {}
-    for plain in split_sentences(text):
+    for plain in split_sentences(drop_history(text)):
         mentions = find_mentions(plain)
         for mention, side in zip(mentions, find_sides(plain, mentions), strict=True):
             found.setdefault(mention.name, []).append((mention, side))

@@ -38,7 +38,7 @@ def find_mentions(plain: str) -> list[Mention]:
     if has_any(cues.NOT_OF_NOW, plain):
         return []
     named = sorted(_find_names(plain), key=lambda each: each[1])
-    found = []
+    found: list[Mention] = []
     for start, end in split_clauses(plain):
         own = [(name, span) for name, span in named if start <= span[0] < end]
         found += _judge(plain, (start, end), own)
