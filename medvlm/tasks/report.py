@@ -1,24 +1,30 @@
-"""Long free texts, such as reports and captions: how much of their words and phrases an answer has.
+"""Long free texts, such as reports and captions: how much of their words and phrases an answer has, and of chest
+radiographs which findings.
 
-Words are those of `_tokens.scan_tokens`, with articles and without punctuation. Such measures reward the wording: they
-do not tell whether a finding was seen or missed.
+Words are those of `_tokens.scan_tokens`, with articles and without punctuation. Measures of words reward the wording:
+they do not tell whether a finding was seen or missed. Measures of findings need rules for the kind of report
+(`findings` in the card), so they exist for English reports of chest radiographs only.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from medvlm.core import sample
 from medvlm.core.config import Config as Base
-from medvlm.core.measure import Measure, OfCorpus, average, fit_columns
+from medvlm.core.errors import DataError
+from medvlm.core.measure import Measure, OfCorpus, OfItems, average, fit_columns
 from medvlm.core.sample import Medium
 from medvlm.tasks._made_up import draw_answer, make_question
+from medvlm.tasks._sections import SECTIONS, read_sections
 from medvlm.tasks._tokens import scan_tokens
 from medvlm.tasks._words import is_too_long
+from medvlm.tasks.chest.compare import count_findings, count_findings_by_class, count_findings_with_side
+from medvlm.tasks.chest.temporal import temporal_f1
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,11 +34,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Truth(sample.Truth):
-    pass
+    """findings: the kind of report whose findings are read and compared, see Config; "" if they are not."""
+
+    findings: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        record = super().to_json()
+        return record if self.findings else {name: value for name, value in record.items() if name != "findings"}
 
 
 class Config(Base):
     kind: Literal["report"]
+    findings: Literal["english_chest_radiograph"] | None = None
+    """The kind of report, so that its findings are compared too. Only for reports of chest radiographs in English: the
+    rules that read them give meaningless numbers for others, which are refused where the images tell."""
 
 
 FREE_TEXT = True
@@ -43,8 +58,23 @@ CANDIDATES, COMPARED = 50, 200
 """Numbers of texts among which the best constant is looked for, and that they are compared with."""
 
 
+RADIOGRAPHS = frozenset({"", "x-ray", "xray", "x ray", "cr", "dx", "rx", "radiograph", "radiography"})
+"""Modalities of images that a report of a radiograph may be about, in lower case; "" is not known."""
+
+
 def from_text(text: str, config: Config) -> Truth:
-    return Truth(text)
+    return Truth(text, config.findings or "")
+
+
+def check(truth: Truth, media: Sequence[Medium]) -> None:
+    """Raises DataError for findings of a radiograph if the sample has other media."""
+    for medium in media if truth.findings else ():
+        if len(medium.size) != 2 or medium.modality.lower() not in RADIOGRAPHS:
+            what = f"{medium.modality or medium.kind} of {len(medium.size)} axes"
+            raise DataError(
+                f"{medium.member} is a {what}, and `findings: {truth.findings}` reads reports of radiographs only;"
+                " remove `findings` from the card's question"
+            )
 
 
 @lru_cache(maxsize=4096)  # every measure reads the same texts
@@ -106,31 +136,113 @@ def _fit_cider(truths: Sequence[Truth]) -> Callable[[str, Truth], tuple[float, .
     return average(lambda answer, truth: cider(split_words(answer), words[truth.answer]))
 
 
+def _shorten(count: Callable[[str, str], Any]) -> Callable[[str, Truth], Any]:
+    """A count or score of two texts as columns. An answer that is far longer than the truth is read as none."""
+    return lambda answer, truth: count("" if is_too_long(answer, truth) else answer, truth.answer)
+
+
+def _f1(items_NK: np.ndarray, times_RN: np.ndarray) -> np.ndarray:
+    from medvlm.metrics.f1 import f1
+
+    return f1(items_NK, times_RN)
+
+
+def has_findings(template: str, truth: Truth) -> bool:
+    return bool(truth.findings)
+
+
+def _has(section: str, measure: Measure) -> Callable[[str, Truth], bool]:
+    return lambda template, truth: section in read_sections(truth.answer) and measure.is_about(template, truth)
+
+
+def _cut(section: str, columns: Callable[[str, Truth], Any]) -> Callable[[str, Truth], Any]:
+    """The columns of one section of both texts. An answer without the section is compared as an empty text."""
+    return lambda answer, truth: columns(
+        read_sections(answer).get(section, ""), replace(truth, answer=read_sections(truth.answer).get(section, ""))
+    )
+
+
+def _measure_section(measure: Measure, section: str) -> Measure:
+    """About the reports that have the section."""
+    return replace(
+        measure,
+        metric=f"{measure.metric}_{section}",
+        columns=_cut(section, measure.columns),
+        is_about=_has(section, measure),
+        words=f"{measure.words}, {section}",
+        headline=False,
+        by_template=False,
+    )
+
+
+_BLEU_4 = Measure("bleu_4", GROUP, _count_bleu(4), statistic=_bleu, headline=True, by_template=True, words="BLEU-4")
+_ROUGE_L = Measure("rouge_l", GROUP, average(_rouge_l), headline=True, by_template=True, words="ROUGE-L")
+_FINDING_F1 = Measure(
+    "finding_f1",
+    GROUP,
+    _shorten(count_findings),
+    has_findings,
+    statistic=OfItems(_f1),
+    headline=True,
+    by_template=True,
+    words="F1 of findings",
+)
+_OF_FINDINGS = (
+    _FINDING_F1,
+    replace(
+        _FINDING_F1,
+        metric="finding_f1_side",
+        columns=_shorten(count_findings_with_side),
+        words="F1 of findings with their side",
+        by_template=False,
+    ),
+    replace(
+        _FINDING_F1,
+        metric="finding_f1_macro",
+        columns=_shorten(count_findings_by_class),
+        by_class=True,
+        by_template=False,
+        words="F1 of findings, mean of the classes",
+    ),
+    Measure("temporal_f1", GROUP, average(_shorten(temporal_f1)), has_findings, words="F1 of words of change"),
+)
 MEASURES = (
     Measure("bleu_1", GROUP, _count_bleu(1), statistic=_bleu, words="BLEU-1"),
-    Measure("bleu_4", GROUP, _count_bleu(4), statistic=_bleu, headline=True, by_template=True, words="BLEU-4"),
-    Measure("rouge_l", GROUP, average(_rouge_l), headline=True, by_template=True, words="ROUGE-L"),
+    _BLEU_4,
+    _ROUGE_L,
     Measure("cider", GROUP, OfCorpus(_fit_cider), headline=True, words="CIDEr", bounds=(0.0, 10.0)),
     Measure("token_f1", GROUP, average(score), by_template=True, words="F1 of words"),
     Measure("token_recall", GROUP, average(find_recall), words="recall of words"),
+    *_OF_FINDINGS,
+    *(_measure_section(measure, section) for section in SECTIONS for measure in (_BLEU_4, _ROUGE_L, _FINDING_F1)),
 )
 
 
 def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> str:
-    """Of the most frequent texts, the one with the best value of the measure on these truths."""
+    """Of the most frequent texts, the one with the best value of the measure on these truths; for a measure that is
+    about none of them, that of the first measure."""
+    about = [truth for truth in truths if measure and measure.is_about("", truth)]
+    return _find_constant(tuple(about), measure) if measure and about else _find_constant(tuple(truths), MEASURES[0])
+
+
+@lru_cache(maxsize=4)  # every measure that is about none of the truths asks for that of the first
+def _find_constant(truths: tuple[Truth, ...], measure: Measure) -> str:
+    some = [truths[i * len(truths) // COMPARED] for i in range(COMPARED)] if len(truths) > COMPARED else truths
+    columns = fit_columns(measure, truths)
+    frequent = [answer for answer, _ in Counter(truth.answer for truth in truths).most_common(CANDIDATES)]
+    return max(frequent, key=lambda answer: _find_value(measure, [columns(answer, truth) for truth in some]))
+
+
+def _find_value(measure: Measure, columns: Sequence[Any]) -> float:
+    """The metric, the mean of the classes where it is by class; -1 where nothing defines it."""
     import numpy as np
 
     from medvlm.metrics.bootstrap import value
 
-    measure = measure or MEASURES[0]
-    some = [truths[i * len(truths) // COMPARED] for i in range(COMPARED)] if len(truths) > COMPARED else truths
-    columns, statistic = fit_columns(measure, truths), measure.statistic
-    frequent = [answer for answer, _ in Counter(truth.answer for truth in truths).most_common(CANDIDATES)]
-
-    def judge(answer: str) -> float:
-        return value(np.array([columns(answer, truth) for truth in some]), statistic)
-
-    return max(frequent, key=judge)
+    classes = [[each[name] for each in columns] for name in columns[0]] if measure.by_class else [columns]
+    values = np.array([value(np.array(of_class), measure.statistic) for of_class in classes])
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else -1.0
 
 
 # --- rehearsal --------------------------------------------------------------------------------------
