@@ -141,6 +141,14 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return table.to_pylist()  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("name", ["llava", "ours"])
+@pytest.mark.parametrize("question", ["Where?\udcff", "\udce9t\udce9", "\ud800"])
+def test_a_question_that_is_not_unicode_is_refused(made: dict[str, Path], name: str, question: str) -> None:
+    ask = talk(str(made[name]), [made["film.png"]], max_new_tokens=2)
+    with pytest.raises(DataError, match="bytes that are not UTF-8"):
+        ask(question)
+
+
 def test_films_are_embedded_alike_by_stock_and_ours(
     made: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

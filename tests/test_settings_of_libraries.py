@@ -14,12 +14,13 @@ import pytest
 from medvlm.cli import main
 from medvlm.core.config import component
 from medvlm.core.errors import RecipeError
+from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.recipe.config_keys import _find_class, _list_classes, drop_unknown, find_unknown
 from medvlm.recipe.known import list_known_models, look_up_model
 from medvlm.recipe.load import find_shipped, load
 from tests import tiny_run
 
-TOWER, LANGUAGE = tiny_run.TOWER, tiny_run.LANGUAGE
+TOWER, LANGUAGE, SMALL = tiny_run.TOWER, tiny_run.LANGUAGE, tiny_run.SMALL
 GREY = {"channels": 1, "mean": [0.5], "std": [0.5]}
 
 
@@ -158,6 +159,52 @@ def test_an_argument_that_a_network_does_not_take_is_refused_when_it_is_built(
     kind = component("encoders", encoder["kind"])
     with pytest.raises(RecipeError, match=said):
         kind.build(kind.Config.model_validate(encoder))
+
+
+@pytest.mark.parametrize(
+    ("kind", "net", "args"),
+    [
+        ("timm", "vit_tiny_patch16_224", {"depth": "two"}),
+        ("timm", "vit_tiny_patch16_224", {"embed_dim": 7}),
+        ("timm", "vit_tiny_patch16_224", {"num_heads": 0}),
+        ("timm", "vit_tiny_patch16_224", {"act_layer": "nonsense"}),
+        ("inflated", "resnet10t", {"stem_width": -1}),
+        ("monai", "SwinUNETR", {"feature_size": 7}),
+        ("monai", "SwinUNETR", {"feature_size": "24"}),
+        ("monai", "SwinUNETR", {"num_heads": [0, 1]}),
+        ("monai", "SegResNet", {"init_filters": 0}),
+        ("monai", "SegResNet", {"blocks_down": []}),
+    ],
+)
+def test_a_value_with_which_a_network_cannot_be_built_is_refused(kind: str, net: str, args: dict[str, Any]) -> None:
+    preprocess = {"size": [32, 32]} if kind == "timm" else {"size": [32] * 3, **(GREY if kind == "monai" else {})}
+    encoder = component("encoders", kind)
+    config = encoder.Config.model_validate({"kind": kind, "net": net, "args": args, "preprocess": preprocess})
+    encoder.facts(config)
+    with pytest.raises(RecipeError, match=r"model\.encoders: args.* preprocess\.size: .+; change this value"):
+        encoder.build(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_attention_heads": 64}, ""),
+        ({"hidden_act": "nonsense"}, "KeyError: 'nonsense'"),
+        ({"intermediate_size": -1}, "RuntimeError"),
+    ],
+)
+def test_a_config_of_which_transformers_builds_no_model_is_refused(changes: dict[str, Any], said: str) -> None:
+    tower = component("encoders", "transformers")
+    with pytest.raises(RecipeError, match=rf"model\.encoders: config: {said}.*; change this value"):
+        tower.build(tower.Config.model_validate({**TOWER, "config": {**TOWER["config"], **changes}}))
+    tokenizer = train_tokenizer(["yes", "no"] * 4, 320, IMAGE)
+    language = component("backbones", "causal")
+    with pytest.raises(RecipeError, match=rf"model\.language\.config: {said}.*; change this value"):
+        language.build(language.Config(kind="causal", config={**LANGUAGE, **changes}), tokenizer)
+    text = component("texts", "transformers")
+    config = {"model_type": "bert", **SMALL, "num_hidden_layers": 1, **changes}
+    with pytest.raises(RecipeError, match=rf"text\.config: {said}.*; change this value"):
+        text.build(text.Config(kind="transformers", config=config), tokenizer)
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,8 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
         raise RecipeError(f"model.language: transformers has no model of type {kind!r}{near}")
     with refuse_values("model.language.config"):
         made = AutoConfig.for_model(kind, **{"vocab_size": len(tokenizer), **ids, **rest})
-    return AutoModelForCausalLM.from_config(made, trust_remote_code=False)
+        built: nn.Module = AutoModelForCausalLM.from_config(made, trust_remote_code=False)
+    return built
 
 
 def standalone(config: Config, built: Any) -> Config:

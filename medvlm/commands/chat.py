@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medvlm.commands.files import read_files, require_files
-from medvlm.core.errors import RecipeError
+from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Question, make_truth
+from medvlm.core.text import has_lone_surrogate
 
 Talk = Callable[[str], str]
 
 
 def talk(model: str, paths: Sequence[Path], kind: str = "", stage: str = "", max_new_tokens: int = 256) -> Talk:
-    """A function from question to greedy answer. Each question is about all the files and starts a new conversation.
+    """A function from question to greedy answer. Each question is about all the files and starts a new conversation;
+    it raises DataError for one that is not Unicode.
 
     model: a run's folder, an exported folder, or a folder or hub id of transformers. kind: the kind of media of the
     files, one that the model has an encoder for; by default the first that takes films or volumes. Raises UserError if
@@ -30,6 +32,8 @@ def talk(model: str, paths: Sequence[Path], kind: str = "", stage: str = "", max
     sample, files = read_files(paths, lambda axes: answerer.kind_of(axes, kind))
 
     def ask(question: str) -> str:
+        if has_lone_surrogate(question):  # bytes of a terminal or an argument that are no UTF-8
+            raise DataError(f"the question {question!r} has bytes that are not UTF-8; write it in UTF-8")
         asked = Ask(sample, files, Question(question, make_truth("open"), "own"), "media" if paths else "none")
         return str(answerer.answer([asked])[0])
 

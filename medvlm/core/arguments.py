@@ -1,4 +1,4 @@
-"""Says which setting of a recipe the class of a library does not take."""
+"""Says which setting of a recipe a library does not take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from medvlm.core.errors import RecipeError, did_you_mean, list_some
+from medvlm.core.errors import RecipeError, UserError, did_you_mean, list_some
 
 _UNEXPECTED = re.compile(r"([\w.]+)\(\) got an unexpected keyword argument '(\w+)'")
 
@@ -18,13 +18,16 @@ _UNEXPECTED = re.compile(r"([\w.]+)\(\) got an unexpected keyword argument '(\w+
 def refuse_unknown(
     where: str, args: Mapping[str, Any], find_modules: Callable[[], Collection[ModuleType]]
 ) -> Iterator[None]:
-    """Raises RecipeError for a TypeError about one of `args`, with the nearest name.
+    """Raises RecipeError for a TypeError about one of `args`, with the nearest name, and as refuse_values() does for
+    what else the library raises.
 
     where: the dotted key of `args`. find_modules: where the class or function that refused it may be."""
     try:
-        yield
-    except TypeError as reason:
-        found = _UNEXPECTED.search(str(reason))
+        with refuse_values(f"{where} or preprocess.size"):
+            yield
+    except RecipeError as refused:
+        reason = refused.__cause__
+        found = _UNEXPECTED.search(str(reason)) if isinstance(reason, TypeError) else None
         if found is None or found[2] not in args:
             raise
         name, key = found[1].removesuffix(".__init__"), found[2]
@@ -43,11 +46,19 @@ def _list_parameters(taken: Any) -> Iterator[str]:
 
 @contextmanager
 def refuse_values(where: str) -> Iterator[None]:
-    """Raises RecipeError for values that a config class of transformers does not take."""
+    """Raises RecipeError for settings with which a library makes no config, or builds no model.
+
+    where: the dotted key of the settings. Wrap only calls of the library: whatever it raises on wrong values, from
+    ZeroDivisionError to RuntimeError, is blamed on them."""
+    import torch
     from huggingface_hub.errors import StrictDataclassError
 
     try:
         yield
-    except (StrictDataclassError, TypeError, ValueError, ZeroDivisionError) as reason:
+    except (UserError, OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as reason:
         said = " ".join(str(reason.__cause__ or reason).split())
-        raise RecipeError(f"{where}: {said[:300]}; change this value") from None
+        is_said = isinstance(reason, StrictDataclassError | TypeError | ValueError)
+        named = said if is_said else f"{type(reason).__name__}: {said}"
+        raise RecipeError(f"{where}: {named[:300]}; change this value") from reason

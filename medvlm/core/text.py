@@ -11,3 +11,12 @@ def count_common_prefix(sequences: list[list[int]]) -> int:
         if any(s[i] != first[i] for s in sequences):
             return i
     return shortest
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Whether a text holds what is not Unicode, as text does that was decoded from other bytes than UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

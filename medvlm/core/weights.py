@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,7 @@ def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options
 
     try:
         if is_on_meta():
-            return auto.from_config(open_stock(AutoConfig, model), trust_remote_code=False)
+            return build_stock(auto, open_stock(AutoConfig, model))
         made, found = open_stock(
             auto, model, **{"dtype": "float32", **options}, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -106,10 +107,23 @@ def open_stock(auto: Any, where: Any, **options: Any) -> Any:
     """What an Auto class of transformers makes of a folder or hub id. Its code is never run, whatever stands on stdin.
 
     Raises OSError for a model that needs code of its own, and for files that are damaged."""
+    with _blame_files():
+        return auto.from_pretrained(where, trust_remote_code=False, **options)
+
+
+def build_stock(auto: Any, config: Any, **options: Any) -> Any:
+    """The model of a config that open_stock() read, with random weights. Raises OSError for a config of which none can
+    be built."""
+    with _blame_files():
+        return auto.from_config(config, trust_remote_code=False, **options)
+
+
+@contextmanager
+def _blame_files() -> Iterator[None]:
     import torch
 
     try:
-        return auto.from_pretrained(where, trust_remote_code=False, **options)
+        yield
     except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as reason:  # transformers, tokenizers and safetensors raise anything on damaged files

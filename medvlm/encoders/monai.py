@@ -102,14 +102,15 @@ def facts(config: Config) -> EncoderFacts:
         return EncoderFacts(
             width=config.width * count, grid=tuple(side // p for side, p in zip(size, config.voxels, strict=True))
         )
-    if config.net == "SwinUNETR" and config.layer is None:
-        return EncoderFacts(width=config.args.get("feature_size", 24) * 16, grid=tuple(side // 32 for side in size))
-    if config.net == "SegResNet" and config.layer is None:
-        halved = len(config.args.get("blocks_down", (1, 2, 2, 4))) - 1
-        return EncoderFacts(
-            width=config.args.get("init_filters", 8) * 2**halved,
-            grid=tuple(math.ceil(side / 2**halved) for side in size),
-        )
+    args = {"feature_size": 24, "blocks_down": (1, 2, 2, 4), "init_filters": 8, **config.args}
+    first = args["feature_size"] if config.net == "SwinUNETR" else args["init_filters"]
+    if config.layer is not None or not isinstance(first, int):  # building the network refuses another
+        return EncoderFacts(width=None, grid=None)
+    if config.net == "SwinUNETR":
+        return EncoderFacts(width=first * 16, grid=tuple(side // 32 for side in size))
+    if config.net == "SegResNet" and isinstance(blocks := args["blocks_down"], list | tuple) and blocks:
+        halved = len(blocks) - 1
+        return EncoderFacts(width=first * 2**halved, grid=tuple(math.ceil(side / 2**halved) for side in size))
     return EncoderFacts(width=None, grid=None)
 
 

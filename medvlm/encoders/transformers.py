@@ -111,7 +111,10 @@ def build(config: Config) -> nn.Module:
     from transformers import AutoModel
 
     if not config.model:
-        return Tower(AutoModel.from_config(_load_auto_config(config), trust_remote_code=False), config)
+        made = _load_auto_config(config)
+        with refuse_values("model.encoders: config"):
+            built = AutoModel.from_config(made, trust_remote_code=False)
+        return Tower(built, config)
     tower = from_pretrained(AutoModel, config.model, config, "encoders")
     # A full CLIP or SigLIP checkpoint also has a text tower; only the vision tower is used.
     return Tower(getattr(tower, "vision_model", tower), config)

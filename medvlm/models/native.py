@@ -21,7 +21,7 @@ from medvlm.core.contracts import Outputs
 from medvlm.core.errors import RecipeError
 from medvlm.core.families import IMAGE, Family, family_of
 from medvlm.core.sample import Batch
-from medvlm.core.weights import open_stock
+from medvlm.core.weights import build_stock, open_stock
 from medvlm.models.isolation import check_isolated
 from medvlm.models.parts import build_seeded, is_trained
 from medvlm.models.vlm import compute_logits, make_attention_mask
@@ -51,9 +51,7 @@ def build_native(
                 build_seeded(
                     seed,
                     "native",
-                    lambda: AutoModelForImageTextToText.from_config(
-                        config, dtype=torch.float32, trust_remote_code=False
-                    ),
+                    lambda: build_stock(AutoModelForImageTextToText, config, dtype=torch.float32),
                 ),
                 {},
             )

@@ -91,12 +91,12 @@ class Text(nn.Module):
             known = {"vocab_size": len(tokenizer), "max_position_embeddings": config.max_tokens, **ids, **rest}
             with refuse_values("text.config"):
                 made = AutoConfig.for_model(config.config["model_type"], **known)
-            # SiglipTextModel is the only text tower that AutoModel cannot build.
-            self.tower = (
-                SiglipTextModel(made)
-                if made.model_type == "siglip_text_model"
-                else AutoModel.from_config(made, trust_remote_code=False)
-            )
+                # SiglipTextModel is the only text tower that AutoModel cannot build.
+                self.tower = (
+                    SiglipTextModel(made)
+                    if made.model_type == "siglip_text_model"
+                    else AutoModel.from_config(made, trust_remote_code=False)
+                )
         known = self.tower.config
         self.is_siglip = known.model_type.startswith("siglip")
         self.width: int = known.projection_size if self.is_siglip else known.hidden_size

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from medvlm.archive.readers.table import Config, count, read
 from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
@@ -286,6 +287,12 @@ def test_a_table_that_is_not_what_the_card_says_is_refused(tmp_path, text, reaso
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError, match=reason):
         list(read(config(report="{note}"), tmp_path))
+
+
+@pytest.mark.parametrize("file", [{}, "", {"train": ""}, {"train": "t.csv", "test": ""}])
+def test_a_card_without_the_name_of_a_table_is_refused(file):
+    with pytest.raises(ValidationError, match="at least 1"):
+        config(file=file)
 
 
 @pytest.mark.parametrize(

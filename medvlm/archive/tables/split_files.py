@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-Files = str | dict[Literal["train", "val", "test"], str]
+from pydantic import Field
+
+Name = Annotated[str, Field(min_length=1)]
+Files = Name | Annotated[dict[Literal["train", "val", "test"], Name], Field(min_length=1)]
 """One file for all splits, or split -> its file (`annotations.json#train` for a JSON file with a list for each split).
 Set the card's `splits.by` to `column` to keep the archive's own splits."""
 
