@@ -28,11 +28,13 @@ LIMIT_S = 60
 
 @dataclass(frozen=True)
 class Verb:
-    """words: the command line. reads: patterns of the files that it reads. writes: what it may create or change."""
+    """words: the command line. reads: patterns of the files that it reads. writes: what it may create or change.
+    needs: what it also reads, and what is not damaged."""
 
     words: tuple[str, ...]
     reads: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 ODD = ("", " ", "nonsense", "../nowhere", "a" * 5000, "-1", "1e999", "ü\udcff", "recipe.yaml", "shards", "card.yaml",
@@ -59,8 +61,8 @@ VERBS = {
                    "runs/first/match/step-4/tensors/.metadata", "shards/*.json", "shards/train-*.tar",
                    "runs/first/metrics.jsonl"), ("runs", *INDEXES)),
     "validate": Verb(("validate", "small.yaml"), RECIPE),
-    "plan": Verb(("plan", "small.yaml"), RECIPE, ("runs",)),
-    "dry_run": Verb(("dry-run", "small.yaml"), RECIPE),
+    "plan": Verb(("plan", "small.yaml"), (*RECIPE, *SHARDS), ("runs", *INDEXES)),
+    "dry_run": Verb(("dry-run", "small.yaml"), RECIPE, needs=("shards",)),
     "evaluate": Verb(("evaluate", "runs/first"), (*RUN, *STEP, *SHARDS, *TOKENIZER, "runs/first/evaluate/*.json*"),
                      ("runs/first/evaluate", "runs/cache", "runs/shards", *INDEXES)),
     "report": Verb(("report", "runs/first"),
@@ -188,8 +190,8 @@ def list_cheap_cases(name: str, world: Path) -> list[Case]:
 
 
 def copy_world(world: Path, to: Path, verb: Verb) -> Path:
-    """A copy of what the verb reads."""
-    names = {each.partition("/")[0] for each in (*verb.reads, *verb.words, "card.yaml")}
+    """A copy of what the verb reads and needs."""
+    names = {each.partition("/")[0] for each in (*verb.reads, *verb.needs, *verb.words, "card.yaml")}
     to.mkdir(parents=True)
     for path in (world / name for name in sorted(names) if name and (world / name).exists()):
         (shutil.copytree if path.is_dir() else shutil.copy)(path, to / path.name)

@@ -13,6 +13,7 @@ from medvlm.archive.audit.run import AuditFinding, AuditResult, audit, make_stri
 from medvlm.archive.audit.scan import AuditSet, open_set
 from medvlm.archive.packing.pack import pack
 from medvlm.core.card import Card, load_card
+from medvlm.core.durable import require_place
 from medvlm.core.errors import DataError
 from medvlm.core.live import keep
 from medvlm.core.run import write_json
@@ -33,6 +34,8 @@ def run_audit(
     Writes the receipt to `to`, or as audit.json to each writable folder of shards. Raises DataError, after all findings
     were printed and written, if one of them is an error, or a warning with `strict`.
     """
+    if to:
+        require_place(to, b"{")
     with ExitStack() as stack:
         alone = [_load_card(word) for word in words if _is_card(word) and not _needs_packing(word)]
         cards = {card.name: card for card in alone}

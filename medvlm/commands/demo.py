@@ -14,6 +14,7 @@ from pathlib import Path
 from medvlm.commands.evaluate import evaluate
 from medvlm.commands.export import export
 from medvlm.commands.train import train
+from medvlm.core.durable import require_local
 from medvlm.core.run import RunFolder
 from medvlm.evaluate.table import format_table
 from medvlm.recipe.load import load
@@ -27,6 +28,7 @@ MAX_RANKS = 4
 
 def demo(runs: Path, overrides: Sequence[str] = ()) -> None:
     """Trains, evaluates, exports and writes a report. If interrupted, run it again to resume."""
+    require_local(runs)
     began = time.monotonic()
     loaded = load(RECIPE, overrides)
     run = RunFolder(runs / loaded.recipe.name)

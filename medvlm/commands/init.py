@@ -12,6 +12,7 @@ from medvlm.commands.first_recipe import SOURCE, TableColumns, TableRow, make_ca
 from medvlm.commands.first_splits import FirstSplits, split_by_image, split_by_patient
 from medvlm.core.cell_values import is_nothing
 from medvlm.core.document import to_yaml
+from medvlm.core.durable import require_local
 from medvlm.core.errors import DataError, RecipeError, did_you_mean, list_some
 from medvlm.recipe.known import look_up_model
 
@@ -40,6 +41,7 @@ def init(model: str, table: Path, columns: TableColumns, to: Path) -> list[str]:
 
     Raises DataError for a table that cannot be used, naming lines and columns, and RecipeError for a model that is
     missing or of the wrong kind."""
+    require_local(to)
     found = look_up_model(model)
     if to.exists() and any((to / name).exists() for name in ("recipe.yaml", "card.yaml", "salt")):
         raise RecipeError(f"{to}: already has a recipe, card or salt; choose another folder with --to, or remove them")

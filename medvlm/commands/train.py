@@ -19,6 +19,7 @@ from medvlm.commands.initial_weights import find_origins, put_start
 from medvlm.compositions._assemble import assemble
 from medvlm.core.composition import Assembly, composition_of_stage, name_of
 from medvlm.core.config import component
+from medvlm.core.durable import require_local
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.geometry import WARNING
 from medvlm.core.live import Live
@@ -55,6 +56,7 @@ def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = ""
     for flag, name in (("--stage", only), ("--from", again_from)):
         if name and name not in names:
             raise RecipeError(f"{flag} {name}: there is no such stage (stages: {', '.join(names)})")
+    require_local(runs)
     require_roots(loaded, runs)
     end_with_torchrun()
     engine = make_engine(loaded.recipe.engine)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvlm.compositions._opened import AssembledModel
-from medvlm.core.config import Config, component, permit
-from medvlm.core.errors import CheckpointError
+from medvlm.core.config import Config, component, is_available, permit
+from medvlm.core.errors import CheckpointError, shorten
 from medvlm.core.weights import open_dialogue_tokenizer, open_saved_tokenizer
 from medvlm.models.restore import load_weights
 
@@ -36,6 +36,11 @@ def read_manifest(folder: Path) -> Any:
         written = json.loads((folder / MANIFEST).read_text())
         plugins = tuple(written.get("plugins", ()))
         permit(plugins)
+        if not is_available("compositions", written["makes"]):
+            raise CheckpointError(
+                f"{folder}/{MANIFEST}: `makes` is {shorten(written['makes'])}, and no such composition is installed;"
+                " install the version or the package that has it, or copy the folder again"
+            )
         composition = component("compositions", written["makes"])
         return composition.Manifest.model_validate(written, context={"plugins": plugins})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as reason:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from medvlm.core.errors import RecipeError
+from medvlm.core.text import has_lone_surrogate
 
 
 def write_durably(path: Path, text: str) -> None:
@@ -18,11 +19,19 @@ def write_durably(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def require_local(path: Path) -> None:
+    """Raises RecipeError for what is no place for files on this machine: an address, or a path that is not UTF-8, which
+    tokenizers and safetensors cannot write to."""
+    if len(path.parts) > 1 and path.parts[0].endswith(":"):
+        raise RecipeError(f"{path}: is an address; name a place on this machine")
+    if has_lone_surrogate(os.path.abspath(path)):
+        raise RecipeError(f"{path}: its name is not UTF-8, and not all libraries can write there; name another place")
+
+
 def require_place(path: Path, begins: bytes) -> None:
     """Raises RecipeError if no file can be written there, or if one of another kind would be lost. begins: the first
     bytes of the files that may be replaced."""
-    if len(path.parts) > 1 and path.parts[0].endswith(":"):
-        raise RecipeError(f"{path}: is an address; name a file on this machine")
+    require_local(path)
     if path.is_dir() or not path.name:
         raise RecipeError(f"{path}: is a folder; name a file to write to")
     if path.is_file() and path.stat().st_size:

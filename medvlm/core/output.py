@@ -10,8 +10,8 @@ from typing import Any
 
 
 class Output:
-    """A text stream. If it cannot be written any more, its process goes on without it, or ends with 0 where `goes_on`
-    is false: then the output was all that was asked for."""
+    """A text stream that writes characters which its encoding lacks as escapes. If it cannot be written any more, its
+    process goes on without it, or ends with 0 where `goes_on` is false: then the output was all that was asked for."""
 
     def __init__(self, stream: Any, goes_on: bool):
         self._stream, self._goes_on = stream, goes_on
@@ -19,6 +19,9 @@ class Output:
     def write(self, text: str) -> int:
         try:
             return int(self._stream.write(text))
+        except UnicodeEncodeError:  # a path or an answer with characters that this terminal lacks
+            encoding = self._stream.encoding
+            return self.write(text.encode(encoding, "backslashreplace").decode(encoding))
         except OSError as reason:
             self._give_up(reason)
             return len(text)

@@ -148,7 +148,10 @@ def open_saved_tokenizer(folder: Path, **options: Any) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return open_stock(AutoTokenizer, folder, **options)
+        found = open_stock(AutoTokenizer, folder, **options)
+        with _blame_files():  # some settings are not looked at before a text is encoded
+            found.decode(found("A trial.").input_ids, skip_special_tokens=True)
+        return found
     except OSError as reason:
         first = str(reason).strip().splitlines()[0]
         raise CheckpointError(f"{folder}: its tokenizer cannot be read ({first}); copy the folder again") from None

@@ -13,6 +13,7 @@ from medvlm import __version__
 from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.core.document import to_yaml
+from medvlm.core.durable import require_local
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder, read_record, write_json
 from medvlm.core.stored import read_object
@@ -228,8 +229,9 @@ class ExportedLineage(TypedDict, total=False):
 
 
 def _check_place(out: Path, place: Path) -> None:
-    """Raises RecipeError for a folder that is neither empty nor an earlier export, which may be replaced. place: `out`
-    without links."""
+    """Raises RecipeError for what is no folder on this machine, and for one that is neither empty nor an earlier
+    export, which may be replaced. place: `out` without links."""
+    require_local(out)
     if place.exists() and not place.is_dir():
         raise RecipeError(f"{out}: is a file; choose a folder")
     if not place.is_dir() or not any(place.iterdir()):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
+from medvlm.core.durable import require_local
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import read_record, write_json
 from medvlm.core.stored import read_object
@@ -27,6 +28,7 @@ def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_
     memory. If interrupted, the same call continues after the last complete file. Raises CheckpointError for a damaged
     checkpoint, and if the folder holds the weights of another checkpoint.
     """
+    require_local(to)
     checkpoint.require_whole(folder)
     if (folder.parent / "stage.json").is_file() and (record := read_record(folder.parent))["take"] == folder.name:
         require_same(folder, str(record.get("checkpoint", "")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,13 @@ def test_keys_of_other_compositions_in_a_manifest_may_be_empty_and_nothing_else(
     assert read_manifest(tmp_path).width == 8
     write_json(tmp_path / "model.json", {**written, "image_token": "<image>"})
     with pytest.raises(CheckpointError, match="is not a model folder"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("makes", ["nonsense", "_open", "\ud800", "", "nolab.siamese", "nolab.\ud800"])
+def test_a_folder_of_a_composition_that_is_not_installed_says_so(makes: str, tmp_path: Path) -> None:
+    (tmp_path / "model.json").write_text(json.dumps({"format": 1, "makes": makes}))
+    with pytest.raises(CheckpointError, match="no such composition is installed"):
         read_manifest(tmp_path)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from medvlm.core.durable import require_place
+from medvlm.cli import EXIT_USER, main
+from medvlm.core.durable import require_local, require_place
 from medvlm.core.errors import RecipeError
 
 PAGE = b"<!doctype html>"
@@ -29,8 +31,35 @@ def test_an_earlier_page_is_replaced(held: bytes | None, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("place", ["s3://bucket/x.html", "gs://a/b", "hub:/x", "https://a.b/x.html"])
 def test_an_address_is_no_place_for_a_file(place: str) -> None:
-    with pytest.raises(RecipeError, match="is an address; name a file on this machine"):
+    with pytest.raises(RecipeError, match="is an address; name a place on this machine"):
         require_place(Path(place), PAGE)
+
+
+@pytest.mark.parametrize("place", ["\udcff", "a/\udce9t\udce9/b.html", "\ud800/x"])
+def test_a_path_that_is_not_utf8_is_no_place_for_files(place: str) -> None:
+    with pytest.raises(RecipeError, match="its name is not UTF-8"):
+        require_local(Path(place))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("init", "--model", "x", "--csv", "x.csv", "--image", "a", "--captions", "b", "--to"),
+        ("export", "run", "--to"),
+        ("consolidate", "run", "--to"),
+        ("data", "audit", "shards", "--to"),
+        ("data", "show", "shards", "--to"),
+        ("data", "stats", "shards", "--to"),
+        ("demo", "--runs"),
+    ],
+)
+@pytest.mark.parametrize("place", ["none://x", "hub:/x", "a/\udcff"])
+def test_a_verb_writes_to_no_other_place(
+    words: tuple[str, ...], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, place]) == EXIT_USER and not list(tmp_path.iterdir())
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("place", [".", "", "..", "/"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from medvlm.core.output import Output
 
 ROOT = Path(__file__).parent.parent.parent
 WRITES = """
@@ -67,3 +70,20 @@ with survive_readers(goes_on=False):
 """
     status, said = run_without_reader([sys.executable, "-c", code], tmp_path, 0)
     assert status == 1 and "a server" in said
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "written"),
+    [
+        ("utf-8", "a/\udcff.html is written", b"a/\\udcff.html is written"),
+        ("ascii", "\u2265 3 mm, \u5de6", b"\\u2265 3 mm, \\u5de6"),
+        ("latin-1", "\xe9 \u2265", b"\xe9 \\u2265"),
+        ("utf-8", "\u5de6", "\u5de6".encode()),
+    ],
+)
+def test_characters_that_a_stream_lacks_are_written_as_escapes(encoding: str, text: str, written: bytes) -> None:
+    held = io.BytesIO()
+    output = Output(io.TextIOWrapper(held, encoding=encoding), goes_on=True)
+    print(text, end="", file=output)  # type: ignore[call-overload]
+    output.flush()
+    assert held.getvalue() == written

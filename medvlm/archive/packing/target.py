@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from medvlm.core.durable import sync_folder
+from medvlm.core.durable import require_local, sync_folder
 from medvlm.core.errors import DataError
 from medvlm.io.places import open_filesystem
 from medvlm.io.shards import RECEIPT
@@ -23,7 +23,10 @@ folder."""
 
 
 def target_of(out: Path | str) -> PackTarget:
-    return RemotePackTarget(str(out)) if "://" in str(out) else PackTarget(Path(out))
+    if "://" in str(out):
+        return RemotePackTarget(str(out))
+    require_local(Path(out))
+    return PackTarget(Path(out))
 
 
 class PackTarget:
