@@ -194,9 +194,10 @@ def test_a_value_with_which_a_network_cannot_be_built_is_refused(kind: str, net:
     ],
 )
 def test_a_config_of_which_transformers_builds_no_model_is_refused(changes: dict[str, Any], said: str) -> None:
-    tower = component("encoders", "transformers")
+    tower, film = component("encoders", "transformers"), change("model.encoders.film.config", **changes)
+    config = film["model"]["encoders"]["film"]["config"]
     with pytest.raises(RecipeError, match=rf"model\.encoders: config: {said}.*; change this value"):
-        tower.build(tower.Config.model_validate({**TOWER, "config": {**TOWER["config"], **changes}}))
+        tower.build(tower.Config(kind="transformers", config=config))
     tokenizer = train_tokenizer(["yes", "no"] * 4, 320, IMAGE)
     language = component("backbones", "causal")
     with pytest.raises(RecipeError, match=rf"model\.language\.config: {said}.*; change this value"):
