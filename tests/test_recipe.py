@@ -389,7 +389,7 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
             [("[films:test]", "[films:test], baselines: [blnd]")],
             (
                 "33:42 evaluate.baselines.0: unknown baseline 'blnd', did you mean 'blind'?"
-                " (accepts blind, shuffled, majority, chance)"
+                " (accepts blind, shuffled, majority, chance, nearest)"
             ),
         ),
         # routes

@@ -115,7 +115,8 @@ class Evaluate(Config):
     baselines: tuple[str, ...] | None = None
     """What the model is compared with; by default all that the protocols have. Those of `answers` are the same model
     without images (`blind`) or with the images of another patient (`shuffled`), the best constant answers (`majority`),
-    and a random choice for questions that have choices of their own (`chance`)."""
+    and a random choice for questions that have choices of their own (`chance`). `long_answers` also has the report of
+    the training image that looks most alike (`nearest`)."""
     samples: int = Field(0, ge=0)
     """At most this many samples of a split; 0: all."""
     max_new_tokens: int = Field(64, gt=0)

@@ -21,7 +21,12 @@ SHOWN = 24
 LONG = 400
 """Number of characters of an answer that are shown. The page says how many are cut off."""
 CUT = "cut at evaluate.max_new_tokens"
-WITHOUT = {"blind": "without the image", "shuffled": "with another image", "majority": "majority answer"}
+WITHOUT = {
+    "blind": "without the image",
+    "shuffled": "with another image",
+    "majority": "majority answer",
+    "nearest": "answer of the nearest training image",
+}
 
 
 def make_gallery_section(answers: list[Record], folder: Path) -> Section | None:

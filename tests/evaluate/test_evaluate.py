@@ -416,7 +416,7 @@ def test_progress_ends_at_its_total(shards: ShardSet, tmp_path: Path) -> None:
         progress=lambda what, done, total: seen.setdefault(what, []).append((done, total)),
     )
     own = {"majority", "questions"}
-    assert set(seen) == {*own, *(f"{each} for reports" for each in own), "retrieval"}
+    assert set(seen) == {*own, *(f"{each} for reports" for each in (*own, "nearest")), "retrieval"}
     for steps in seen.values():
         assert steps == sorted(steps) and steps[-1][0] == steps[-1][1]
     assert seen["questions"][-1] == (200, 200)

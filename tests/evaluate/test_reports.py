@@ -69,7 +69,7 @@ def test_cider_weighs_words_by_the_reports_of_the_split(rows: dict[str, Row]) ->
 
 def test_baselines_are_measured_like_the_model(rows: dict[str, Row]) -> None:
     for row in rows.values():
-        assert row["baselines"].keys() == {"blind", "shuffled", "majority"} and row["n"] == len(SAMPLES)
+        assert row["baselines"].keys() == {"blind", "shuffled", "majority", "nearest"} and row["n"] == len(SAMPLES)
     assert rows["report bleu_1"]["paired"]["verdict"] == "better"  # type: ignore[index]
     assert min(rows["report token_f1"]["baselines"][name] for name in ("majority", "blind")) > 0.5
 

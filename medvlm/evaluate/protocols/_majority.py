@@ -67,7 +67,7 @@ def fit_majority(
             "the majority baseline needs training data, and there is none; add the training shards, or remove"
             " `majority` from evaluate.baselines"
         )
-    places = _spread(training, FIT_SAMPLES)
+    places = spread(training, FIT_SAMPLES)
     truths: dict[Family, list[Truth]] = defaultdict(list)
     unplaced: dict[Family, list[tuple[str, int, int]]] = defaultdict(list)
     for done, (name, i) in enumerate(places):
@@ -80,7 +80,7 @@ def fit_majority(
                 truths[find_family(question)].append(question.truth)
         split.progress("majority", done + 1, len(places))
     for family, asked in unplaced.items():
-        asks = (_read_ask(split, *place) for place in _spread(asked, FIT_PLACED))
+        asks = (_read_ask(split, *place) for place in spread(asked, FIT_PLACED))
         truths[family] += [model.place_truth(ask) for ask in asks if not say_why_unseen(model, ask)]
     for (_, group), of_template in list(truths.items()):
         truths["", group] += of_template
@@ -106,7 +106,7 @@ def _fit(truths: Sequence[Truth], composer: Composer | None) -> Constants:
     for measure in task.MEASURES:
         if (constant := task.best_constant(truths, measure)) != constants[""]:
             constants[measure.metric] = constant
-    judged = [truth for truth in _spread(truths, FIT_PLACED) if composer and composer.applies(truth)]
+    judged = [truth for truth in spread(truths, FIT_PLACED) if composer and composer.applies(truth)]
     if composer and judged:
         constants |= _fit_rewards(composer, judged, list(constants.values()))
     return constants
@@ -134,6 +134,6 @@ def _read_ask(split: Split, name: str, i: int, number: int) -> Ask:
     return Ask(sample, files, sample.questions[number])
 
 
-def _spread(items: Sequence[T], most: int) -> Sequence[T]:
+def spread(items: Sequence[T], most: int) -> Sequence[T]:
     """At most `most` items, at equal distances."""
     return [items[i * len(items) // most] for i in range(most)] if len(items) > most else items

@@ -1,8 +1,8 @@
 """Asks a model and its baselines questions, whether text or a decoder answers, and computes rows from the records.
 
 Baselines: the same model without the images (`blind`), with the images of another patient (`shuffled`), the best
-constant answers of the training data (`majority`), and a random choice (`chance`) for questions with choices of their
-own, where no constant helps.
+constant answers of the training data (`majority`), the answer of the training sample that looks most alike (`nearest`),
+and a random choice (`chance`) for questions with choices of their own, where no constant helps.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from medvlm.core.sample import Question, Sample, Truth, truth_from_json
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.measures import list_measures
 from medvlm.evaluate.protocols._majority import fit_majority, say_why_unseen
+from medvlm.evaluate.protocols._nearest import fit_nearest
 from medvlm.evaluate.protocols._shuffle import draw_partners
 from medvlm.evaluate.rows import Part, find_value, make_row
 from medvlm.rewards._compose import Composer
 from medvlm.train.stopping import Stop
 
-BLIND, SHUFFLED, MAJORITY, CHANCE = "blind", "shuffled", "majority", "chance"
+BLIND, SHUFFLED, MAJORITY, NEAREST, CHANCE = "blind", "shuffled", "majority", "nearest", "chance"
 CHUNK = 64
 """Maximum number of questions that are asked together."""
 GALLERY = 24
@@ -52,6 +53,7 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
     partner = draw_partners(samples, split.seed) if SHUFFLED in split.baselines else [None] * len(samples)
     num_asked = [sum(map(is_asked, sample.questions)) for sample in samples]
     asked = [position for position, number in enumerate(num_asked) if number]
+    nearest = fit_nearest(model, split, is_asked) if NEAREST in split.baselines and asked else None
     clusters: dict[str, int] = {}
     for position in asked:
         clusters.setdefault(_name_cluster(samples[position]), len(clusters))
@@ -77,6 +79,7 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
                 **_name_cut(answers),
                 "majority": majority.answer(each.question) if majority else None,
                 "constants": majority.list_others(each.question) if majority else {},
+                **({NEAREST: nearest.answer(each)} if nearest else {}),
                 "thumb": f"{split.gallery.name}/{sample.key}.png" if has_thumb else None,
             }
             records.append({**record, **_judge(record, composer)})

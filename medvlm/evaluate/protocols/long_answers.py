@@ -13,7 +13,7 @@ from medvlm.core.tasks import is_scored, is_scored_task
 from medvlm.evaluate.protocols import _questions
 
 NEEDS = "answer"
-BASELINES = (_questions.BLIND, _questions.SHUFFLED, _questions.MAJORITY)
+BASELINES = (_questions.BLIND, _questions.SHUFFLED, _questions.MAJORITY, _questions.NEAREST)
 NOTHING = "no question that asks for a report"
 rows_of = _questions.rows_of
 

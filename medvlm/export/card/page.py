@@ -224,8 +224,9 @@ def _describe_results(about: About) -> str:
     about_baselines = (
         "Measured on held-out samples, with 95 % intervals. The baselines were measured in the same run: `blind`"
         " is this model without the image, `shuffled` with the image of another patient, `majority` always gives the"
-        " best constant answer to that kind of question, and `chance` picks one of the choices. A value means something"
-        " only as far as it is better than its baselines."
+        " best constant answer to that kind of question, `nearest` gives the answer of the training image that looks"
+        " most alike, and `chance` picks one of the choices. A value means something only as far as it is better than"
+        " its baselines."
     )
     return f"## Results\n\n{about_baselines}\n\n" + make_table(columns, rows)
 
