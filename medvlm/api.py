@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from medvlm.archive.packing.pack import PackReceipt
     from medvlm.commands.dry_run import Line
+    from medvlm.core.protocols import Row
     from medvlm.export.run import ExportReceipt
     from medvlm.preflight.plan import Plan
 
@@ -101,11 +102,21 @@ def train(
     return run(load(recipe, overrides), Path(runs), stage, again_from).root
 
 
-def evaluate(run_folder: Where, on: Sequence[str] = (), *, stage: str = "") -> list[dict[str, Any]]:
-    """Evaluate a run or an exported folder; returns the rows of results.json. on: SOURCE[:SPLIT]."""
+def evaluate(
+    who: Where,
+    on: Sequence[str] = (),
+    *,
+    stage: str = "",
+    overrides: Sequence[str] = (),
+    runs: Where = "runs",
+) -> list[Row]:
+    """Evaluate a run, a recipe without stages, or a model by folder, hub id or address of a server; returns the rows of
+    results.json.
+
+    on: SOURCE[:SPLIT]; for a model, CARD_OR_SHARDS[:SPLIT]. runs: where the folder of a model is made."""
     from medvlm.commands.evaluate import evaluate as run
 
-    return run(Path(run_folder), on, stage)
+    return run(who, on, stage, overrides, Path(runs))
 
 
 def report(run_folder: Where) -> Path:
@@ -170,7 +181,7 @@ def lineage(checkpoint: Where) -> list[str]:
 
 def schema(what: Literal["recipe", "card"] = "recipe") -> dict[str, Any]:
     """The JSON schema of recipes or data cards."""
-    from medvlm.recipe.load import build_schema as run
+    from medvlm.recipe.json_schema import build_schema as run
 
     return run(what)
 

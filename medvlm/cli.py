@@ -141,7 +141,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from medvlm.commands.evaluate import evaluate
     from medvlm.evaluate.table import format_table
 
-    rows = evaluate(args.run_folder, args.on, args.stage)
+    rows = evaluate(args.who, args.on, args.stage, args.overrides, args.runs)
     if os.environ.get("RANK", "0") == "0":
         print(format_table(rows))
 
@@ -217,7 +217,7 @@ def run_demo(args: argparse.Namespace) -> None:
 def run_schema(args: argparse.Namespace) -> None:
     import json
 
-    from medvlm.recipe.load import build_schema
+    from medvlm.recipe.json_schema import build_schema
 
     print(json.dumps(build_schema(args.what), indent=1))
 

@@ -11,7 +11,8 @@ import pytest
 
 from medvlm.core.config import kinds
 from medvlm.core.document import read_yaml
-from medvlm.recipe.load import build_schema, find_shipped
+from medvlm.recipe.json_schema import build_schema
+from medvlm.recipe.load import find_shipped
 
 RECIPES = sorted(find_shipped("recipes").rglob("*.yaml"))
 CARDS = sorted(find_shipped("data_cards").rglob("*.yaml"))

@@ -105,16 +105,29 @@ def make_parser() -> argparse.ArgumentParser:
         )
     )
 
-    evaluate = _add_verb(verbs, "evaluate", "evaluate a run on held-out data, with baselines and intervals")
-    evaluate.add_argument("run_folder", type=Path, metavar="RUN", help="a run folder, e.g. runs/NAME")
+    evaluate = _add_verb(
+        verbs,
+        "evaluate",
+        "evaluate a run, or any model as it is, on held-out data, with baselines and intervals; run the same command"
+        " again to resume",
+    )
+    evaluate.add_argument(
+        "who",
+        metavar="RUN|RECIPE|MODEL",
+        help="a run folder, e.g. runs/NAME; a recipe without stages; or a model: an exported folder, a folder or hub id"
+        " of transformers, or the address of an OpenAI-compatible server, e.g. http://localhost:8000/v1",
+    )
+    evaluate.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")
     evaluate.add_argument(
         "--on",
         action="append",
         default=[],
         metavar="SOURCE[:SPLIT]",
-        help="data to evaluate on; may be repeated (default: evaluate.on of the recipe)",
+        help="data to evaluate on; may be repeated (default: evaluate.on of the recipe). For a model: a folder of"
+        " shards, or a data card, e.g. vqa_rad:test data.vqa_rad.root=DIR",
     )
     evaluate.add_argument("--stage", default="", help="use the model of this stage (default: the last one)")
+    evaluate.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
 
     _add_verb(verbs, "report", "write the HTML report of a run").add_argument(
         "run_folder", type=Path, metavar="RUN", help="a run folder, e.g. runs/NAME"

@@ -39,6 +39,7 @@ def dry_run(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> lis
 
     Raises UserError if a part of the recipe does not run; the message begins with the part.
     """
+    loaded.require_stages()
     recipe = inline_configs(loaded.recipe)
     lines: list[Line] = []
     with tempfile.TemporaryDirectory(prefix="medvlm-dry-run-") as place:

@@ -1,4 +1,4 @@
-"""`medvlm evaluate`: evaluates a run on the splits that its recipe or the user names."""
+"""`medvlm evaluate`: evaluates a run, or a model as it is, on the splits that its recipe or the user names."""
 
 from __future__ import annotations
 
@@ -7,80 +7,72 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medvlm.commands.train import write_lineage
+from medvlm.commands.who import Who, find_who
 from medvlm.compositions._open import open_run
 from medvlm.compositions._opened import find
-from medvlm.core.document import Document
-from medvlm.core.errors import RecipeError, did_you_mean, list_some
 from medvlm.core.live import Live
-from medvlm.core.problems import validate
-from medvlm.core.protocols import find_protocol, read_protocols
-from medvlm.core.run import RunFolder
+from medvlm.core.protocols import Row, find_protocol, read_protocols
 from medvlm.evaluate.ranks import find_rank, join_ranks
 from medvlm.evaluate.run import evaluate as evaluate_split
 from medvlm.evaluate.run import ignore_progress, say_nothing
-from medvlm.recipe.load import load_run
-from medvlm.recipe.schema import Evaluate
 from medvlm.recipe.sources import open_sources
 from medvlm.train.stopping import raise_on_signal
 
 STOPPED = "evaluation was stopped; what was answered is kept; run the same command again to go on"
 
 
-def evaluate(run_folder: Path, on: Sequence[str] = (), stage: str = "") -> list[Any]:
+def evaluate(
+    who: str | Path, on: Sequence[str] = (), stage: str = "", overrides: Sequence[str] = (), runs: Path = Path("runs")
+) -> list[Row]:
     """The rows of results.json that this call measured; under torchrun, none but in the first process. Raises Preempted
-    after a signal; splits that were not finished keep the results that they had."""
+    after a signal; splits that were not finished keep the results that they had.
+
+    who, on, overrides: see find_who(). runs: where the folder of a recipe without stages, or of a model, is made."""
     with raise_on_signal(STOPPED):
-        return _evaluate(run_folder, on, stage)
+        found = find_who(str(who), on, overrides, runs)
+        with join_ranks(found.loaded.recipe.engine.device) as device:
+            return _evaluate(found, stage, device)
 
 
-def _evaluate(run_folder: Path, on: Sequence[str], stage: str) -> list[Any]:
-    run, loaded = RunFolder(run_folder), load_run(run_folder)
-    recipe = loaded.recipe
-    asked = _read_places(on) if on else recipe.evaluate.pairs()
-    if not asked:
-        raise RecipeError("evaluate.on is empty; choose what to evaluate on with --on SOURCE:SPLIT")
-    for name, _ in asked:
-        if name not in recipe.data:
-            raise RecipeError(
-                f"--on {name}: there is no such source{did_you_mean(name, recipe.data)} (sources:"
-                f" {list_some(recipe.data)})"
-            )
-    with join_ranks(recipe.engine.device) as device:
-        is_first = find_rank()[0] == 0
-        say = print if is_first else say_nothing
-        sources = open_sources(loaded, run_folder.parent, say=Live() if is_first else say_nothing)
-        models = open_run(recipe, run_folder, stage, device, recipe.evaluate.max_new_tokens)
-        settings, rows = recipe.evaluate, []
-        for config in read_protocols(settings.protocols) if settings.protocols else ():
-            need = find_protocol(config).NEEDS
-            if find(models, need) is None:
-                say(f"evaluate: skipped {config.kind}, because the model cannot {need}")
-        for name, split in asked:
-            source = sources[name]
-            rows += evaluate_split(
-                models,
-                source.shards,
-                dataset=source.card.name,
-                split=split,
-                places=source.locate_samples(split),
-                training=partial(source.locate_samples, "train"),
-                out=run,
-                protocols=settings.protocols,
-                baselines=settings.baselines,
-                rewards=find_rewards(recipe.stages),
-                limit=settings.samples,
-                resamples=settings.bootstrap,
-                seed=recipe.seed,
-                progress=EvaluateProgress() if is_first else ignore_progress,
-                say=say,
-            )
+def _evaluate(found: Who, stage: str, device: str) -> list[Row]:
+    loaded, recipe, run = found.loaded, found.loaded.recipe, found.run
+    is_first = find_rank()[0] == 0
+    say = print if is_first else say_nothing
+    models = []
+    if not recipe.stages:  # the folder is made for a model that there is
+        models = open_run(recipe, run.root, stage, device, recipe.evaluate.max_new_tokens)
+    sources = open_sources(loaded, run.root.parent, say=Live() if is_first else say_nothing)
+    if recipe.stages:
+        models = open_run(recipe, run.root, stage, device, recipe.evaluate.max_new_tokens)
+    elif is_first:
+        loaded.save(run.root)
+        write_lineage(loaded, run, sources)
+    settings, rows = recipe.evaluate, []
+    for config in read_protocols(settings.protocols) if settings.protocols else ():
+        need = find_protocol(config).NEEDS
+        if find(models, need) is None:
+            say(f"evaluate: skipped {config.kind}, because the model cannot {need}")
+    for name, split in found.pairs:
+        source = sources[name]
+        rows += evaluate_split(
+            models,
+            source.shards,
+            dataset=source.card.name,
+            split=split,
+            places=source.locate_samples(split),
+            training=partial(source.locate_samples, "train"),
+            out=run,
+            protocols=settings.protocols,
+            baselines=settings.baselines,
+            rewards=find_rewards(recipe.stages),
+            limit=settings.samples,
+            resamples=settings.bootstrap,
+            seed=recipe.seed,
+            progress=EvaluateProgress() if is_first else ignore_progress,
+            say=say,
+        )
     return rows
-
-
-def _read_places(on: Sequence[str]) -> list[tuple[str, str]]:
-    """(source, split) of each SOURCE:SPLIT. Raises RecipeError for what is no split."""
-    evaluate: Evaluate = validate(Evaluate, Document({"on": list(on)}, {(): ("command line", 0, 0)}))
-    return evaluate.pairs()
 
 
 def find_rewards(stages: Sequence[Any]) -> dict[str, Any]:

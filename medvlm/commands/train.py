@@ -51,6 +51,7 @@ def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = ""
 
     Raises Preempted after a clean save, and UserError for mistakes that the user can fix.
     """
+    loaded.require_stages()
     loaded.require_data()
     names = [s.name for s in loaded.recipe.stages]
     for flag, name in (("--stage", only), ("--from", again_from)):
@@ -221,7 +222,7 @@ def _finish_stage(training: _Training, begun: _Begun, state: loop.State, proof: 
             "scales": begun.scales,
         }
         write_json(folder / "stage.json", record)
-        _write_lineage(training.loaded, training.run, training.sources)
+        write_lineage(training.loaded, training.run, training.sources)
     engine.barrier()
 
 
@@ -287,7 +288,7 @@ def _make_setup(
     )
 
 
-def _write_lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource]) -> None:
+def write_lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource]) -> None:
     """Writes what each stage was made from, for the report, the model card and readers of checkpoints."""
     finished = [s.name for s in loaded.recipe.stages if run.is_finished(s.name)]
     records = {name: read_record(run.stage(name)) for name in finished}

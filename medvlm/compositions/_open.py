@@ -12,14 +12,15 @@ from medvlm.compositions._composed import refuse_to_train
 from medvlm.compositions._folder import is_model_folder, open_folder
 from medvlm.compositions._opened import AssembledModel, Opened
 from medvlm.compositions._stock import StockAnswering, StockTower
-from medvlm.core.composition import composition_of_stage, name_of
+from medvlm.core.composition import composition_as_is, composition_of_stage, name_of
 from medvlm.core.config import component, kinds
-from medvlm.core.errors import CheckpointError
+from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.core.stage_config import read_lora
 from medvlm.core.weights import find_published
 from medvlm.models.restore import load_weights
 from medvlm.recipe.load import load_run
+from medvlm.tasks._writing import Writing
 from medvlm.train import checkpoint
 from medvlm.train.finished import find_final, require_texts, require_tokenizer
 
@@ -42,16 +43,17 @@ def open_model(
     return [open_published(str(where), device, max_new_tokens)]
 
 
-def open_run(
-    recipe: Any, folder: Path, stage: str = "", device: str = "cpu", max_new_tokens: int = 256
-) -> list[AssembledModel]:
-    """Like open_model, for a run or a model folder whose recipe is loaded. recipe: typed (seed, stages, model).
+def open_run(recipe: Any, folder: Path, stage: str = "", device: str = "cpu", max_new_tokens: int = 256) -> list[Any]:
+    """Like open_model, for a run or a model folder whose recipe is loaded. recipe: typed (seed, stages, model); without
+    stages, its model as it is.
 
     Raises CheckpointError if no stage is finished or a checkpoint is damaged."""
     if is_model_folder(folder):
         opened = [open_folder(folder)]
         opened[0].model.to(device)
         opened[0].find_origin = partial(find_published, str(folder))
+    elif not recipe.stages:
+        return [open_as_is(recipe.model, device, max_new_tokens)]
     else:
         last: dict[str, Any] = {}  # composition -> the last stage that trained it, in the order of training
         for config in list_finished_stages(recipe, RunFolder(folder), stage):
@@ -61,6 +63,25 @@ def open_run(
         opened = [open_stage(recipe, RunFolder(folder), config, device) for config in reversed(last.values())]
     for model in opened:
         model.max_new_tokens = max_new_tokens
+    return opened
+
+
+def open_as_is(model: Any, device: str, max_new_tokens: int) -> Opened:
+    """The model of a recipe without stages. model: the section `model` of the recipe."""
+    opened: Opened | None = composition_as_is(model).open_as_is(model, device)
+    if opened is None:
+        unused = [name for name in ("processor", "views") if getattr(model, name)]
+        if unused:
+            raise RecipeError(
+                f"model.{unused[0]}: {model.pretrained} is of no family that medvlm knows, so its own processor is used"
+                " as it is; remove the key"
+            )
+        opened = StockAnswering(model.pretrained, device)
+        if model.boxes.codec:
+            opened.boxes = Writing(model.boxes.codec, model.boxes.scale)
+    if model.pretrained:
+        opened.find_origin = partial(find_published, model.pretrained)
+    opened.max_new_tokens = max_new_tokens
     return opened
 
 

@@ -11,23 +11,17 @@ import torch
 from torch.nn.functional import normalize
 
 from medvlm.compositions._opened import Opened, describe_computing
+from medvlm.compositions._outside import OutsideModel, list_pictures, show
 from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.errors import DataError, RecipeError
-from medvlm.core.sample import Medium, Sample
+from medvlm.core.sample import Sample
 from medvlm.core.weights import open_stock
 from medvlm.data.dialogue import fill_template
-from medvlm.data.views import Views, make_pictures
-from medvlm.io.images import decode
 from medvlm.models.generate import is_cut, list_end_ids
 
-OWN = Views(percentiles=(0.5, 99.5))
-"""How media with more than 8 bits are shown if nothing is known about their range."""
 
-
-class StockAnswering(Opened):
+class StockAnswering(OutsideModel):
     """Any vision-language model of transformers, including adapters on a base model."""
-
-    can = frozenset({"answer"})
 
     def __init__(self, where: str, device: str):
         """Raises RecipeError if transformers cannot open it as a vision-language model."""
@@ -48,9 +42,6 @@ class StockAnswering(Opened):
             model = PeftModel.from_pretrained(model, where)
         self.model = model.to(device).eval()
 
-    def kind_of(self, axes: int, asked: str = "") -> str:
-        return asked or "own"
-
     def _describe_computing(self) -> Mapping[str, Any]:
         return describe_computing(self.model)
 
@@ -58,9 +49,8 @@ class StockAnswering(Opened):
         return [self._answer(ask) for ask in asks]
 
     def _answer(self, ask: Ask) -> str:
-        sample, files = ask.media_of or (ask.sample, ask.files)
-        shown = [p for m in sample.media for p in show(m, files[m.member])] if ask.shows == "media" else []
-        content = [*({"type": "image", "image": image} for image in shown), {"type": "text", "text": ask.question.text}]
+        pictures = [{"type": "image", "image": picture} for picture in list_pictures(ask)]
+        content = [*pictures, {"type": "text", "text": ask.question.text}]
         inputs = fill_template(
             self.processor,
             [{"role": "user", "content": content}],
@@ -118,16 +108,6 @@ class StockTower(Opened):
         pooled: torch.Tensor | None = out.get("pooler_output")
         tokens: torch.Tensor = out.last_hidden_state
         return tokens.mean(1)[0] if pooled is None else pooled.flatten(1)[0]
-
-
-def show(medium: Medium, stored: Any) -> list[Any]:
-    """Converts a medium to 8-bit pictures: a film to one, a volume to slices. A medium with more bits is windowed by
-    its own percentiles."""
-    from PIL import Image
-
-    array = decode(stored, medium.member) if isinstance(stored, bytes) else stored
-    views = Views() if array.dtype == "uint8" else OWN
-    return [Image.fromarray(picture) for picture in make_pictures(array, medium, views)]
 
 
 def _base_of(where: str) -> tuple[str, bool]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from medvlm.compositions._opened import AnsweringModel
-from medvlm.compositions._stock import OWN
+from medvlm.compositions._outside import OWN
 from medvlm.core.ask import Files
 from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.config import kinds
@@ -20,7 +20,9 @@ from medvlm.core.sample import Sample
 from medvlm.core.weights import is_on_meta, open_stock
 from medvlm.data.native import make_native_prepare
 from medvlm.data.processor import Processor
+from medvlm.data.views import Views
 from medvlm.models.native import NativeVLM, build_native
+from medvlm.tasks._writing import Writing
 
 CAN = frozenset({"answer"})
 PARTS = ("encoders", "connectors", "language", "lora")
@@ -75,15 +77,29 @@ def open(assembly: Assembly, stage: Any, model: NativeVLM) -> ReadyModel:
 
 def open_published(where: str, device: str) -> ReadyModel | None:
     """Opens a folder or hub id if its config is of a known family, in the stored precision; else None."""
+    return _open_known(where, device, Processor(where), {}, Writing("", BOX_SCALE)) if _is_known(where) else None
+
+
+def open_as_is(model: Any, device: str) -> ReadyModel | None:
+    """The same, with the processor, views and boxes of a recipe. model: its section `model`."""
+    if not _is_known(model.pretrained):
+        return None
+    processor = Processor(model.pretrained, model.processor)
+    return _open_known(model.pretrained, device, processor, model.views, Writing(model.boxes.codec, model.boxes.scale))
+
+
+def _is_known(where: str) -> bool:
     from transformers import AutoConfig
 
     try:
-        known = open_stock(AutoConfig, where).model_type in kinds("families")
+        return open_stock(AutoConfig, where).model_type in kinds("families")
     except (OSError, ValueError):
-        return None
-    if not known:
-        return None
-    processor = Processor(where)
-    path = replace(make_native_prepare(processor, {}, "", BOX_SCALE), beyond_8_bits=OWN)
+        return False
+
+
+def _open_known(
+    where: str, device: str, processor: Processor, views: Mapping[str, Views], boxes: Writing
+) -> ReadyModel:
+    path = replace(make_native_prepare(processor, views, boxes.codec, boxes.scale), beyond_8_bits=OWN)
     model = build_native(where, processor.blank(), seed=0, dtype="auto").to(device)
     return ReadyModel(CAN, model.eval(), path, processor.tokenizer)

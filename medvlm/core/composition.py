@@ -89,6 +89,10 @@ class Composition(Protocol):
     def open_published(self, where: str, device: str) -> Any:
         """Opens a folder or hub id of transformers, or returns None if this composition does not know the model."""
 
+    def open_as_is(self, model: Any, device: str) -> Any:
+        """Opens what the section `model` of a recipe without stages describes, or returns None if this composition
+        does not know the model. Only for compositions whose models need no training."""
+
     def make_text_tokenizer(self, assembly: Assembly, stage: Any) -> Any:
         """The tokenizer of the text tower of a stage. Only for compositions that embed."""
 
@@ -105,12 +109,28 @@ def composition_of(model: Any, needs: str) -> Composition:
     reasons = []
     for kind in kinds("compositions"):
         candidate: Any = component("compositions", kind)
-        if needs not in candidate.CAN:
+        if needs not in candidate.CAN or not candidate.PARTS:  # without parts, there is nothing to train
             continue
         if (reason := candidate.reason(model)) is None:
             return candidate  # type: ignore[no-any-return]
         reasons.append(reason)
     raise RecipeError(f"needs a model that can {needs}: {', and '.join(reasons) or 'there is no such composition'}")
+
+
+def composition_as_is(model: Any) -> Composition:
+    """The composition of a recipe without stages, whose model is evaluated as it is. model: the section `model`.
+
+    Raises RecipeError if the model has to be trained first."""
+    named = [model.composition.kind] if model.composition is not None else kinds("compositions")
+    candidates: list[Any] = [component("compositions", kind) for kind in named]
+    ready = [each for each in candidates if hasattr(each, "open_as_is")]
+    found = next((each for each in ready if each.reason(model) is None), None)
+    if found is None:
+        raise RecipeError(
+            "is empty, and the model is not ready to be evaluated as it is; add a stage, or name a ready model in"
+            " model.pretrained"
+        )
+    return found  # type: ignore[no-any-return]
 
 
 def name_of(composition: Any) -> str:

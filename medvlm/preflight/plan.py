@@ -92,6 +92,7 @@ class Plan:
 def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float = MFU) -> Plan:
     """Raises RecipeError for a model whose config is not known, and for `trains`, `lr_of` and adapters that match
     nothing in the model."""
+    loaded.require_stages()
     given, looks = loaded.recipe, look(loaded, runs)
     with TemporaryDirectory() as folder:
         draft = make_draft(given, looks, Path(folder))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from medvlm.core.composition import Composition, composition_of_stage, name_of
+from contextlib import suppress
+
+from medvlm.core.composition import Composition, composition_as_is, composition_of_stage, name_of
 from medvlm.core.errors import RecipeError
 from medvlm.recipe.origins import Origin, name_outside
 from medvlm.recipe.schema import Recipe
@@ -31,8 +33,11 @@ def find_composition(recipe: Recipe, i: int) -> Composition | None:
 
 
 def list_compositions(recipe: Recipe) -> list[Composition]:
-    """The compositions of all stages, without repetition."""
-    found = (find_composition(recipe, i) for i in range(len(recipe.stages)))
+    """The compositions of all stages, without repetition; without stages, that of the model as it is."""
+    found = [find_composition(recipe, i) for i in range(len(recipe.stages))]
+    if not recipe.stages:
+        with suppress(RecipeError):  # which rules.py reports
+            found.append(composition_as_is(recipe.model))
     return list({name_of(composition): composition for composition in found if composition is not None}.values())
 
 

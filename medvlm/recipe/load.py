@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
 from medvlm.core.card import Card, load_card
-from medvlm.core.config import inline_definitions, permit
+from medvlm.core.config import permit
 from medvlm.core.document import (
     COMMAND_LINE,
     Document,
@@ -34,7 +34,7 @@ from medvlm.recipe.rules import find_problems
 from medvlm.recipe.schema import Recipe
 from medvlm.recipe.summary import summarise
 
-__all__ = ["LoadedRecipe", "Recipe", "build_schema", "find_card", "find_shipped", "load", "load_run", "validate"]
+__all__ = ["LoadedRecipe", "Recipe", "find_card", "find_shipped", "load", "load_run", "validate"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,14 @@ class LoadedRecipe:
             if (problem := origin.find_problem())
         ]
 
+    def require_stages(self) -> None:
+        """Raises RecipeError if there is nothing to train."""
+        if not self.recipe.stages:
+            raise make_error(
+                [Problem(("stages",), "is empty, so nothing is trained; `medvlm evaluate` takes this recipe as it is")],
+                self.document,
+            )
+
     def require_data(self) -> None:
         """Raises RecipeError if a source has no `root` or `shards` and is not generated, or if the origin of a stage or
         a file of weights is missing."""
@@ -119,7 +127,17 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
         raise RecipeError(
             f"{path}: there is no such recipe{_suggest(str(path), 'recipes')} (shipped: {_list_shipped('recipes')})"
         )
-    document = _load_with_bases(found, _shorten_path(found), ())
+    return _check(_load_with_bases(found, _shorten_path(found), ()), found.parent, overrides)
+
+
+def load_plain(plain: Mapping[str, Any], overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """The same for a recipe that stands in no file. Its cards are looked up in the current folder and among the shipped
+    ones."""
+    return _check(Document(dict(plain), {(): (COMMAND_LINE, 0, 0)}), Path(), overrides)
+
+
+def _check(document: Document, beside: Path, overrides: Sequence[str]) -> LoadedRecipe:
+    """beside: the folder of the recipe."""
     for override in overrides:
         if override.split("=")[0].strip() == "extends":
             raise RecipeError(f"{COMMAND_LINE} extends: set it in a file; the command line sets single keys")
@@ -130,16 +148,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
     context = {"plugins": tuple(plugins) if isinstance(plugins, list) else ()}
     permit(context["plugins"])
     recipe: Recipe = validate_config(Recipe, document, context)
-    paths = {name: _locate_card(name, source.card, found.parent, document) for name, source in recipe.data.items()}
+    paths = {name: _locate_card(name, source.card, beside, document) for name, source in recipe.data.items()}
     cards = {name: load_card(paths[name], source.card, recipe.plugins) for name, source in recipe.data.items()}
     if wrong := find_problems(recipe, cards):
         raise make_error(wrong, document)
     return LoadedRecipe(recipe, cards, paths, document)
 
 
-def load_run(run: Path) -> LoadedRecipe:
-    """The recipe of a run, with the paths to data that it was trained with. Raises RecipeError if the folder is not a
-    run."""
+def load_run(run: Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """The recipe of a run, with the paths to data that it was trained with. overrides: key.path=value, which do not
+    change what was trained. Raises RecipeError if the folder is not a run."""
     if not RunFolder(run).recipe.is_file():
         raise RecipeError(
             f"{run}: is not a run folder (it has no {RunFolder(run).recipe.name}); `medvlm train RECIPE` makes one"
@@ -148,15 +166,13 @@ def load_run(run: Path) -> LoadedRecipe:
     if (run / "places.json").exists():
         remedy = "it says where the data of the run are; run the recipe again to write it"
         places = read_object(run / "places.json", dict[str, PlaceRecord], remedy, RecipeError)
-    return load(
-        RunFolder(run).recipe,
-        [
-            f"data.{name}.{key}={json.dumps(keys[key])}"
-            for name, keys in places.items()
-            for key in PlaceRecord.__annotations__
-            if key in keys
-        ],
-    )
+    known = [
+        f"data.{name}.{key}={json.dumps(keys[key])}"
+        for name, keys in places.items()
+        for key in PlaceRecord.__annotations__
+        if key in keys
+    ]
+    return load(RunFolder(run).recipe, [*known, *overrides])
 
 
 class PlaceRecord(TypedDict):
@@ -177,14 +193,6 @@ def validate(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
         for p in (*loaded.list_missing_data(), *loaded.list_missing_origins(), *list_missing_files(loaded.recipe))
     ]
     return [first, *summarise(loaded.recipe, loaded.cards), *missing]
-
-
-def build_schema(what: Literal["recipe", "card"] = "recipe") -> dict[str, Any]:
-    """JSON schema for editors. A recipe may extend another, so only items of its lists have required keys."""
-    schema = inline_definitions((Card if what == "card" else Recipe).model_json_schema())
-    if what == "recipe":
-        schema = _drop_required(schema)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def find_shipped(kind: Literal["recipes", "data_cards"]) -> Path:
@@ -291,21 +299,3 @@ def _find_secrets(data: Any, path: KeyPath) -> list[Problem]:
             )
         ]
     return []
-
-
-def _drop_required(part: Any) -> Any:
-    """A schema without `required`, except for items of lists, which an extending recipe replaces as a whole."""
-    if isinstance(part, list):
-        return [_drop_required(p) for p in part]
-    if not isinstance(part, dict):
-        return part
-    kept = {
-        key: value if key == "items" else _drop_required(value)
-        for key, value in part.items()
-        if key not in ("required", "properties")
-    }
-    return (
-        {**kept, "properties": {key: _drop_required(value) for key, value in part["properties"].items()}}
-        if "properties" in part
-        else kept
-    )

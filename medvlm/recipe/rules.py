@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from medvlm.core.card import Card, require_folder_name
-from medvlm.core.composition import composition_of_stage
+from medvlm.core.composition import composition_as_is, composition_of_stage
 from medvlm.core.content import list_media, list_splits
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import RecipeError, ShapeError, did_you_mean, list_some
@@ -46,6 +46,8 @@ def find_problems(recipe: Recipe, cards: Mapping[str, Card]) -> list[Problem]:
     found = [p for rule in rules for p in rule(recipe, cards)]
     for i in range(len(recipe.stages)):
         found += check_stage(recipe, i, cards)
+    if not recipe.stages:
+        return found
     return found or [*shapes.find_problems(recipe, cards), *_check_export(recipe)]
 
 
@@ -187,9 +189,23 @@ def _check_parts(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]
                 yield Problem((*path, "preprocess"), str(reason))
     for i, stage in enumerate(recipe.stages):
         try:
-            composition_of_stage(recipe.model, stage)
+            composition = composition_of_stage(recipe.model, stage)
         except RecipeError as reason:
             yield Problem(("stages", i, "kind"), f"a {stage.kind} stage {reason}")
+        else:
+            if not composition.PARTS:
+                yield Problem(
+                    ("model", "composition"), f"is {composition.NOUN}, which cannot be trained; remove `stages`"
+                )
+    if not recipe.stages:
+        try:
+            composition_as_is(recipe.model)
+        except RecipeError as reason:
+            yield Problem(("stages",), str(reason))
+        if not recipe.evaluate.on:
+            yield Problem(
+                ("evaluate", "on"), "is empty, and there is no stage either; say what to evaluate the model on"
+            )
 
 
 def _check_evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]:

@@ -189,7 +189,8 @@ class Recipe(Config):
     model: Model
     data: dict[str, Source]
     cache: CacheConfig = CacheConfig()
-    stages: tuple[Annotated[Any, Slot("stages")], ...] = Field(min_length=1)
+    stages: tuple[Annotated[Any, Slot("stages")], ...] = ()
+    """What is trained, in order. Without stages, `medvlm evaluate` evaluates the model as it is."""
     engine: EngineConfig = EngineConfig()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()

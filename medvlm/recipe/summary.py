@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from medvlm.core.card import Card
-from medvlm.core.composition import composition_of_stage
 from medvlm.core.config import component
 from medvlm.core.protocols import find_protocol, list_baselines, read_protocols
-from medvlm.recipe.graph import find_outside_origins, find_start_stages, list_served_media
+from medvlm.recipe.graph import find_outside_origins, find_start_stages, list_compositions, list_served_media
 from medvlm.recipe.schema import Recipe
 from medvlm.recipe.shapes import count_image_tokens, find_facts, find_width
 from medvlm.recipe.targets import resolve
@@ -29,6 +28,8 @@ def summarise(recipe: Recipe, cards: Mapping[str, Card]) -> list[str]:
 def _summarise_model(recipe: Recipe) -> Iterator[str]:
     if recipe.model.pretrained:
         yield f"  model: {recipe.model.pretrained}, built with its own classes; its parts and tokens are {NOT_CHECKED}"
+    elif not recipe.model.encoders:
+        yield f"  model: {composition.NOUN if (composition := next(iter(list_compositions(recipe)), None)) else 'none'}"
     width = recipe.model.language and find_width(recipe.model.language)
     for name, encoder in recipe.model.encoders.items():
         facts = find_facts(encoder)
@@ -56,6 +57,8 @@ def _summarise_data(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[str]:
 
 
 def _summarise_stages(recipe: Recipe) -> Iterator[str]:
+    if not recipe.stages:
+        yield "  no stages: `medvlm evaluate` evaluates the model as it is"
     for i, stage in enumerate(recipe.stages):
         outside = [str(origin) for origin in find_outside_origins(recipe, i).values()]
         before = " and ".join([*(recipe.stages[j].name for j in find_start_stages(recipe, i)), *outside])
@@ -72,12 +75,12 @@ def _describe_mix(mix: Mapping[str, float]) -> str:
 
 
 def _summarise_outputs(recipe: Recipe) -> Iterator[str]:
-    can = {ability for stage in recipe.stages for ability in composition_of_stage(recipe.model, stage).CAN}
+    can = {ability for composition in list_compositions(recipe) for ability in composition.CAN}
     asked = [each for each in read_protocols(recipe.evaluate.protocols) if find_protocol(each).NEEDS in can]
     baselines = [name for name in list_baselines(asked) if name in recipe.evaluate.all_baselines]
     for source, split in recipe.evaluate.pairs():
         yield f"  evaluates on {source}:{split} against {', '.join(baselines) or 'no baseline'}"
-    for target in recipe.export.targets:
+    for target in recipe.export.targets if recipe.stages else ():
         kind, part, _ = resolve(target, recipe.model, recipe.stages)
         yield (
             f"  exports {f'encoders.{part} ' if part else ''}as {kind}, which needs only"

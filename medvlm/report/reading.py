@@ -96,7 +96,7 @@ def read_run(run: RunFolder) -> RunRecord:
     recipe = _read_recipe(run.recipe, notes)
     plugins = recipe.get("plugins")
     permit(plugins if isinstance(plugins, list) else ())  # the answers may be of their tasks
-    logs = _read_logs(run.metrics, notes)
+    logs = {} if recipe.get("stages") == [] else _read_logs(run.metrics, notes)
     written = [s for s in recipe.get("stages") or [] if isinstance(s, dict)]
     settings = {str(s.get("name", f"stage {i + 1}")): s for i, s in enumerate(written)}
     names = [*settings, *(n for n in logs if n not in settings)]

@@ -46,7 +46,13 @@ def write_report(run: RunFolder) -> Path:
         _make_facts(record),
         make_notes("What this page cannot show", [*record.notes, *_list_gaps(record)]),
     ]
-    return write_page(run.report, title=record.name, eyebrow="training run", head=head, sections=sections)
+    return write_page(
+        run.report,
+        title=record.name,
+        eyebrow="training run" if record.stages else "evaluation",
+        head=head,
+        sections=sections,
+    )
 
 
 def require_run(run: RunFolder) -> None:
@@ -59,18 +65,20 @@ def require_run(run: RunFolder) -> None:
 def _make_lead(run: RunRecord) -> Html:
     """One sentence that describes the run."""
     finished = sum(bool(stage.done.get("finished")) for stage in run.stages.values())
+    is_as_it_is = run.recipe.get("stages") == []
     stages = f"{finished} of {len(run.stages)} stages finished" if run.stages else "No stage has started"
+    stages = "Not trained here" if is_as_it_is else stages
     model = run.recipe.get("model") or {}
     kind = (
         "A model that reads images and answers in text"
-        if model.get("language") or model.get("pretrained")
+        if model.get("language") or model.get("pretrained") or is_as_it_is
         else "Image encoders with decoders"
         if model.get("decoders")
         else "A dual encoder of images and text"
         if model.get("encoders")
         else "A model"
     )
-    data = f", trained on {' and '.join(run.sources)}" if run.sources else ""
+    data = f", trained on {' and '.join(run.sources)}" if run.sources and not is_as_it_is else ""
     return tag(
         "p",
         f"{kind}{data}. {stages}; {'evaluated on held-out samples' if run.results else 'not evaluated yet'}.",
@@ -85,13 +93,12 @@ def _make_facts(run: RunRecord) -> Html:
     for source in run.sources.values():
         counts = source.get("counts") or {}
         samples += sum(n for split, n in counts.items() if _is_training_split(split, source.get("fold")))
-    pairs: list[tuple[str, Child]] = [
-        ("steps", numbers.format_whole(steps)),
-        ("training time", numbers.format_duration(seconds)),
-    ]
+    pairs: list[tuple[str, Child]] = []
+    if run.recipe.get("stages") != []:
+        pairs = [("steps", numbers.format_whole(steps)), ("training time", numbers.format_duration(seconds))]
     if size:
         pairs.append(("parameters", tag("span", numbers.format_parameters(size), title=numbers.format_whole(size))))
-    if samples:
+    if samples and run.stages:
         pairs.append(("training samples", numbers.format_whole(samples)))
     allowed, unclear = combine_licences(run)
     if allowed or unclear:

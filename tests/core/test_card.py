@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from medvlm.core.card import Card
-from medvlm.recipe.load import build_schema
+from medvlm.recipe.json_schema import build_schema
 
 PLAIN: dict[str, Any] = {
     "name": "made",
