@@ -1,24 +1,37 @@
 """How often does the 95 % interval hold the truth?
 
-    python benchmarks/coverage.py [--simulations 2000]
+    python benchmarks/coverage.py [--simulations 2000] [--of accuracy] [--of labels]
 
-Answers are right with probability p; those of a patient are alike (beta-binomial, intra-class correlation 0.3). For
-each number of patients, questions a patient and p it prints the share of simulated data sets whose interval holds p:
-the interval of medvlm, and in brackets the plain percentile interval of the same draws. One JSON line at the end.
+accuracy: answers are right with probability p; those of a patient are alike (beta-binomial, intra-class correlation
+0.3). For each number of patients, questions a patient and p it prints the share of simulated data sets whose interval
+holds p: the interval of medvlm, and in brackets the plain percentile interval of the same draws.
+
+labels: a share of the patients is ill, and scores of the ill and the well are normal with equal variance, so that
+every metric is known; those of a patient are alike (intra-class correlation 0.3). In brackets is the interval whose
+width goes by the number of all patients, not by that of the ill or the well.
+
+One JSON line at the end of each.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from medvlm.core.measure import mean
+from medvlm.core.tasks import find_task
+from medvlm.evaluate.rows import Part, find_value, make_row
 from medvlm.metrics.bootstrap import interval, resample
 
 PATIENTS, QUESTIONS, SHARES = (10, 30, 100), (1, 4), (0.5, 0.8, 0.95, 0.99)
+SHARES_ILL, AREAS = (0.1, 0.3, 0.5), (0.7, 0.9, 0.97)
 ALIKE = 0.3
 """Intra-class correlation of the answers of a patient."""
 RESAMPLES = 500
@@ -27,16 +40,21 @@ RESAMPLES = 500
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=2000)
+    parser.add_argument("--of", action="append", choices=("accuracy", "labels"))
     args = parser.parse_args()
-    found = []
+    for what in args.of or ("accuracy", "labels"):
+        cells = list((measure_accuracy if what == "accuracy" else measure_labels)(args.simulations))
+        print(json.dumps({"benchmark": f"coverage of {what}", "simulations": args.simulations, "cells": cells}))
+
+
+def measure_accuracy(simulations: int) -> Iterator[dict[str, Any]]:
     for patients, questions, p in product(PATIENTS, QUESTIONS, SHARES):
-        own, percentile = measure(patients, questions, p, args.simulations)
-        found.append({"patients": patients, "questions": questions, "p": p, "own": own, "percentile": percentile})
+        own, percentile = simulate_accuracy(patients, questions, p, simulations)
         print(f"{patients:4d} patients, {questions} questions, p {p:.2f}: {own:.3f} ({percentile:.3f})", flush=True)
-    print(json.dumps({"benchmark": "coverage", "simulations": args.simulations, "cells": found}))
+        yield {"patients": patients, "questions": questions, "p": p, "own": own, "percentile": percentile}
 
 
-def measure(patients: int, questions: int, p: float, simulations: int) -> tuple[float, float]:
+def simulate_accuracy(patients: int, questions: int, p: float, simulations: int) -> tuple[float, float]:
     """(coverage of medvlm's interval, of the percentile interval)."""
     rng = np.random.default_rng(0)
     clusters = np.repeat(np.arange(patients), questions).tolist()
@@ -50,6 +68,57 @@ def measure(patients: int, questions: int, p: float, simulations: int) -> tuple[
         hits += [low <= p <= high for low, high in intervals]
     own, percentile = np.round(hits / simulations, 3).tolist()
     return own, percentile
+
+
+def measure_labels(simulations: int) -> Iterator[dict[str, Any]]:
+    for patients, questions, ill, area in product((30, 100), (1, 4), SHARES_ILL, AREAS):
+        cell = {"patients": patients, "questions": questions, "ill": ill, "area": area}
+        found = simulate_labels(patients, questions, ill, area, simulations)
+        words = ", ".join(f"{metric} {own:.3f} ({of_all:.3f})" for metric, (own, of_all) in found.items())
+        print(f"{patients:4d} patients, {questions} questions, {ill:.0%} ill, AUROC {area}: {words}", flush=True)
+        yield {**cell, **found}
+
+
+def simulate_labels(
+    patients: int, questions: int, ill: float, area: float, simulations: int
+) -> dict[str, tuple[float, float]]:
+    """Metric -> (coverage of medvlm's interval, of one for the number of all patients), of data sets with an
+    interval."""
+    rng = np.random.default_rng(0)
+    measures = {measure.metric: measure for measure in find_task("labels").MEASURES}
+    gap = float(norm.ppf(area)) * 2**0.5
+    truths = find_truths(gap, ill)
+    clusters = np.repeat(np.arange(patients), questions).tolist()
+    settings: dict[str, Any] = {"dataset": "", "split": "", "resamples": RESAMPLES, "seed": 0}
+    hits = {metric: np.zeros((2, 2)) for metric in truths}
+    for seed in range(simulations):
+        is_ill = np.repeat(rng.random(patients) < ill, questions).astype(float)
+        of_patient = np.repeat(rng.normal(size=patients), questions) * (ALIKE if questions > 1 else 0) ** 0.5
+        score = of_patient + rng.normal(size=len(is_ill)) * (1 - ALIKE if questions > 1 else 1) ** 0.5 + gap * is_ill
+        told = (score >= gap / 2).astype(float)
+        decided = np.stack([told * is_ill, told * (1 - is_ill), (1 - told) * is_ill], axis=1)
+        for metric, truth in truths.items():
+            columns = decided if metric == "f1" else np.stack([score, is_ill], axis=1)
+            for at, measure in enumerate((measures[metric], replace(measures[metric], needs=None))):
+                part = Part(range(len(is_ill)), {"answer": columns}, clusters)
+                if not np.isnan(find_value(measure, [part])):
+                    bounds = make_row(measure, metric, [part], {**settings, "seed": seed})["ci"]
+                    hits[metric][at] += [bounds is not None and bounds[0] <= truth <= bounds[1], bounds is not None]
+    return {metric: tuple(np.round(of[:, 0] / of[:, 1], 3).tolist()) for metric, of in hits.items()}
+
+
+def find_truths(gap: float, ill: float) -> dict[str, float]:
+    """The metrics of very many such scores, with the threshold of F1 halfway between the two means."""
+    thresholds = np.linspace(-8, 8 + gap, 20001)
+    found, alarms = norm.sf(thresholds - gap) * ill, norm.sf(thresholds) * (1 - ill)
+    precision = found / (found + alarms)
+    at = np.searchsorted(thresholds, gap / 2)
+    return {
+        "auroc": float(norm.cdf(gap / 2**0.5)),
+        "ap": float(np.sum(precision[:-1] * -np.diff(found)) / ill),
+        "sensitivity_at_0.9": float(norm.sf(norm.ppf(0.9) - gap)),
+        "f1": float(2 * found[at] / (found[at] + alarms[at] + ill)),
+    }
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from medvlm.core.protocols import Row, find_protocol, read_protocols
 from medvlm.evaluate.ranks import find_rank, join_ranks
 from medvlm.evaluate.run import evaluate as evaluate_split
 from medvlm.evaluate.run import ignore_progress, say_nothing
-from medvlm.recipe.sources import open_sources
+from medvlm.recipe.sources import OpenSource, open_sources
 from medvlm.train.stopping import raise_on_signal
 
 STOPPED = "evaluation was stopped; what was answered is kept; run the same command again to go on"
@@ -62,6 +62,7 @@ def _evaluate(found: Who, stage: str, device: str) -> list[Row]:
             split=split,
             places=source.locate_samples(split),
             training=partial(source.locate_samples, "train"),
+            validation=partial(_locate_validation, source),
             out=run,
             protocols=settings.protocols,
             baselines=settings.baselines,
@@ -73,6 +74,12 @@ def _evaluate(found: Who, stage: str, device: str) -> list[Row]:
             say=say,
         )
     return rows
+
+
+def _locate_validation(source: OpenSource) -> list[tuple[str, int]]:
+    """[] for a source without a validation split, such as one with folds."""
+    has_validation = source.fold is None and "val" in source.shards.splits
+    return source.locate_samples("val") if has_validation else []
 
 
 def find_rewards(stages: Sequence[Any]) -> dict[str, Any]:

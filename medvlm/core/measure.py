@@ -5,7 +5,7 @@ Axes: N questions, K columns of a question, R draws of the questions (see metric
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +34,24 @@ class OfCorpus:
     def __call__(self, answer: Any, truth: Any) -> tuple[float, ...]:
         """Fitted to this truth alone."""
         return self.fit([truth])(answer, truth)
+
+
+@dataclass(frozen=True)
+class AtPoints:
+    """Columns that also depend on operating points, such as the threshold of each class.
+
+    columns: like ToColumns or ToColumnsByClass, with the operating points of the question's template as a third
+    argument (see Task.choose_points). {} where none were chosen.
+    """
+
+    columns: Callable[[Any, Any, Mapping[str, Any]], Any]
+
+    def __call__(self, answer: Any, truth: Any) -> Any:
+        return self.columns(answer, truth, {})
+
+    def at(self, points: Mapping[str, Any]) -> Any:
+        """The columns at these operating points."""
+        return lambda answer, truth: self.columns(answer, truth, points)
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,9 @@ class Measure:
     words: the name in the report, if not `metric`.
     bounds: the smallest and the largest possible value of the metric, by default those of a mean of scores; None if
     unbounded, such as an error. The intervals of few patients need them.
+    needs: columns [N, K] -> groups of questions, each bool [N], such as the positive and the negative ones, if the
+    metric needs some of each. Its interval is as wide as the number of patients of the rarest group demands, however
+    many others there are.
     """
 
     metric: str
@@ -94,6 +115,7 @@ class Measure:
     words: str = ""
     by_class: bool = False
     bounds: tuple[float, float] | None = (0.0, 1.0)
+    needs: Callable[[np.ndarray], Sequence[np.ndarray]] | None = None
 
 
 def fit_columns(measure: Measure, truths: Sequence[Any]) -> Any:

@@ -86,6 +86,10 @@ class Pieces(Typed):
         sizes: number of items of each piece, for the progress."""
 
 
+def list_nothing() -> Sequence[Place]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Split:
     """The samples of a data set to evaluate, with settings.
@@ -104,8 +108,12 @@ class Split:
     gallery: Path
     pieces: Pieces
     progress: Progress
+    validation: Callable[[], Sequence[Place]] = list_nothing
+    """Returns the places of the validation samples, on which operating points are chosen."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Reason -> questions that a protocol could not ask for it. The evaluation reports them."""
+    notes: list[str] = field(default_factory=list)
+    """What else the user should know about the results. The evaluation reports it."""
 
 
 class Paired(TypedDict):

@@ -92,6 +92,9 @@ class Task(Protocol):
     """Whether a text, stripped, has the form that the question asks for, be it right or wrong."""
     best_constant: Callable[[Sequence[sample.Truth], Measure | None], Any] | None
     """The best constant answer for a measure (None: for the first of MEASURES). truths: at least one, after `place`."""
+    choose_points: Callable[[Sequence[Any], Sequence[Any]], Mapping[str, Any]] | None
+    """(answers, truths) of the validation questions of one template -> operating points for measures whose columns are
+    AtPoints, as plain data, e.g. class -> threshold."""
     list_choices: Callable[[Any], Sequence[Any]] | None
     """The answers that a guess chooses from, if the question names them."""
     example: Callable[[np.random.Generator, Sequence[Medium], str], tuple[str, sample.Truth] | None] | None

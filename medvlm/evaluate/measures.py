@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from medvlm.core.measure import Measure, OfCorpus, average
+from medvlm.core.measure import AtPoints, Measure, OfCorpus, average
 from medvlm.core.sample import Truth
 from medvlm.core.tasks import find_task, list_tasks
 from medvlm.rewards._compose import Composer
 
-VERSION = 2
+VERSION = 3
 """Increased whenever the meaning of a number changes; saved with the answers."""
 
 
@@ -41,7 +41,7 @@ def _join(by_task: Mapping[str, Measure]) -> Measure:
 
     def add_columns(answer: Any, truth: Truth) -> Any:
         columns = by_task[truth.task].columns
-        assert not isinstance(columns, OfCorpus), f"tasks {', '.join(by_task)} share a measure of a corpus"
+        assert not isinstance(columns, OfCorpus | AtPoints), f"tasks {', '.join(by_task)} share {columns}"
         return columns(answer, truth)
 
     if len(by_task) == 1:

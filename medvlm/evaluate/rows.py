@@ -4,7 +4,7 @@ strongest baseline."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isnan
 from typing import Any
 
@@ -22,11 +22,12 @@ DIGITS = 6
 class Part:
     """Items that share a metric. numbers: indices of the items. columns: the input of the measure, [N, K], for the
     model (`answer`) and each baseline; NaN for an item that a baseline did not answer. clusters: for each item a
-    number that items of one patient share."""
+    number that items of one patient share. drawn: the draws that were made, since several rows need them."""
 
     numbers: Sequence[int]
     columns: Mapping[str, np.ndarray]
     clusters: Sequence[int]
+    drawn: dict[Any, np.ndarray] = field(default_factory=dict, compare=False)
 
     def keep_answered(self, who: str) -> Part:
         """The items that a baseline answered."""
@@ -49,7 +50,7 @@ def make_row(measure: Measure, metric: str, parts: Sequence[Part], settings: Map
             f"the measure {measure.group}.{metric} is {own}, outside its bounds {measure.bounds}; a metric without"
             " limits has Measure(bounds=None)"
         )
-    num_clusters = count_clusters(parts)
+    support = count_support(measure, parts)
     found = ((who, _keep_answered(parts, who)) for who in parts[0].columns if who != "answer")
     answered = {who: kept for who, kept in found if kept}
     n = count_items(parts)
@@ -59,9 +60,9 @@ def make_row(measure: Measure, metric: str, parts: Sequence[Part], settings: Map
         "task": measure.group,
         "metric": metric,
         "value": shorten(own),
-        "ci": round_bounds(*interval(_draw(measure, parts, "answer", settings), own, num_clusters, measure.bounds)),
+        "ci": round_bounds(*interval(_draw(measure, parts, "answer", settings), own, support, measure.bounds)),
         "n": n,
-        "patients": num_clusters,
+        "patients": count_clusters(parts),
         "baselines": {who: shorten(find_value(measure, of, who)) for who, of in answered.items()},
         "unanswered": {who: n - count for who, of in answered.items() if (count := count_items(of)) < n},
         "paired": _compare(measure, answered, settings) if measure.better and answered else None,
@@ -98,7 +99,7 @@ class _Gap:
         self.value = self.own - self.other
         self.own_R = _draw(measure, parts, "answer", settings)
         self.difference_R = self.own_R - _draw(measure, parts, who, settings)
-        self.num_clusters, self.bounds = count_clusters(parts), measure.bounds
+        self.num_clusters, self.bounds = count_support(measure, parts), measure.bounds
 
     def find_bounds(self, confidence: float = 0.95) -> tuple[float, float]:
         if self.bounds is None:
@@ -116,10 +117,14 @@ class _Gap:
 
 
 def _draw(measure: Measure, parts: Sequence[Part], who: str, settings: Mapping[str, Any]) -> np.ndarray:
-    together = [cluster for part in parts for cluster in part.clusters]
+    together = tuple(dict.fromkeys(cluster for part in parts for cluster in part.clusters))
     how = measure.statistic, settings["resamples"], settings["seed"], together
-    with np.errstate(invalid="ignore"):  # 0 / 0 if a draw has no item of a part
-        return _average([resample(part.columns[who], part.clusters, *how) for part in parts])
+    for part in parts:
+        if (who, how) not in part.drawn:
+            with np.errstate(invalid="ignore"):  # 0 / 0 if a draw has no item of a part
+                part.drawn[who, how] = resample(part.columns[who], part.clusters, *how)
+    with np.errstate(invalid="ignore"):
+        return _average([part.drawn[who, how] for part in parts])
 
 
 def _keep_answered(parts: Sequence[Part], who: str) -> list[Part]:
@@ -133,6 +138,18 @@ def count_items(parts: Sequence[Part]) -> int:
 
 def count_clusters(parts: Sequence[Part]) -> int:
     return len({cluster for part in parts for cluster in part.clusters})
+
+
+def count_support(measure: Measure, parts: Sequence[Part]) -> int:
+    """The number of clusters that determine the spread of the metric: of the rarest group of items that it needs."""
+    if measure.needs is None:
+        return count_clusters(parts)
+    groups: dict[int, set[int]] = {}
+    for part in parts:
+        for number, is_in_N in enumerate(measure.needs(part.columns["answer"])):
+            found = {cluster for cluster, is_in in zip(part.clusters, is_in_N, strict=True) if is_in}
+            groups.setdefault(number, set()).update(found)
+    return min(map(len, groups.values()))
 
 
 def find_value(measure: Measure, parts: Sequence[Part], who: str = "answer") -> float:

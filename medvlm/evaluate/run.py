@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import medvlm
@@ -21,6 +22,7 @@ from medvlm.core.protocols import (
     Split,
     find_protocol,
     list_baselines,
+    list_nothing,
     read_protocols,
     refuse_baseline,
 )
@@ -49,6 +51,7 @@ def evaluate(
     split: str,
     places: Sequence[Place],
     training: Callable[[], Sequence[Place]],
+    validation: Callable[[], Sequence[Place]] = list_nothing,
     out: RunFolder,
     protocols: Sequence[Any] = (),
     baselines: Sequence[str] | None = None,
@@ -63,23 +66,23 @@ def evaluate(
     the first one saves and has rows. What was answered before a stop is not asked again.
 
     models: a protocol asks the first one that can do what it needs, and is skipped if none can. dataset, split: names
-    in the rows. places: the samples. training: returns the samples that baselines are fitted on. protocols: names or
-    settings; by default all of medvlm. baselines: by default all of the protocols. limit: maximum number of samples,
-    drawn by the seed; 0 for all. rewards: weights or settings by name, for rows of the composed reward. progress:
-    called with (what, done, total). say: called with a line about questions that were left out.
+    in the rows. places: the samples. training, validation: return the samples that baselines are fitted on and
+    operating points chosen on. protocols: names or settings; by default all of medvlm. baselines: by default all of
+    the protocols. limit: maximum number of samples, drawn by the seed; 0 for all. rewards: weights or settings by name,
+    for rows of the composed reward. progress: called with (what, done, total). say: called with lines for the user.
     Raises RecipeError for an unknown baseline or reward, DataError if there is nothing to evaluate.
     """
     known = read_protocols(protocols)
     names = list_baselines(known) if baselines is None else _require_baselines(baselines, known)
     places, fitted_on, folder = _draw(places, limit, seed), _Once(training), out.answers.parent
-    own = KeptPieces(folder)
-    base = Split(shards, places, fitted_on, names, rewards or {}, seed, folder / "gallery", own, progress)
+    kept, chosen_on = KeptPieces(folder), partial(_draw, validation(), limit, seed)
+    base = Split(shards, places, fitted_on, names, rewards or {}, seed, folder / "gallery", kept, progress, chosen_on)
     asked = {c.kind: _Asking(c, model, base, f"{dataset}-{split}") for c, model in _pair(known, models)}
     records = {kind: each.ask() for kind, each in asked.items()}
     if find_rank()[0] > 0:
         return []
     left_out = {f"{kind}: {why}": n for kind, each in asked.items() for why, n in each.split.left_out.items()}
-    _say_what_is_missing(f"{dataset}:{split}", left_out, records, say)
+    _say_what_is_missing(f"{dataset}:{split}", left_out, records, asked.values(), say)
     if not any(records.values()):
         raise DataError(f"{dataset}:{split}: {_explain(known, models)} ({len(places)} samples)")
     settings = {
@@ -120,20 +123,26 @@ class _Asking:
             "baselines": baselines,
             "rewards": Composer(base.rewards).to_json() if base.rewards else None,
             "shards": base.shards.fingerprint,
-            "places": hash_identity({"places": base.places}),
+            "places": hash_identity({"places": [base.places, base.validation()]}),
             "seed": base.seed,
             "code": hash_code(),
         }
         self.pieces = open_pieces(base.gallery.parent, f"{of}-{config.kind}", identity)
-        self.split = replace(base, baselines=baselines, pieces=self.pieces, left_out=Counter())
+        self.split = replace(base, baselines=baselines, pieces=self.pieces, left_out=Counter(), notes=[])
 
     def ask(self) -> list[Record]:
         return list(self.protocol.ask(self.config, self.model, self.split))
 
 
 def _say_what_is_missing(
-    where: str, left_out: Record, records: Mapping[str, Sequence[Record]], say: Callable[[str], None]
+    where: str,
+    left_out: Record,
+    records: Mapping[str, Sequence[Record]],
+    asked: Iterable[_Asking],
+    say: Callable[[str], None],
 ) -> None:
+    for note in (note for each in asked for note in each.split.notes):
+        say(f"{where}: {note}")
     for reason, count in left_out.items():
         say(f"{where}: {count} questions are left out of {reason}")
     cut = [record["task"] for of_kind in records.values() for record in of_kind if "answer" in record.get("cut", ())]

@@ -59,7 +59,8 @@ def list_notes(row: Row) -> list[str]:
     where = f"{row['dataset']}:{row['split']} {row['task']} {row['metric']}"
     notes = []
     if row["ci"] is None:
-        why = "all of its questions are of one patient" if row["patients"] < 2 else "all patients have the same value"
+        why = "all patients have the same value, or only one has a label that the metric needs"
+        why = "all of its questions are of one patient" if row["patients"] < 2 else why
         notes.append(f"{where}: no interval, {why}")
     for who, count in row["unanswered"].items():
         notes.append(f"{where}: {who} could not be asked {count} of {row['n']} questions and is compared on the others")

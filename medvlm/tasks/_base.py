@@ -24,6 +24,7 @@ MEASURES: tuple[Measure, ...] = ()
 score = None
 is_formatted = None
 best_constant = None
+choose_points = None
 list_choices = None
 example = None
 from_text = None

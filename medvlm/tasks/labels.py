@@ -11,15 +11,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medvlm.core import sample
 from medvlm.core.config import Config as Base
 from medvlm.core.decoder_config import MISSING
 from medvlm.core.errors import DataError
-from medvlm.core.measure import Measure, OfItems, average
+from medvlm.core.measure import Measure, average
 from medvlm.core.sample import Medium
 from medvlm.core.tasks import Drawing
+from medvlm.tasks import _label_measures
+from medvlm.tasks._label_measures import find_most_probable, is_positive, list_known, parse
 from medvlm.tasks._made_up import make_question
 
 if TYPE_CHECKING:
@@ -29,11 +31,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Truth(sample.Truth):
     """labels: whether it is of each of `classes`, None where nobody knows. exclusive: it is of exactly one of them.
-    answer: the names of those that it is of."""
+    ordered: the classes are grades, from the lowest to the highest. answer: the names of those that it is of."""
 
     classes: tuple[str, ...] = ()
     labels: tuple[bool | None, ...] = ()
     exclusive: bool = True
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.classes):
@@ -50,10 +53,20 @@ class Config(Base):
     classes: tuple[str, ...] = Field(min_length=2)
     exclusive: bool = True
     """An image is of exactly one class; `false`: of any number of them, and a text names them, separated by commas."""
+    ordered: bool = False
+    """The classes are grades, from the lowest to the highest, such as no, mild and severe retinopathy. Then evaluation
+    has the quadratic kappa."""
+
+    @model_validator(mode="after")
+    def _orders_one_class(self) -> Config:
+        if self.ordered and not self.exclusive:
+            raise ValueError("`ordered` with `exclusive: false`; grades exclude each other")
+        return self
 
 
 ANSWERED_BY = "scores"
 TITLE = "Labels"
+choose_points = _label_measures.choose_points
 
 
 def from_text(text: str, config: Config) -> Truth | None:
@@ -63,7 +76,8 @@ def from_text(text: str, config: Config) -> Truth | None:
     named = {by_form.get(name.casefold()) for name in names}
     if None in named:
         return None
-    return Truth(classes=config.classes, labels=tuple(c in named for c in config.classes), exclusive=config.exclusive)
+    labels = tuple(name in named for name in config.classes)
+    return Truth(classes=config.classes, labels=labels, exclusive=config.exclusive, ordered=config.ordered)
 
 
 def check(truth: Truth, media: Sequence[Medium]) -> None:
@@ -103,15 +117,6 @@ def decode(probabilities: np.ndarray, truth: Truth, classes: Sequence[str], excl
 # --- score and measures -----------------------------------------------------------------------------
 
 
-def parse(answer: Any, truth: Truth) -> list[float] | None:
-    """None for anything but a probability for each class."""
-    if not isinstance(answer, list | tuple) or len(answer) != len(truth.classes):
-        return None
-    if not all(isinstance(p, int | float) and math.isfinite(p) and 0 <= p <= 1 for p in answer):
-        return None
-    return list(map(float, answer))
-
-
 def score(answer: Any, truth: Truth) -> float:
     """1 where the class is the most probable one, and no other is as probable; of classes that do not exclude each
     other, the share of those known that are told right, with 0.5 between yes and no."""
@@ -119,26 +124,21 @@ def score(answer: Any, truth: Truth) -> float:
     if found is None:
         return 0.0
     if truth.exclusive:
-        right = found[truth.labels.index(True)]
-        return float(sum(p >= right for p in found) == 1)
-    told = [(p > 0.5) == label for p, label in zip(found, truth.labels, strict=True) if label is not None]
+        return float(find_most_probable(found) == truth.labels.index(True))
+    told = [is_positive(p, name, {}) == label for name, p, label in list_known(answer, truth)]
     return sum(told) / len(told)
 
 
-def _score_and_label(answer: Any, truth: Truth) -> dict[str, tuple[float, ...]]:
-    """Of each class that is known. An answer that cannot be read says the opposite of all of them."""
-    found = parse(answer, truth) or [1.0 - bool(label) for label in truth.labels]
-    return {
-        name: (p, float(label))
-        for name, p, label in zip(truth.classes, found, truth.labels, strict=True)
-        if label is not None
-    }
-
-
 def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> list[float]:
-    """How often each class is there where that is known: the commonest is the most probable. Any constant has an AUROC
-    of 0.5, which is chance."""
+    """How often each class is there where that is known, which has the best Brier score: the commonest is the most
+    probable. For F1 all classes are there.
+
+    Any constant has an AUROC of 0.5, a kappa and a sensitivity at a given specificity of 0, and the share of positives
+    as its average precision.
+    """
     (classes, exclusive), _ = Counter((truth.classes, truth.exclusive) for truth in truths).most_common(1)[0]
+    if measure is not None and measure.metric in _label_measures.OF_DECISIONS:
+        return [1.0] * len(classes)
     alike = [truth.labels for truth in truths if (truth.classes, truth.exclusive) == (classes, exclusive)]
     shares = []
     for labels in zip(*alike, strict=True):
@@ -149,24 +149,9 @@ def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> li
     return shares
 
 
-def _rank(items_NK: np.ndarray, times_RN: np.ndarray) -> np.ndarray:
-    from medvlm.metrics.rank import auroc  # numpy is imported where it is needed
-
-    return auroc(items_NK, times_RN)
-
-
 MEASURES = (
-    Measure("accuracy", "labels", average(score), by_template=True, headline=True),
-    Measure(
-        "auroc",
-        "labels",
-        _score_and_label,
-        statistic=OfItems(_rank),
-        by_template=True,
-        by_class=True,
-        headline=True,
-        words="AUROC",
-    ),
+    Measure("accuracy", _label_measures.GROUP, average(score), by_template=True, headline=True),
+    *_label_measures.MEASURES,
 )
 
 
@@ -198,6 +183,7 @@ def describe(answer: Any, truth: Truth) -> Drawing:
 _SIDE = Truth(classes=("ap", "pa"), labels=(True, False))
 _CELL = Truth(classes=("RBC", "WBC", "Platelets"), labels=(False, True, False))
 _MANY = Truth(classes=("edema", "effusion", "fracture"), labels=(True, False, None), exclusive=False)
+_OTHER = Truth(classes=("edema", "effusion", "fracture"), labels=(False, None, True), exclusive=False)
 
 EXAMPLES = [
     ([0.9, 0.1], _SIDE, 1.0),
@@ -207,6 +193,7 @@ EXAMPLES = [
     ([0.6, 0.1, 1.0], _MANY, 1.0),
     ([0.6, 0.7, 0.0], _MANY, 0.5),
     ([0.1, 0.9, 0.5], _MANY, 0.0),
+    ([0.2, 0.9, 0.7], _OTHER, 1.0),
     # All classes at once, none of them, and what is no probability.
     ([1.0, 1.0], _SIDE, 0.0),
     ([0.5, 0.5], _SIDE, 0.0),

@@ -463,6 +463,30 @@ def test_labels_of_several_columns_may_be_missing(tmp_path):
     assert not found["1"][0].truth.exclusive
 
 
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ({}, (True, False, None, None)),
+        ({"yes": ["1", "-1"]}, (True, False, True, None)),
+        ({"no": ["0", "-1"]}, (True, False, False, None)),
+        ({"no": ["0", ""]}, (True, False, None, False)),
+    ],
+    ids=["ignore uncertain ones", "uncertain is yes", "uncertain is no", "not mentioned is no"],
+)
+def test_the_card_says_what_an_uncertain_label_is(
+    rule: dict[str, list[str]], expected: tuple[bool | None, ...], tmp_path: Path
+) -> None:
+    """CheXpert writes 1.0, 0.0 and -1.0, and nothing for what the report does not mention."""
+    (tmp_path / "t.csv").write_text("id,a,b,c,d\n1,1.0,0.0,-1.0,\n")
+    columns = {name: f"{{{name}}}" for name in "abcd"}
+    asked = {"text": "Which?", "labels": {"columns": columns, **rule}, "template": "findings"}
+    config = Config.model_validate({"kind": "table", "file": "t.csv", "key": "{id}", "questions": [asked]})
+    (raw,) = (raw for raw in read(config, tmp_path) if isinstance(raw, RawSample))
+    (question,) = raw.sample.questions
+    truth: Any = question.truth
+    assert truth.labels == expected
+
+
 @pytest.mark.parametrize("more", [{}, {"answer": "{a}", "labels": {"columns": {"x": "{a}"}}}])
 def test_a_question_has_an_answer_or_labels(more):
     with pytest.raises(ValueError, match="expected either `answer` or `labels`"):

@@ -15,7 +15,7 @@ import pytest
 from medvlm.core import geometry
 from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas
-from medvlm.core.measure import fit_columns
+from medvlm.core.measure import AtPoints, fit_columns
 from medvlm.core.sample import Medium, Truth, UnknownTruth, make_truth, truth_from_json
 from medvlm.core.tasks import FIRST_TASKS, find_task, list_tasks, list_text_tasks
 from medvlm.evaluate.measures import join_measures
@@ -281,8 +281,13 @@ def test_no_other_constant_is_better_for_the_first_measure(kind: str) -> None:
 def test_measures_are_numbers_and_have_names_of_their_own(kind: str) -> None:
     task = find_task(kind)
     for measure in task.MEASURES:
-        columns = fit_columns(measure, [truth for _, truth, _ in task.EXAMPLES])
+        truths = [truth for _, truth, _ in task.EXAMPLES]
+        columns = fit_columns(measure, truths)
         found: list[Any] = [columns(answer, truth) for answer, truth, _ in task.EXAMPLES]
+        if isinstance(columns, AtPoints):
+            assert task.choose_points is not None
+            chosen = columns.at(task.choose_points([answer for answer, *_ in task.EXAMPLES], truths))
+            found += [chosen(answer, truth) for answer, truth, _ in task.EXAMPLES]
         rows = [row for by_class in found for row in by_class.values()] if measure.by_class else found
         assert len({len(row) for row in rows}) == 1 and np.isfinite(rows).all()
     assert len({(measure.group, measure.metric) for measure in task.MEASURES}) == len(task.MEASURES)

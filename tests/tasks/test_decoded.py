@@ -42,12 +42,13 @@ def test_examples_score_what_they_say_and_hold_a_full_and_an_empty_score(kind: s
 def test_what_is_no_answer_scores_nothing_and_is_measured(kind: str) -> None:
     task = find_task(kind)
     assert task.score is not None
-    for _, truth, _ in examples(kind):
+    for own, truth, _ in examples(kind):
         for answer in ODD:
             assert task.score(answer, truth) == 0, (answer, truth)
             task.describe(answer, truth)
             for measure in task.MEASURES:
-                assert measure.columns(answer, truth)
+                odd, right = measure.columns(answer, truth), measure.columns(own, truth)
+                assert len(odd) == len(right) and (not measure.by_class or list(odd) == list(right))
 
 
 @pytest.mark.parametrize("kind", list_tasks())

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from medvlm.core.ask import Ask, CutAnswer, Files
-from medvlm.core.measure import Measure, fit_columns
+from medvlm.core.measure import AtPoints, Measure, fit_columns
 from medvlm.core.protocols import Asked, Record, Row, Split
 from medvlm.core.sample import Question, Sample, Truth, truth_from_json
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.measures import list_measures
 from medvlm.evaluate.protocols._majority import fit_majority, say_why_unseen
 from medvlm.evaluate.protocols._nearest import fit_nearest
+from medvlm.evaluate.protocols._points import choose_points
 from medvlm.evaluate.protocols._shuffle import draw_partners
 from medvlm.evaluate.rows import Part, find_value, make_row
 from medvlm.rewards._compose import Composer
@@ -50,6 +51,7 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
     if MAJORITY in split.baselines:
         majority = fit_majority(model, split, is_asked, composer)
     samples = [split.shards.read(*place)[0] for place in split.places]
+    points = choose_points(model, split, say, is_asked, samples)
     partner = draw_partners(samples, split.seed) if SHUFFLED in split.baselines else [None] * len(samples)
     num_asked = [sum(map(is_asked, sample.questions)) for sample in samples]
     asked = [position for position, number in enumerate(num_asked) if number]
@@ -80,6 +82,7 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
                 "majority": majority.answer(each.question) if majority else None,
                 "constants": majority.list_others(each.question) if majority else {},
                 **({NEAREST: nearest.answer(each)} if nearest else {}),
+                **({"points": of} if (of := points.get(each.question.template)) is not None else {}),
                 "thumb": f"{split.gallery.name}/{sample.key}.png" if has_thumb else None,
             }
             records.append({**record, **_judge(record, composer)})
@@ -211,7 +214,7 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
             parts = _make_parts(measure, records, truths, about, said)
             for metric, keys in _name_rows(measure, parts).items():
                 chosen = [parts[key] for key in keys]
-                if not isnan(find_value(measure, chosen)):
+                if chosen and not isnan(find_value(measure, chosen)):
                     rows.append(make_row(measure, metric, chosen, settings))
     return rows
 
@@ -260,7 +263,8 @@ def _make_parts(
     columns: dict[Key, dict[str, list[tuple[float, ...]]]] = {}
     for position, n in enumerate(about):
         template = records[n]["template"]
-        found = {who: _measure(measure, of_who[position], truths[n]) for who, of_who in said.items()}
+        points = records[n].get("points") or {}
+        found = {who: _measure(measure, of_who[position], truths[n], points) for who, of_who in said.items()}
         for name, own in found["answer"].items():
             for key in [(template, name)] if measure.by_class else [("", ""), (template, "")]:
                 numbers.setdefault(key, []).append(n)
@@ -277,11 +281,14 @@ def _make_parts(
     }
 
 
-def _measure(measure: Measure, answers: Sequence[Any], truth: Truth) -> dict[str, tuple[float, ...]]:
+def _measure(
+    measure: Measure, answers: Sequence[Any], truth: Truth, points: Mapping[str, Any]
+) -> dict[str, tuple[float, ...]]:
     """Class ("" for a measure without classes) -> its columns, averaged over the answers; {} without an answer."""
+    add_columns = measure.columns.at(points) if isinstance(measure.columns, AtPoints) else measure.columns
     found: list[dict[str, Any]] = []
     for answer in answers:
-        columns: Any = measure.columns(answer, truth)
+        columns: Any = add_columns(answer, truth)
         found.append(columns if measure.by_class else {"": columns})
     if len(found) < 2:
         return found[0] if found else {}
