@@ -11,6 +11,7 @@ import pytest
 from medvlm.core.protocols import Row
 from medvlm.core.run import RunFolder
 from medvlm.core.tasks import find_task
+from medvlm.evaluate.protocols.long_answers import rows_of
 from medvlm.evaluate.run import evaluate
 from medvlm.evaluate.saved import rescore
 from medvlm.metrics.text import fit_cider
@@ -84,3 +85,37 @@ def test_the_best_constant_is_that_of_each_measure() -> None:
         assert best_constant(truths, measure) in {truth.answer for truth in truths}
     recall = next(measure for measure in find_task("report").MEASURES if measure.metric == "token_recall")
     assert best_constant(truths, recall) != best_constant(truths, None)
+
+
+def test_findings_have_rows_over_all_by_class_and_by_section() -> None:
+    """Every second report is read the wrong way round; the baseline `majority` always calls the chest normal."""
+    pairs = [("Left effusion.", "Left effusion."), ("No effusion.", "IMPRESSION: Right effusion.")] * 4
+    records = [
+        {
+            "key": f"s{n}",
+            "cluster": n,
+            "template": "report",
+            "task": "report",
+            "truth": Truth(reference, "english_chest_radiograph").to_json(),
+            "answer": answer,
+            "majority": "No acute process.",
+        }
+        for n, (answer, reference) in enumerate(pairs)
+    ]
+    settings = {
+        "dataset": "toy",
+        "split": "test",
+        "baselines": ["majority"],
+        "resamples": 100,
+        "seed": 0,
+        "rewards": {},
+    }
+    rows = {row["metric"]: row for row in rows_of(records, settings)}
+    assert rows["finding_f1"]["value"] == pytest.approx(2 * 4 / (2 * 4 + 4 + 4), abs=1e-6)
+    assert rows["finding_f1"]["baselines"] == {"majority": 0.0} and rows["finding_f1"]["ci"] is not None
+    classes = {name: rows[f"finding_f1_macro:report:{name}"]["value"] for name in ("pleural_effusion", "no_finding")}
+    assert classes == {"pleural_effusion": pytest.approx(8 / 12, abs=1e-6), "no_finding": 0.0}
+    assert rows["finding_f1_macro"]["value"] == pytest.approx(1 / 3, abs=1e-6)
+    assert "finding_f1_macro:report:edema" not in rows, "no text mentions it, so it has no F1"
+    assert (rows["finding_f1_impression"]["n"], rows["finding_f1_impression"]["value"]) == (4, 0.0)
+    assert "finding_f1_findings" not in rows
