@@ -55,6 +55,18 @@ class Drawing:
     told: tuple[str, str] | None = None
 
 
+@dataclass(frozen=True)
+class Decision:
+    """Whether an answer calls a class present, and whether it is. probability: in [0, 1]. threshold: of the class,
+    chosen on validation samples; None for the default of 0.5, which a probability must exceed."""
+
+    name: str
+    probability: float
+    is_told: bool
+    is_there: bool
+    threshold: float | None
+
+
 class Task(Protocol):
     """The module of a task. Missing attributes have the defaults of medvlm/tasks/_base.py, where None means none.
 
@@ -95,6 +107,9 @@ class Task(Protocol):
     choose_points: Callable[[Sequence[Any], Sequence[Any]], Mapping[str, Any]] | None
     """(answers, truths) of the validation questions of one template -> operating points for measures whose columns are
     AtPoints, as plain data, e.g. class -> threshold."""
+    decide: Callable[[Any, Any, Mapping[str, Any]], Sequence[Decision]] | None
+    """(answer, truth, operating points) -> a decision for each class that is known, for the tables and curves of the
+    report."""
     list_choices: Callable[[Any], Sequence[Any]] | None
     """The answers that a guess chooses from, if the question names them."""
     example: Callable[[np.random.Generator, Sequence[Medium], str], tuple[str, sample.Truth] | None] | None

@@ -9,6 +9,7 @@ from medvlm.core.run import RunFolder
 from medvlm.report import numbers
 from medvlm.report.answers import draw_answer, make_gallery_section
 from medvlm.report.confusion import make_confusion_section
+from medvlm.report.decisions import collect_decisions, make_operating_section, make_reliability_section
 from medvlm.report.markup import Child, Html, tag
 from medvlm.report.page import make_facts, make_notes, make_section, write_page
 from medvlm.report.parts import make_parts_table
@@ -28,6 +29,7 @@ def write_report(run: RunFolder) -> Path:
     require_run(run)
     record = read_run(run)
     results = add_measures(record.results, record.answers)
+    decisions = collect_decisions(record.answers)
     made = [part for part in (make_stages_table(record), make_parts_table(record)) if part]
     sections = [
         make_headline_section(results),
@@ -35,7 +37,9 @@ def write_report(run: RunFolder) -> Path:
         make_shown_section(record),
         make_curves_section(record),
         make_results_section(results),
-        make_confusion_section((answer, draw_answer(answer)) for answer in record.answers),
+        make_operating_section(decisions),
+        make_reliability_section(decisions),
+        make_confusion_section(((answer, draw_answer(answer)) for answer in record.answers), decisions),
         make_gallery_section(record.answers, run.results.parent),
         make_proof_section(record),
         make_data_section(record),

@@ -25,6 +25,7 @@ score = None
 is_formatted = None
 best_constant = None
 choose_points = None
+decide = None
 list_choices = None
 example = None
 from_text = None

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from medvlm.core.measure import AtPoints, Measure, OfItems
+from medvlm.core.tasks import Decision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +55,15 @@ def is_positive(probability: float, name: str, points: Mapping[str, float]) -> b
     return probability >= points[name] if name in points else probability > DEFAULT
 
 
+def decide(answer: Any, truth: Any, points: Mapping[str, float]) -> list[Decision]:
+    """Of each class that is known."""
+    is_read = parse(answer, truth) is not None
+    return [
+        Decision(name, p, is_positive(p, name, points) if is_read else not label, label, points.get(name))
+        for name, p, label in list_known(answer, truth)
+    ]
+
+
 def choose_points(answers: Sequence[Any], truths: Sequence[Any]) -> dict[str, float]:
     """Class -> the threshold with the highest F1. Classes without positive or without negative labels have none."""
     import numpy as np
@@ -76,26 +86,24 @@ def _score_and_label(answer: Any, truth: Any) -> Columns:
     return {name: (p, float(label)) for name, p, label in list_known(answer, truth)}
 
 
-def _decide(is_chosen: bool, answer: Any, truth: Any, points: Mapping[str, float]) -> Columns:
+def _count(is_chosen: bool, answer: Any, truth: Any, points: Mapping[str, float]) -> Columns:
     """(found, false alarm, missed) of the classes whose threshold was chosen on validation samples, or of the
     others."""
-    is_read = parse(answer, truth) is not None
     return {
-        name: (float(told and label), float(told and not label), float(label and not told))
-        for name, p, label in list_known(answer, truth)
-        if (name in points) == is_chosen
-        for told in [is_positive(p, name, points) if is_read else not label]
+        each.name: (
+            float(each.is_told and each.is_there),
+            float(each.is_told and not each.is_there),
+            float(each.is_there and not each.is_told),
+        )
+        for each in decide(answer, truth, points)
+        if (each.threshold is not None) == is_chosen
     }
 
 
 def _true_and_told(answer: Any, truth: Any, points: Mapping[str, float]) -> Columns:
     """Numbers of classes where they exclude each other; else 1 for present and 0 for absent, of each class."""
     if not truth.exclusive:
-        is_read = parse(answer, truth) is not None
-        return {
-            name: (float(label), float(is_positive(p, name, points) if is_read else not label))
-            for name, p, label in list_known(answer, truth)
-        }
+        return {each.name: (float(each.is_there), float(each.is_told)) for each in decide(answer, truth, points)}
     found = parse(answer, truth)
     told = find_most_probable(found) if found else None
     return {"": (float(truth.labels.index(True)), NO_CLASS if told is None else float(told))}
@@ -175,7 +183,7 @@ def _list_sides(items_NK: np.ndarray) -> Groups:
 
 
 def _list_positives(items_NK: np.ndarray) -> Groups:
-    """Of `_decide`: the positive questions."""
+    """Of `_count`: the positive questions."""
     return (items_NK[:, 0] + items_NK[:, 2] > 0,)
 
 
@@ -214,7 +222,7 @@ _RANKING = Measure(
 _DECISION = Measure(
     "f1",
     GROUP,
-    AtPoints(partial(_decide, True)),
+    AtPoints(partial(_count, True)),
     statistic=OfItems(_f1),
     needs=_list_positives,
     by_template=True,
@@ -235,7 +243,7 @@ MEASURES = (
         words=f"sensitivity at specificity {SPECIFICITY}",
     ),
     _DECISION,
-    replace(_DECISION, metric="f1_at_0.5", columns=AtPoints(partial(_decide, False)), words=f"F1 at {DEFAULT}"),
+    replace(_DECISION, metric="f1_at_0.5", columns=AtPoints(partial(_count, False)), words=f"F1 at {DEFAULT}"),
     _AGREEMENT,
     replace(
         _AGREEMENT,

@@ -67,6 +67,7 @@ class Config(Base):
 ANSWERED_BY = "scores"
 TITLE = "Labels"
 choose_points = _label_measures.choose_points
+decide = _label_measures.decide
 
 
 def from_text(text: str, config: Config) -> Truth | None:

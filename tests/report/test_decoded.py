@@ -69,11 +69,11 @@ def test_confusion_counts_what_was_taken_for_what(parse: Callable[[Any], Any]) -
     truths = [labels.Truth(classes=("ap", "pa"), labels=(is_ap, not is_ap)) for is_ap in (True, True, False)]
     answers = [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]]
     records = [answer(truth=t.to_json(), answer=a) for t, a in zip(truths, answers, strict=True)]
-    section = make_confusion_section((record, draw_answer(record)) for record in records)
+    section = make_confusion_section([(record, draw_answer(record)) for record in records], {})
     assert section is not None
     rows = [[cell.text for cell in row.all("th") + row.all("td")] for row in parse(section.html).all("tr")]
     assert rows == [["true / answered", "ap", "pa"], ["ap", "1", "1"], ["pa", "0", "1"]]
-    assert make_confusion_section([(records[0], mask.describe(None, HELD))]) is None
+    assert make_confusion_section([(records[0], mask.describe(None, HELD))], {}) is None
 
 
 def test_a_stored_sample_is_shown_with_its_mask(parse: Callable[[Any], Any]) -> None:
