@@ -157,6 +157,25 @@ def chat(
     return talk(str(model), [Path(file) for file in files], kind, stage, max_new_tokens)
 
 
+def predict(
+    model: Where,
+    on: Sequence[Where],
+    to: Where,
+    *,
+    questions: Sequence[str] = (),
+    stage: str = "",
+    kind: str = "",
+    max_new_tokens: int = 256,
+) -> list[dict[str, Any]]:
+    """Write the answers and class probabilities of a model for data without truth to a parquet file; returns its rows.
+
+    on: folders of files, files, or SHARDS[:SPLIT]. questions: asked about each image; by default those of the
+    shards."""
+    from medvlm.commands.predict import predict as run
+
+    return run(str(model), [str(each) for each in on], Path(to), questions, stage, kind, max_new_tokens)
+
+
 def embed(model: Where, sources: Sequence[Where], to: Where, *, stage: str = "", kind: str = "") -> int:
     """Write an embedding of every image in shards or files to a parquet file; returns their number."""
     from medvlm.commands.embed import embed as run

@@ -17,7 +17,7 @@ from medvlm.train.stopping import OF_SCHEDULERS, Preempted, Wish, raise_on_signa
 EXIT_DONE, EXIT_USER, EXIT_PREEMPTED, EXIT_INTERRUPTED = 0, 2, 75, 130
 PRINTING = ("validate", "plan", "lineage", "chat", "schema")
 """Commands whose result is what they print. If nobody reads it any more, they end; all others go on."""
-CONTINUED = ("train", "evaluate")
+CONTINUED = ("train", "evaluate", "predict")
 """Commands that end with EXIT_PREEMPTED after a signal, because the same command continues them."""
 STOPPED = "stopped, and nothing is half-written; run the same command again"
 
@@ -199,6 +199,22 @@ def run_chat(args: argparse.Namespace) -> None:
         with suppress(EOFError, KeyboardInterrupt):
             while question := input("> ").strip():
                 print(ask(question))
+
+
+def run_predict(args: argparse.Namespace) -> None:
+    from medvlm.commands.predict import predict
+    from medvlm.core.live import Live
+
+    live = Live()
+
+    def show(what: str, done: int, total: int) -> None:
+        live(f"predict: {done}/{total}")
+
+    rows = predict(args.model, args.on, args.to, args.question, args.stage, args.kind, args.max_new_tokens, show)
+    live.clear()
+    if os.environ.get("RANK", "0") == "0":
+        failed = [row for row in rows if row["problem"]]
+        print(f"{args.to}: {len(rows) - len(failed)} answers" + (f", {len(failed)} files not read" if failed else ""))
 
 
 def run_embed(args: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from medvlm.cli import EXIT_USER, main
 from medvlm.commands.chat import talk
 from medvlm.commands.files import read_files
-from medvlm.compositions._stock import show
+from medvlm.compositions._outside import show
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Medium, Sample

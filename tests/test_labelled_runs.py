@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from medvlm import cli
 from medvlm.commands.dry_run import dry_run
+from medvlm.compositions._open import open_model
+from medvlm.core.ask import Ask
 from medvlm.core.run import RunFolder
+from medvlm.io.opening import open_shards
 from medvlm.preflight.plan import plan
 from medvlm.recipe.load import load
 from medvlm.tasks._runs import read_runs
@@ -110,3 +114,19 @@ def test_a_plan_tells_parameters_and_memory(path: Path, tmp_path: Path) -> None:
         "encoders.film", "decoders.square", "decoders.side", "decoders.traits",
     }  # fmt: skip
     assert all(module.trained and not module.frozen for module in stage.modules) and stage.flops > 0
+
+
+def test_predict_writes_the_scores_of_each_sample(run: RunFolder, tmp_path: Path) -> None:
+    (shards,) = (path for path in (run.root.parent / "shards").iterdir() if path.is_dir())
+    assert cli.main(["predict", str(run.root), "--on", f"{shards}:test", "--to", str(tmp_path / "s.parquet")]) == 0
+    rows = [{**row, "scores": dict(row["scores"])} for row in pq.read_table(tmp_path / "s.parquet").to_pylist()]
+    packed = open_shards(shards)
+    assert {row["template"] for row in rows} == {"side", "traits"}  # the mask has no score for the whole image
+    assert {row["key"] for row in rows} == {packed.entry("test", i).key for i in range(packed.count("test"))}
+    (opened,) = open_model(run.root)
+    sample, files = packed.read("test", 0)
+    (first,) = (row for row in rows if row["key"] == sample.key and row["template"] == "side")
+    (question,) = (q for q in sample.questions if q.template == "side")
+    (decoded,) = opened.decode([Ask(sample, files, question)])  # type: ignore[attr-defined]
+    assert list(first["scores"].values()) == pytest.approx(decoded, abs=1e-6)
+    assert sum(first["scores"].values()) == pytest.approx(1) and (first["answer"], first["source"]) == (None, "squares")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LINE, FILE, FUNCTION = 120, 320, 60
-TABLES = {"medvlm/commands/arguments.py: make_parser"}
+TABLES = {"medvlm/commands/arguments.py: make_parser", "medvlm/commands/data_arguments.py: add_data_verbs"}
 """A list of arguments, one after the other, which nobody reads from top to bottom."""
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from medvlm import __version__
+from medvlm.commands.data_arguments import add_data_verbs, add_verb
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -17,7 +17,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"medvlm {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    init = _add_verb(verbs, "init", "write a recipe and a data card for a table of images with questions or captions")
+    init = add_verb(verbs, "init", "write a recipe and a data card for a table of images with questions or captions")
     init.add_argument(
         "--model",
         required=True,
@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--to", type=Path, default=Path(), metavar="DIR", help="folder to write to (default: the current folder)"
     )
 
-    train = _add_verb(verbs, "train", "run the stages of a recipe; run the same command again to resume")
+    train = add_verb(verbs, "train", "run the stages of a recipe; run the same command again to resume")
     _add_recipe(train)
     train.add_argument("--stage", default="", help="run only this stage")
     train.add_argument(
@@ -66,9 +66,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="train this stage and all later ones again; their earlier results are set aside",
     )
 
-    _add_recipe(_add_verb(verbs, "validate", "check a recipe, its cards and its shapes without reading weights"))
+    _add_recipe(add_verb(verbs, "validate", "check a recipe, its cards and its shapes without reading weights"))
 
-    plan = _add_verb(
+    plan = add_verb(
         verbs,
         "plan",
         "show what a recipe trains, its memory and its time, computed on the meta device; say whether it fits and what"
@@ -97,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
 
     _add_recipe(
-        _add_verb(
+        add_verb(
             verbs,
             "dry-run",
             "run the whole recipe at toy size on a CPU: every stage for two steps on small random weights, with saving,"
@@ -105,7 +105,7 @@ def make_parser() -> argparse.ArgumentParser:
         )
     )
 
-    evaluate = _add_verb(
+    evaluate = add_verb(
         verbs,
         "evaluate",
         "evaluate a run, or any model as it is, on held-out data, with baselines and intervals; run the same command"
@@ -129,11 +129,11 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--stage", default="", help="use the model of this stage (default: the last one)")
     evaluate.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
 
-    _add_verb(verbs, "report", "write the HTML report of a run").add_argument(
+    add_verb(verbs, "report", "write the HTML report of a run").add_argument(
         "run_folder", type=Path, metavar="RUN", help="a run folder, e.g. runs/NAME"
     )
 
-    export = _add_verb(
+    export = add_verb(
         verbs,
         "export",
         "write a model folder that stock transformers loads, with a proof of equal outputs and a model card",
@@ -157,7 +157,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="export target, e.g. stock, adapter, encoder; may be repeated (default: export.target of the recipe)",
     )
 
-    consolidate = _add_verb(
+    consolidate = add_verb(
         verbs,
         "consolidate",
         "write the weights of a checkpoint as safetensors files, holding one tensor at a time in memory",
@@ -165,14 +165,14 @@ def make_parser() -> argparse.ArgumentParser:
     consolidate.add_argument("checkpoint", metavar="RUN[:STAGE]|CHECKPOINT")
     consolidate.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write to")
 
-    come_from = _add_verb(
+    come_from = add_verb(
         verbs,
         "lineage",
         "show what a checkpoint was made from (stages, data, audits, code) and whether its files are unchanged",
     )
     come_from.add_argument("checkpoint", metavar="RUN[:STAGE]|CHECKPOINT")
 
-    chat = _add_verb(verbs, "chat", "ask a model questions about your own files: PNG, JPEG, TIFF, DICOM, NIfTI, video")
+    chat = add_verb(verbs, "chat", "ask a model questions about your own files: PNG, JPEG, TIFF, DICOM, NIfTI, video")
     chat.add_argument("model", metavar="MODEL", help="a run, an exported folder, or a transformers model")
     chat.add_argument("files", nargs="*", type=Path, metavar="FILE", help="the files to ask about")
     chat.add_argument(
@@ -184,7 +184,32 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_model_options(chat)
 
-    embed = _add_verb(verbs, "embed", "write an embedding of every image in files or shards to a parquet file")
+    predict = add_verb(
+        verbs,
+        "predict",
+        "write a model's answers and class probabilities for data without truth to a parquet file; run the same command"
+        " again to resume",
+    )
+    predict.add_argument("model", metavar="MODEL", help="a run, an exported folder, or a transformers model")
+    predict.add_argument(
+        "--on",
+        action="append",
+        required=True,
+        metavar="FOLDER|FILE|SHARDS[:SPLIT]",
+        help="images, volumes, DICOM and videos, or packed samples; may be repeated",
+    )
+    predict.add_argument("--to", type=Path, required=True, metavar="FILE.parquet", help="file to write to")
+    predict.add_argument(
+        "--question",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a question about each image; may be repeated (default: the questions of the shards)",
+    )
+    predict.add_argument("--max-new-tokens", type=int, default=256, help="maximum length of an answer (default: 256)")
+    _add_model_options(predict)
+
+    embed = add_verb(verbs, "embed", "write an embedding of every image in files or shards to a parquet file")
     embed.add_argument(
         "model", metavar="MODEL", help="a run, an exported folder, or a dual encoder or encoder of transformers"
     )
@@ -192,101 +217,15 @@ def make_parser() -> argparse.ArgumentParser:
     embed.add_argument("--to", type=Path, required=True, metavar="FILE.parquet", help="file to write to")
     _add_model_options(embed)
 
-    demo = _add_verb(verbs, "demo", "run the full pipeline on synthetic data: train, evaluate, export, report")
+    demo = add_verb(verbs, "demo", "run the full pipeline on synthetic data: train, evaluate, export, report")
     demo.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")
     demo.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
 
-    schema = _add_verb(verbs, "schema", "print the JSON schema of recipes or data cards, for editors")
+    schema = add_verb(verbs, "schema", "print the JSON schema of recipes or data cards, for editors")
     schema.add_argument("what", nargs="?", choices=["recipe", "card"], default="recipe", help="default: recipe")
 
-    data = _add_verb(verbs, "data", "pack, audit and inspect data sets").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    pack = _add_verb(data, "pack", "convert a data set to shards")
-    pack.add_argument("card", help="its data card: a YAML file, or the name of a shipped card")
-    pack.add_argument(
-        "--root",
-        type=Path,
-        default=None,
-        metavar="DIR",
-        help="folder of the original files; omit it for generated data",
-    )
-    pack.add_argument(
-        "--out", required=True, metavar="DIR", help="where to write the shards: a folder, s3://... or gs://..."
-    )
-    pack.add_argument(
-        "--workers",
-        type=int,
-        default=None,
-        metavar="N",
-        help="number of processes that decode (default: one per CPU core)",
-    )
-    pack.add_argument(
-        "--salt-file",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="file with the secret with which patients and keys are hashed; the shards do not contain it",
-    )
-    pack.add_argument(
-        "--max-bad", type=float, default=0.01, help="largest share of unreadable samples allowed (default: 0.01)"
-    )
-    audit = _add_verb(
-        data,
-        "audit",
-        "check that no patient and no image is in two splits or in a benchmark, and what the licences allow together",
-    )
-    audit.add_argument(
-        "sets", nargs="+", metavar="CARD_OR_SHARDS", help="shards, a card, or CARD=ROOT to read original files"
-    )
-    audit.add_argument(
-        "--against",
-        action="append",
-        default=[],
-        metavar="SHARDS[:SPLIT]",
-        help="a benchmark that must not be trained on; may be repeated (default: its test split)",
-    )
-    audit.add_argument(
-        "--salt-file",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="file with the secret for the data sets given as CARD=ROOT, as in pack",
-    )
-    audit.add_argument(
-        "--to",
-        type=Path,
-        default=None,
-        metavar="FILE",
-        help="where to write the receipt (default: audit.json in each folder of shards)",
-    )
-    audit.add_argument(
-        "--strict",
-        action="store_true",
-        help="treat warnings (near duplicates, shared questions, doubtful terms) as errors",
-    )
-    stats = _add_verb(data, "stats", "write a page with counts, sizes, intensities, answers and text lengths")
-    stats.add_argument("shards", help="a folder of shards")
-    stats.add_argument(
-        "--to", type=Path, default=Path("stats.html"), metavar="FILE", help="file to write to (default: stats.html)"
-    )
-    stats.add_argument(
-        "--recipe", default="", help="a recipe whose model would be shown the images: adds their pixels and millimetres"
-    )
-    show = _add_verb(data, "show", "write a page with samples, their boxes and questions")
-    show.add_argument("shards", help="a folder of shards")
-    show.add_argument(
-        "--to", type=Path, default=Path("gallery.html"), metavar="FILE", help="file to write to (default: gallery.html)"
-    )
-    show.add_argument("--split", default=None, help="show only this split (default: all)")
-    show.add_argument("--count", type=int, default=48, help="number of samples (default: 48)")
+    add_data_verbs(verbs)
     return parser
-
-
-def _add_verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
-    made.set_defaults(verb=name.replace("-", "_"))
-    return made
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:

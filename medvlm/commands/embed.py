@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medvlm.commands.files import read_files
+from medvlm.commands.files import read_files, require_parquet
 from medvlm.core.durable import require_place
-from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Sample
 
 ROWS = 1024
@@ -31,11 +30,9 @@ def embed(
     model: a run, an exported folder, or a dual encoder or vision tower of transformers, by folder or hub id. sources:
     folders of shards, tar files, or any file that `medvlm chat` accepts. Dual encoders give unit vectors in the shared
     space, vision towers their pooled output."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise RecipeError("embed needs pyarrow to write parquet: pip install 'medvlm[archives]'") from None
+    require_parquet()
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     count = 0
     rows = _embed_all(model, sources, stage, kind)

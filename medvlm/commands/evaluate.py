@@ -12,10 +12,10 @@ from medvlm.commands.who import Who, find_who
 from medvlm.compositions._open import open_run
 from medvlm.compositions._opened import find
 from medvlm.core.live import Live
-from medvlm.core.protocols import Row, find_protocol, read_protocols
+from medvlm.core.protocols import Row, find_protocol, ignore_progress, read_protocols
 from medvlm.evaluate.ranks import find_rank, join_ranks
 from medvlm.evaluate.run import evaluate as evaluate_split
-from medvlm.evaluate.run import ignore_progress, say_nothing
+from medvlm.evaluate.run import say_nothing
 from medvlm.recipe.sources import OpenSource, open_sources
 from medvlm.train.stopping import raise_on_signal
 

@@ -109,10 +109,10 @@ def _describe(who: str, on: Sequence[str]) -> dict[str, Any]:
     return {"name": slug, "model": model, "data": data, "evaluate": {"on": pairs}}
 
 
-def split_place(place: str) -> tuple[str, str]:
-    """(card or folder, split) of CARD_OR_SHARDS[:SPLIT], by default its test split."""
+def split_place(place: str, default: str = "test") -> tuple[str, str]:
+    """(card or folder, split) of CARD_OR_SHARDS[:SPLIT]."""
     where, colon, split = place.rpartition(":")
-    return (where, split) if colon and "/" not in split else (place, "test")
+    return (where, split) if colon and "/" not in split else (place, default)
 
 
 def _describe_source(place: str) -> tuple[str, dict[str, str]]:

@@ -87,6 +87,20 @@ class DecodingModel(AssembledModel):
             with evaluating(self.model):
                 yield encode(self.model.encoders[name], pixels[None].to(self.device), name).pooled[0]
 
+    def score(self, sample: Sample, files: Files) -> dict[str, dict[str, float]]:
+        """Decoder -> class -> probability, of the decoders that give one for the whole medium."""
+        encoder, pixels = self.prepare.see(sample, files).media[0]
+        reading = [name for name in self.decoders if self.model.reads[name] == encoder]
+        batch = Labelled({encoder: pixels[None]}, {name: torch.tensor([0]) for name in reading})
+        with evaluating(self.model):
+            outputs = self.model(batch.to(self.device))
+        found = {name: _to_probabilities(outputs[f"decoders.{name}"], self.decoders[name])[0] for name in reading}
+        return {
+            name: dict(zip(self.decoders[name].classes, probabilities_K.tolist(), strict=True))
+            for name, probabilities_K in found.items()
+            if probabilities_K.ndim == 1
+        }
+
     def _decode(self, asks: Sequence[Ask]) -> list[Any]:
         media: dict[str, list[torch.Tensor]] = {}
         rows: dict[str, list[int]] = {}

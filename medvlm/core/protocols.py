@@ -78,6 +78,10 @@ class Progress(Typed):
     def __call__(self, what: str, done: int, total: int) -> None: ...
 
 
+def ignore_progress(what: str, done: int, total: int) -> None:
+    pass
+
+
 class Pieces(Typed):
     """Work that is done in pieces, each by one of the processes, and not again after a stop."""
 

@@ -21,6 +21,7 @@ from medvlm.core.protocols import (
     Shards,
     Split,
     find_protocol,
+    ignore_progress,
     list_baselines,
     list_nothing,
     read_protocols,
@@ -33,10 +34,6 @@ from medvlm.evaluate.pieces import KeptPieces, hash_identity, open_pieces, remov
 from medvlm.evaluate.ranks import find_rank
 from medvlm.evaluate.saved import save
 from medvlm.rewards._compose import Composer
-
-
-def ignore_progress(what: str, done: int, total: int) -> None:
-    pass
 
 
 def say_nothing(line: str) -> None:

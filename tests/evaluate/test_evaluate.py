@@ -12,13 +12,13 @@ import pytest
 
 from medvlm.core.ask import CutAnswer
 from medvlm.core.errors import DataError, RecipeError
-from medvlm.core.protocols import Row, Split
+from medvlm.core.protocols import Row, Split, ignore_progress
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Question, Sample, make_truth
 from medvlm.core.tasks import is_scored
 from medvlm.evaluate.pieces import KeptPieces
 from medvlm.evaluate.protocols._majority import fit_majority
-from medvlm.evaluate.run import evaluate, ignore_progress
+from medvlm.evaluate.run import evaluate
 from medvlm.evaluate.saved import rescore
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet, ShardWriter

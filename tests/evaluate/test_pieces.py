@@ -9,8 +9,8 @@ import pytest
 
 from medvlm.core.ask import Ask
 from medvlm.core.errors import DataError
+from medvlm.core.protocols import ignore_progress
 from medvlm.evaluate.pieces import KeptPieces, open_pieces
-from medvlm.evaluate.run import ignore_progress
 from medvlm.io.shards import ShardSet
 from tests.evaluate import toy_ranks
 from tests.evaluate.toy import Noisy, evaluate_toy, write_shards

@@ -13,13 +13,13 @@ from scipy.stats import t
 
 from medvlm.core.ask import Ask
 from medvlm.core.errors import DataError
-from medvlm.core.protocols import Row, Split
+from medvlm.core.protocols import Row, Split, ignore_progress
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Question, Sample, Truth, make_truth
 from medvlm.evaluate.pieces import KeptPieces
 from medvlm.evaluate.protocols._majority import fit_majority
 from medvlm.evaluate.protocols._questions import rows_of
-from medvlm.evaluate.run import evaluate, ignore_progress
+from medvlm.evaluate.run import evaluate
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardWriter
 from medvlm.rewards._compose import Composer
