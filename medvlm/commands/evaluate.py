@@ -11,6 +11,7 @@ from medvlm.commands.train import write_lineage
 from medvlm.commands.who import Who, find_who
 from medvlm.compositions._open import open_run
 from medvlm.compositions._opened import find
+from medvlm.core.errors import RecipeError
 from medvlm.core.live import Live
 from medvlm.core.protocols import Row, find_protocol, ignore_progress, read_protocols
 from medvlm.evaluate.ranks import find_rank, join_ranks
@@ -39,16 +40,19 @@ def _evaluate(found: Who, stage: str, device: str) -> list[Row]:
     loaded, recipe, run = found.loaded, found.loaded.recipe, found.run
     is_first = find_rank()[0] == 0
     say = print if is_first else say_nothing
-    models = []
+    settings, models = recipe.evaluate, []
+    how = (stage, device, settings.max_new_tokens, settings.precision)
+    if settings.spread and find_rank()[1] > 1:
+        raise RecipeError("evaluate.spread: one process spreads the model over all GPUs; start it without torchrun")
     if not recipe.stages:  # the folder is made for a model that there is
-        models = open_run(recipe, run.root, stage, device, recipe.evaluate.max_new_tokens)
+        models = open_run(recipe, run.root, *how)
     sources = open_sources(loaded, run.root.parent, say=Live() if is_first else say_nothing)
     if recipe.stages:
-        models = open_run(recipe, run.root, stage, device, recipe.evaluate.max_new_tokens)
+        models = open_run(recipe, run.root, *how)
     elif is_first:
         loaded.save(run.root)
         write_lineage(loaded, run, sources)
-    settings, rows = recipe.evaluate, []
+    rows = []
     for config in read_protocols(settings.protocols) if settings.protocols else ():
         need = find_protocol(config).NEEDS
         if find(models, need) is None:

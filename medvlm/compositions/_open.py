@@ -43,17 +43,20 @@ def open_model(
     return [open_published(str(where), device, max_new_tokens)]
 
 
-def open_run(recipe: Any, folder: Path, stage: str = "", device: str = "cpu", max_new_tokens: int = 256) -> list[Any]:
+def open_run(
+    recipe: Any, folder: Path, stage: str = "", device: str = "cpu", max_new_tokens: int = 256, precision: str = ""
+) -> list[Any]:
     """Like open_model, for a run or a model folder whose recipe is loaded. recipe: typed (seed, stages, model); without
-    stages, its model as it is.
+    stages, its model as it is. precision: of models that answer (see Evaluate in recipe/schema.py); "" for that of the
+    files.
 
     Raises CheckpointError if no stage is finished or a checkpoint is damaged."""
     if is_model_folder(folder):
-        opened = [open_folder(folder)]
+        opened: list[Any] = [open_folder(folder)]
         opened[0].model.to(device)
         opened[0].find_origin = partial(find_published, str(folder))
     elif not recipe.stages:
-        return [open_as_is(recipe.model, device, max_new_tokens)]
+        opened = [open_as_is(recipe, device, max_new_tokens)]
     else:
         last: dict[str, Any] = {}  # composition -> the last stage that trained it, in the order of training
         for config in list_finished_stages(recipe, RunFolder(folder), stage):
@@ -63,20 +66,29 @@ def open_run(recipe: Any, folder: Path, stage: str = "", device: str = "cpu", ma
         opened = [open_stage(recipe, RunFolder(folder), config, device) for config in reversed(last.values())]
     for model in opened:
         model.max_new_tokens = max_new_tokens
+        if dtype := _choose_dtype(precision, device, bool(recipe.stages)) if "answer" in model.can else None:
+            model.set_precision(dtype)
     return opened
 
 
-def open_as_is(model: Any, device: str, max_new_tokens: int) -> Opened:
-    """The model of a recipe without stages. model: the section `model` of the recipe."""
-    opened: Opened | None = composition_as_is(model).open_as_is(model, device)
+def _choose_dtype(precision: str, device: str, is_trained: bool) -> torch.dtype | None:
+    """None to keep the stored one."""
+    if precision == "auto" and is_trained:
+        has_bfloat16 = device != "cpu" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bfloat16 else None
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(precision)
+
+
+def open_as_is(recipe: Any, device: str, max_new_tokens: int) -> Opened:
+    """The model of a recipe without stages."""
+    model, spread = recipe.model, recipe.evaluate.spread
+    opened: Opened | None = None if spread else composition_as_is(model).open_as_is(model, device)
     if opened is None:
         unused = [name for name in ("processor", "views") if getattr(model, name)]
         if unused:
-            raise RecipeError(
-                f"model.{unused[0]}: {model.pretrained} is of no family that medvlm knows, so its own processor is used"
-                " as it is; remove the key"
-            )
-        opened = StockAnswering(model.pretrained, device)
+            why = "evaluate.spread is on" if spread else f"{model.pretrained} is of no family that medvlm knows"
+            raise RecipeError(f"model.{unused[0]}: {why}, so its own processor is used as it is; remove the key")
+        opened = StockAnswering(model.pretrained, device, spread)
         if model.boxes.codec:
             opened.boxes = Writing(model.boxes.codec, model.boxes.scale)
     if model.pretrained:

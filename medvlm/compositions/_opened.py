@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 BATCH = 64
+MOST_TOKENS = 1 << 16
+"""Maximum number of tokens of the prompts that are answered together, with padding."""
 
 
 class Opened:
@@ -42,6 +44,9 @@ class Opened:
     def kind_of(self, axes: int, asked: str = "") -> str:
         """The kind of medium of a file that does not name one, see data/prepare.Prepare."""
         raise NotImplementedError
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        """Computes in this precision from here on."""
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
         """Greedy answers, in the order of the asks. Equal asks get equal answers."""
@@ -74,6 +79,9 @@ class AssembledModel(Opened):
     def _describe_computing(self) -> Mapping[str, Any]:
         return describe_computing(self.model)
 
+    def set_precision(self, dtype: torch.dtype) -> None:
+        self.model.to(dtype)
+
     def kind_of(self, axes: int, asked: str = "") -> str:
         return self.prepare.kind_of(axes, asked)
 
@@ -95,14 +103,21 @@ class AnsweringModel(AssembledModel):
     """A model that answers in text."""
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
-        """Greedy answers, in batches in the given order, as CutAnswer if they did not end. Sorting by length would save
-        padding, but then the rows of a batch, and with them rounding errors, would depend on the other questions."""
+        """Greedy answers, in the order of the asks, as CutAnswer if they did not end.
+
+        At most BATCH of them, in the given order, are answered together. If they have more than MOST_TOKENS tokens with
+        padding, those of similar length are."""
         texts: list[str] = []
         for at in range(0, len(asks), BATCH):
-            texts += self._answer(asks[at : at + BATCH])
+            documents = self._write(asks[at : at + BATCH])
+            answers: dict[int, str] = {}
+            for batch in group_by_length([len(document) for document in documents], MOST_TOKENS):
+                answers |= zip(batch, self._continue([documents[n] for n in batch]), strict=True)
+            texts += [answers[n] for n in range(len(documents))]
         return texts
 
-    def _answer(self, asks: Sequence[Ask]) -> list[str]:
+    def _write(self, asks: Sequence[Ask]) -> list[Any]:
+        """The prompts."""
         documents = []
         perceived_once: dict[str, Seen] = {}  # questions about one sample share its pixels, so they are encoded once
         for ask in asks:
@@ -113,6 +128,9 @@ class AnsweringModel(AssembledModel):
             shows = ["media"] if ask.shows == "media" else []
             turn = self.prepare.turn(ask.sample, ask.question, seen, shows, answered=False)
             documents.append(join_turns(ask.sample.key, [turn], seen.media if shows else []))
+        return documents
+
+    def _continue(self, documents: Sequence[Any]) -> list[str]:
         batch = self.prepare.collate(documents, self.tokenizer.pad_token_id, pack=False).to(self.device)
         ends = find_end_ids(self.model, self.tokenizer)
         with evaluating(self.model):
@@ -122,6 +140,19 @@ class AnsweringModel(AssembledModel):
             CutAnswer(text) if is_cut(answer, self.max_new_tokens, ends) else text
             for text, answer in zip(texts, ids, strict=True)
         ]
+
+
+def group_by_length(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Numbers of texts that are padded to one length: all in their order if that takes at most `most` tokens; else
+    those of similar length, as many as fit, at least one."""
+    if max(lengths, default=0) * len(lengths) <= most:
+        return [list(range(len(lengths)))]
+    groups: list[list[int]] = [[]]
+    for number in sorted(range(len(lengths)), key=lambda n: (lengths[n], n)):
+        if groups[-1] and lengths[number] * (len(groups[-1]) + 1) > most:
+            groups.append([])
+        groups[-1].append(number)
+    return groups
 
 
 def describe_computing(model: torch.nn.Module) -> dict[str, str]:

@@ -23,14 +23,16 @@ from medvlm.models.generate import is_cut, list_end_ids
 class StockAnswering(OutsideModel):
     """Any vision-language model of transformers, including adapters on a base model."""
 
-    def __init__(self, where: str, device: str):
-        """Raises RecipeError if transformers cannot open it as a vision-language model."""
+    def __init__(self, where: str, device: str, spread: bool = False):
+        """spread: over all devices, see Evaluate in recipe/schema.py. Raises RecipeError if transformers cannot open it
+        as a vision-language model."""
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         base, adapters = _base_of(where)
         try:
             self.processor = open_stock(AutoProcessor, base)
-            model = open_stock(AutoModelForImageTextToText, base, dtype="auto")
+            placed = {"device_map": "auto"} if spread else {}
+            model = open_stock(AutoModelForImageTextToText, base, dtype="auto", **placed)
         except (OSError, ValueError) as reason:
             raise RecipeError(
                 f"{where}: neither a run nor a vision-language model that transformers opens"
@@ -40,10 +42,13 @@ class StockAnswering(OutsideModel):
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, where)
-        self.model = model.to(device).eval()
+        self.model = (model if spread else model.to(device)).eval()
 
     def _describe_computing(self) -> Mapping[str, Any]:
         return describe_computing(self.model)
+
+    def set_precision(self, dtype: torch.dtype) -> None:
+        self.model.to(dtype)
 
     def answer(self, asks: Sequence[Ask]) -> list[str]:
         return [self._answer(ask) for ask in asks]

@@ -197,6 +197,8 @@ def _check_parts(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem]
                 yield Problem(
                     ("model", "composition"), f"is {composition.NOUN}, which cannot be trained; remove `stages`"
                 )
+    if recipe.stages and recipe.evaluate.spread:
+        yield Problem(("evaluate", "spread"), "is for published models that are evaluated as they are, without stages")
     if not recipe.stages:
         try:
             composition_as_is(recipe.model)

@@ -122,6 +122,12 @@ class Evaluate(Config):
     max_new_tokens: int = Field(64, gt=0)
     """Length at which an answer is cut off. One that has not ended by then counts as no answer. A box has about twelve
     tokens."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of a model that answers questions. `auto`: bfloat16 on a GPU that has it, else float32; a model that is
+    evaluated as it is keeps that of its files."""
+    spread: bool = False
+    """For a published model that is larger than one GPU: spreads its layers over all GPUs of the machine, then over the
+    memory of the CPU (device_map of accelerate). One process answers, through the model's own processor."""
     bootstrap: int = Field(1000, gt=0)
     """Number of bootstrap resamples per confidence interval."""
 

@@ -67,6 +67,15 @@ def test_a_model_by_its_folder_gives_the_same_rows(place: Path, rows: list[Row])
     assert read_answers("model") == read_answers("asis")
 
 
+def test_a_spread_model_and_one_in_another_precision_say_so(place: Path, rows: list[Row]) -> None:
+    """Spread by accelerate, the model is asked through its own processor; its boxes are then not known."""
+    spread = evaluate("model", ["card.yaml:test"], overrides=[*ON_FILMS, "name=spread", "evaluate.spread=true"])
+    assert spread == [row for row in rows if row["task"] != "boxes"]
+    evaluate("model", ["card.yaml:test"], overrides=[*ON_FILMS, "name=brain", "evaluate.precision=bfloat16"])
+    settings = json.loads((place / "runs/brain/evaluate/protocol.json").read_text())[0]
+    assert settings["models"]["answers"]["precision"] == "bfloat16"
+
+
 def test_a_model_behind_a_server_gives_the_same_rows(place: Path, rows: list[Row]) -> None:
     (model,) = open_model("model", max_new_tokens=LIMIT)
     with serve(ask_model(model, LIMIT)) as url:
