@@ -180,3 +180,60 @@ CASES = [
     ("No radiographic evidence of pneumonia.", "PNa"),
     ("No evidence of acute pneumonia or CHF.", "EDa PNa"),
 ]
+REPORTS = [
+    (
+        "FINDINGS: PA and lateral views of the chest provided. There is no focal consolidation, effusion, or "
+        "pneumothorax. The cardiomediastinal silhouette is normal. Imaged osseous structures are intact. No free "
+        "air below the right hemidiaphragm is seen. IMPRESSION: No acute intrathoracic process.",
+        "ECa CMa COa PXa PEa FRa NFp",
+    ),
+    (
+        "INDICATION: History of lung cancer, evaluate for pneumonia. FINDINGS: The heart is moderately enlarged. "
+        "There is mild pulmonary vascular congestion with small bilateral pleural effusions, right greater than "
+        "left. Bibasilar opacities likely reflect atelectasis, although superimposed infection cannot be "
+        "excluded. A left-sided pacemaker is seen with leads terminating in the right atrium and right ventricle."
+        " No pneumothorax.",
+        "CMp LOp:b EDp PNu ATu:b PXa PEp:b SDp:l",
+    ),
+    (
+        "As compared to the previous radiograph, the patient has been extubated. The lung volumes have decreased."
+        " The pre-existing opacity at the right lung base has completely resolved. There is no evidence of new "
+        "focal parenchymal opacities. Unchanged borderline size of the cardiac silhouette. No pleural effusions. "
+        "No pneumothorax.",
+        "CMu LOa:r PXa PEa",
+    ),
+    (
+        "Lungs are hyperinflated with flattened diaphragms, consistent with COPD. There is a 1.5 cm nodular "
+        "opacity projecting over the right upper lobe. Otherwise the lungs are clear. Mediastinal contours are "
+        "unremarkable. Degenerative changes of the spine. Old left rib fractures.",
+        "ECa LOp:r LLp:r FRp:l",
+    ),
+    (
+        "ET tube tip 3 cm above the carina. NG tube coils in the stomach. Right IJ line tip at the cavoatrial "
+        "junction. Increasing left retrocardiac opacity, which may be due to atelectasis or aspiration. No large "
+        "effusion.",
+        "LOp:l ATu:l PEa SDp:r",
+    ),
+    (
+        "Heart size remains mildly enlarged. The aorta is tortuous. Patchy opacities in the lung bases may "
+        "reflect atelectasis but aspiration or pneumonia are not excluded. Small left pleural effusion is likely "
+        "present. No pneumothorax is detected.",
+        "CMp LOp PNu ATu PXa PEu:l",
+    ),
+    (
+        "Status post median sternotomy and CABG. Stable moderate cardiomegaly. No evidence of acute "
+        "cardiopulmonary disease.",
+        "CMp",
+    ),
+    (
+        "Low lung volumes. No definite focal consolidation. There is no pulmonary edema. Right-sided Port-A-Cath "
+        "tip terminates in the low SVC. Mild bibasilar atelectasis.",
+        "EDa COa ATp:b SDp:r",
+    ),
+    (
+        "Interval placement of a right chest tube with decrease in size of the right pneumothorax. Persistent "
+        "left basilar consolidation. Improved aeration of the right lung.",
+        "COp:l PXp:r SDp:r",
+    ),
+]
+"""Whole reports, written for the tests too."""

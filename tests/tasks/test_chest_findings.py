@@ -6,7 +6,7 @@ import pytest
 
 from medvlm.tasks.chest.findings import CLASSES as NAMES
 from medvlm.tasks.chest.findings import Finding, read_findings, read_mentions
-from tests.tasks.chest_cases import CASES, CLASSES
+from tests.tasks.chest_cases import CASES, CLASSES, REPORTS
 
 STATUSES = {"p": "present", "a": "absent", "u": "uncertain"}
 SIDES = {"": "", ":l": "left", ":r": "right", ":b": "both"}
@@ -19,6 +19,12 @@ def read_labels(labels: str) -> dict[str, tuple[str, str]]:
 @pytest.mark.parametrize(("text", "labels"), CASES)
 def test_sentence_is_read_as_a_radiologist_reads_it(text: str, labels: str) -> None:
     found = {name: (finding.status, finding.side) for name, finding in read_mentions(text).items()}
+    assert found == read_labels(labels)
+
+
+@pytest.mark.parametrize(("text", "labels"), REPORTS)
+def test_report_is_read_as_a_radiologist_reads_it(text: str, labels: str) -> None:
+    found = {name: (finding.status, finding.side) for name, finding in read_findings(text).items()}
     assert found == read_labels(labels)
 
 

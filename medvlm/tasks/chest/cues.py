@@ -52,7 +52,8 @@ DOUBTS = """may, might, could, possible, possibly, possibility, probable, probab
 DOUBTFUL_ENDINGS = """cannot be ? excluded, can not be ? excluded, can t be ? excluded, could not be ? excluded, not
     ? excluded, not be ? excluded, cannot be ruled out, can not be ruled out, can t be ruled out, not ruled out, not
     be ruled out, possible, suspected, likely, probable, questioned, questionable, in the differential, a
-    consideration, should be considered, could be considered, may be present, might be present, could be present, to
+    consideration, be
+    considered, may be present, might be present, could be present, to
     be excluded, difficult to exclude, or inflammatory"""
 """Behind what they leave open."""
 

@@ -52,6 +52,9 @@ def split_clauses(plain: str) -> list[Span]:
     pending: int | None = None
     for start, end in _split_at_joints(plain):
         part = plain[start:end]
+        if pending is not None and compile_words(TURNS).match(part):
+            spans.append((pending, start))
+            pending = None
         if spans and pending is None and re.match(r"(?:, )?n?or\b", part):
             spans[-1] = spans[-1][0], end
         elif has_any(f"{HEADS}, {DENIALS}", part) or _begins_anew(plain, start, end):

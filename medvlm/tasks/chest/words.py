@@ -39,9 +39,10 @@ FINDINGS = {
         calcification*, calcified pleura*, fibrothorax, pleural fibrosis, pleural mass*, pleuroparenchymal scar*""",
     "fracture": "fracture*, broken rib*",
     DEVICES: """tube, tubes, catheter*, cannula*, lines, central line, venous line, arterial line, jugular line,
+        ij line,
         subclavian line, picc, port a cath, portacath, mediport, pacemaker*, pacer*, icd, defibrillator*, leads,
         sternal wire*, sternotomy wire*, hardware, prosthe*, prosthetic valve*, stent, stents, drain, drains, cvc,
-        ett, ngt, swan ganz, tracheostomy, intubat*, extubat*, balloon pump, ecmo, device, devices, og in place, ng
+        ett, ngt, swan ganz, tracheostomy, intubat*, balloon pump, ecmo, device, devices, og in place, ng
         in place""",
 }
 """Class -> the phrases that mention it."""
