@@ -175,7 +175,7 @@ COUNTS = {
     "bccd": (275, 1783, 0),
     "bccd_cells": (3688, 3688, 275),
     "vqa_rad": (252, 1812, 0),
-    "cxr_cohen": (118, 168, 62),
+    "cxr_cohen": (118, 286, 62),
     "cxr_cohen_by": (7, 7, 6),
     "cxr_cohen_lungs": (19, 38, 11),
     "cxr_hannover": (98, 240, 49),
