@@ -161,13 +161,14 @@ def _overlaps(answer: str, truth: Truth) -> tuple[tuple[float, ...], int]:
 
 def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> str:
     """Of the answers in `truths`, and of the coordinate-wise median where each is a single box, the one with the
-    largest mean IoU; of the other measures too. (The median alone is poor where objects lie left or right: it is a box
+    largest mean IoU, or the largest hit rate. (The median alone is poor where objects lie left or right: it is a box
     between them.)"""
+    judge = hit_rate if measure is not None and measure.metric == HIT_RATE else mean_iou
     candidates = [_brackets.write(truth.boxes) for truth in _spread(truths, CANDIDATES)]
     if all(len(truth.boxes) == 1 for truth in truths):
         candidates.append(_brackets.write([_median_box([truth.boxes[0] for truth in truths])]))
     judges = _spread(truths, JUDGES)
-    return max(dict.fromkeys(candidates), key=lambda answer: mean(mean_iou(answer, truth) for truth in judges))
+    return max(dict.fromkeys(candidates), key=lambda answer: mean(judge(answer, truth) for truth in judges))
 
 
 def _median_box(found: Sequence[Box]) -> Box:
@@ -180,9 +181,10 @@ def _spread(truths: Sequence[Truth], most: int) -> list[Truth]:
     return [truths[i * len(truths) // min(most, len(truths))] for i in range(min(most, len(truths)))]
 
 
+HIT_RATE = "hit_rate"
 MEASURES = (
     Measure("mean_iou", "boxes", average(mean_iou), by_template=True, headline=True, words="mean IoU"),
-    Measure("hit_rate", "boxes", average(hit_rate), by_template=True, headline=True),
+    Measure(HIT_RATE, "boxes", average(hit_rate), by_template=True, headline=True),
     Measure("unreadable", "boxes", average(is_unreadable), better=None),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import TYPE_CHECKING, Literal
 
 from medvlm.core import sample
@@ -34,7 +35,9 @@ class Config(Base):
 
 FREE_TEXT = True
 TITLE = _words.TITLE
-best_constant = _words.most_frequent
+CANDIDATES, JUDGES = 60, 200
+"""Constant answers that are tried, and questions they are tried on, for a measure for which the commonest answer need
+not be the best."""
 
 
 def score(answer: str, truth: Truth) -> float:
@@ -64,11 +67,22 @@ def is_open(template: str, truth: sample.Truth) -> bool:
     return not template.startswith(CLOSED)
 
 
+def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> str:
+    """The commonest answer; for the F1 of words, the best of the commonest ones, since an answer that shares words with
+    many may be the only one of its kind."""
+    if measure is None or measure.metric != F1:
+        return _words.most_frequent(truths)
+    commonest = Counter(truth.answer for truth in truths).most_common(CANDIDATES)
+    judges = [truths[i * len(truths) // JUDGES] for i in range(JUDGES)] if len(truths) > JUDGES else truths
+    return max((answer for answer, _ in commonest), key=lambda answer: mean(token_f1(answer, t) for t in judges))
+
+
+F1 = "f1_open"
 MEASURES = (
     Measure("accuracy", _words.GROUP, average(score), by_template=True, headline=True),
     Measure("accuracy_closed", _words.GROUP, average(score), is_closed, headline=True),
     Measure("accuracy_open", _words.GROUP, average(score), is_open),
-    Measure("f1_open", _words.GROUP, average(token_f1), is_open),
+    Measure(F1, _words.GROUP, average(token_f1), is_open),
 )
 
 

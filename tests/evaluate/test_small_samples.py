@@ -165,22 +165,52 @@ def test_a_question_about_what_the_model_cannot_see_is_left_out_and_counted(tmp_
     }
 
 
+def fit(folder: Path, truths: Sequence[Truth], composer: Composer | None = None) -> dict[str, Any]:
+    """Metric -> the best constant for one template, trained on these truths; `first` for the first measure."""
+    with ShardWriter(folder, "train") as writer:
+        for i, truth in enumerate(truths):
+            writer.write(Sample(f"k{i}", "toy", "train", questions=(Question("What?", truth, "what"),)), {})
+    training = [("train", i) for i in range(len(truths))]
+    split = Split(open_shards(folder), (), lambda: training, (), {}, 0, folder, KeptPieces(folder), ignore_progress)
+    fitted = fit_majority(Noisy(), split, lambda question: True, composer)
+    question = Question("What?", truths[0], "what")
+    return {"first": fitted.answer(question), **fitted.list_others(question)}
+
+
+def counts_of(numbers: Sequence[int]) -> list[Truth]:
+    return [make_truth("count", str(number), count=number) for number in numbers]
+
+
 def test_the_best_constant_of_a_reward_is_what_earns_most(tmp_path: Path) -> None:
     """Counts of 0, 0, 0, 0, 5, 9, 9, 9, 9: the median, 5, has the smallest error and is hardly ever exact."""
-    counts = [0, 0, 0, 0, 5, 9, 9, 9, 9]
-    with ShardWriter(tmp_path, "train") as writer:
-        for i, count in enumerate(counts):
-            truth = make_truth("count", str(count), count=count)
-            writer.write(Sample(f"k{i}", "toy", "train", questions=(Question("How many?", truth, "count"),)), {})
-    shards = open_shards(tmp_path)
-    training = [("train", i) for i in range(len(counts))]
-    split = Split(shards, (), lambda: training, (), {}, 0, tmp_path, KeptPieces(tmp_path), ignore_progress)
-    composer = Composer({"count": 1.0})
-    fitted = fit_majority(Noisy(), split, lambda question: True, composer)
-    question = Question("How many?", make_truth("count", "5", count=5), "count")
-    constants = {"total": fitted.answer(question), **fitted.list_others(question)}
+    truths, composer = counts_of([0, 0, 0, 0, 5, 9, 9, 9, 9]), Composer({"count": 1.0})
+    constants = fit(tmp_path, truths, composer)
 
     def earn(answer: str) -> float:
-        return sum(composer.score(answer, make_truth("count", str(c), count=c))[0] for c in counts)
+        return sum(composer.score(answer, truth)[0] for truth in truths)
 
-    assert earn(constants["total"]) == max(earn(str(c)) for c in range(10)) > earn(fitted.answer(question))
+    assert earn(constants["total"]) == max(earn(str(c)) for c in range(10)) > earn(constants["first"])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "first", "exact"),
+    [
+        ([0, 0, 0, 0, 5, 9, 9, 9, 9], "5", "0"),
+        ([0] * 40 + [1] * 10 + [2] * 10 + [3] * 15 + [5] * 15 + [9] * 10, "1", "0"),
+        ([7, 1, 2, 7], "2", "7"),
+        ([4], "4", None),
+    ],
+)
+def test_the_best_constant_of_exact_counts_is_the_commonest(
+    numbers: list[int], first: str, exact: str | None, tmp_path: Path
+) -> None:
+    constants = fit(tmp_path, counts_of(numbers))
+    assert constants == {"first": first} | ({"exact": exact} if exact else {})
+
+
+@pytest.mark.parametrize("choices", [0, 1, 3])
+def test_the_best_constant_of_shared_words_is_that_of_the_open_questions(choices: int, tmp_path: Path) -> None:
+    """Also where a template has questions with choices beside them."""
+    texts = ["left lower lobe"] * 4 + ["right lower lobe"] * 4 + ["left upper lobe"] * 4 + ["cat"] * 5
+    truths = [side("left")] * choices + [make_truth("open", text) for text in texts]
+    assert fit(tmp_path, truths) == {"first": "cat", "f1_open": "left lower lobe"}

@@ -9,7 +9,7 @@ import pytest
 
 from medvlm.core.sample import Box
 from medvlm.tasks._brackets import write
-from medvlm.tasks.boxes import Truth, best_constant, hit_rate, mean_iou, parse, score
+from medvlm.tasks.boxes import MEASURES, Truth, best_constant, hit_rate, mean_iou, parse, score
 
 
 def boxes(*found: Box) -> Truth:
@@ -86,3 +86,11 @@ def test_several_boxes_and_none() -> None:
 def random_box(rng: random.Random) -> Box:
     x, y = rng.randint(0, 800), rng.randint(0, 800)
     return x, y, x + rng.randint(50, 200), y + rng.randint(50, 200)
+
+
+def test_the_best_constant_of_hits_may_overlap_less() -> None:
+    """Two boxes far away are alike; four others overlap their neighbours, but with an IoU below 0.5."""
+    truths = [boxes((x, 0, x + 100, 100)) for x in (900, 900, 0, 34, 68, 102)]
+    overlapping, hitting = (best_constant(truths, measure) for measure in MEASURES[:2])
+    found = [sum(hit_rate(answer, truth) for truth in truths) for answer in (overlapping, hitting)]
+    assert found == [1, 2] and best_constant(truths) == overlapping

@@ -39,6 +39,9 @@ from medvlm.train.watch import Watch
 from tests.models.tiny import batch_of, document, vlm
 
 BATCH, STEPS, NORM = 8, 4, 2.0
+PROMPTS = 1030
+"""Where the prompts begin whose answers are compared. The first two tokens of each distribution are at least 0.01 apart
+there, in logits; the rounding of another engine, which AdamW scales up, chooses between closer ones."""
 engine_zero.PERSISTENT = 0  # else everything so small stays whole
 
 
@@ -110,7 +113,7 @@ class Answering(Stage):
     def validate(self, model: nn.Module, samples: int) -> Terms:
         """Each rank generates another number of answers, of another length."""
         rank = self.engine.rank
-        prompts = batch_of([self.prepared(1000 + i) for i in range(2 + rank)], pack=False)
+        prompts = batch_of([self.prepared(PROMPTS + i) for i in range(2 + rank)], pack=False)
         with evaluating(self.model), self.engine.gather_weights(self.model):
             self.said.append(
                 generate(self.model, prompts.to(self.engine.device), max_new_tokens=3 + 2 * rank, end_ids=[])

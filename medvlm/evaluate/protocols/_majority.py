@@ -98,14 +98,21 @@ def say_why_unseen(model: Asked, ask: Ask) -> str:
 
 
 def _fit(truths: Sequence[Truth], composer: Composer | None) -> Constants:
-    """truths: of one group. Its tasks have the same form of answer, so the first task stands for all."""
+    """truths: of one group. Its tasks have the same form of answer, so the first task stands for all that share a
+    measure."""
     task = find_task(truths[0].task)
     if task.best_constant is None:
         return {}
     constants = {"": task.best_constant(truths, None)}
-    for measure in task.MEASURES:
-        if (constant := task.best_constant(truths, measure)) != constants[""]:
-            constants[measure.metric] = constant
+    tasks_of: dict[str, list[str]] = defaultdict(list)  # metric -> the tasks that have it
+    for kind in dict.fromkeys(truth.task for truth in truths):
+        for measure in find_task(kind).MEASURES:
+            tasks_of[measure.metric].append(kind)
+    for metric, kinds in tasks_of.items():
+        own, about = find_task(kinds[0]), [truth for truth in truths if truth.task in kinds]
+        measure = next(each for each in own.MEASURES if each.metric == metric)
+        if own.best_constant and (constant := own.best_constant(about, measure)) != constants[""]:
+            constants[metric] = constant
     judged = [truth for truth in spread(truths, FIT_PLACED) if composer and composer.applies(truth)]
     if composer and judged:
         constants |= _fit_rewards(composer, judged, list(constants.values()))
