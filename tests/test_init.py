@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
+from medvlm import api
 from medvlm.archive.packing.deal import hash_name
 from medvlm.archive.packing.stored import make_stored
 from medvlm.cli import main
@@ -23,7 +24,7 @@ from medvlm.commands.first_recipe import TableColumns, TableRow, make_card
 from medvlm.core.card import Splits, load_card
 from medvlm.core.config import component
 from medvlm.core.content import ALL_SPLITS
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, RecipeError
 from medvlm.io.images import encode_png
 from medvlm.io.opening import open_shards
 from medvlm.preflight.rehearsal.ready import save_tiny
@@ -248,6 +249,22 @@ def test_what_cannot_be_used_is_said_with_its_place(
 ) -> None:
     assert main(typed(model, table(tmp_path / "data", **changes), tmp_path / "own", **columns)) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"image": "", "captions": "text"},
+        {"image": "", "question": "asked", "answer": "said"},
+        {"image": "file"},
+        {"image": "file", "question": "asked"},
+        {"image": "file", "question": "asked", "answer": "said", "captions": "text"},
+    ],
+)
+def test_columns_that_make_no_samples_are_refused(columns: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"init: give --(image|question)"):
+        api.init("google/medgemma-4b-it", table(tmp_path / "data"), to=tmp_path / "own", **columns)
     assert not (tmp_path / "own").exists()
 
 

@@ -26,13 +26,20 @@ PAIRED = ("clip", "siglip", "siglip2")
 
 @dataclass(frozen=True)
 class TableColumns:
-    """Names of the table's columns; "" if there is none. Either question and answer, or captions."""
+    """Names of the table's columns; "" if there is none. Either question and answer, or captions. Raises RecipeError
+    for other columns."""
 
     image: str
     question: str = ""
     answer: str = ""
     captions: str = ""
     patient: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.image:
+            raise RecipeError("init: give --image the name of the column with the files of the images")
+        if bool(self.captions) == bool(self.question or self.answer) or bool(self.question) != bool(self.answer):
+            raise RecipeError("init: give --question and --answer, or --captions, each with the name of a column")
 
 
 @dataclass(frozen=True)
