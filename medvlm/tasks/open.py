@@ -59,6 +59,18 @@ def token_f1(answer: str, truth: Truth) -> float:
     return 2 * shared / (found.total() + expected.total())
 
 
+def token_recall(answer: str, truth: Truth) -> float:
+    """The share of the words of the truth that the answer has, 0 for a text that is far longer than the truth.
+
+    As LLaVA-Med (Li et al. 2023, https://arxiv.org/abs/2306.00890) scores open questions. It rewards long answers, so
+    it is no reward and no headline.
+    """
+    if _words.is_too_long(answer, truth):
+        return 0.0
+    found, expected = Counter(words(answer)), Counter(words(truth.answer))
+    return (found & expected).total() / expected.total() if expected else 1.0
+
+
 def is_closed(template: str, truth: sample.Truth) -> bool:
     return template.startswith(CLOSED)
 
@@ -68,21 +80,23 @@ def is_open(template: str, truth: sample.Truth) -> bool:
 
 
 def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> str:
-    """The commonest answer; for the F1 of words, the best of the commonest ones, since an answer that shares words with
-    many may be the only one of its kind."""
-    if measure is None or measure.metric != F1:
+    """The commonest answer; for the F1 and the recall of words, the best of the commonest ones, since an answer that
+    shares words with many may be the only one of its kind."""
+    share = SHARES.get(measure.metric) if measure else None
+    if share is None:
         return _words.most_frequent(truths)
     commonest = Counter(truth.answer for truth in truths).most_common(CANDIDATES)
     judges = [truths[i * len(truths) // JUDGES] for i in range(JUDGES)] if len(truths) > JUDGES else truths
-    return max((answer for answer, _ in commonest), key=lambda answer: mean(token_f1(answer, t) for t in judges))
+    return max((answer for answer, _ in commonest), key=lambda answer: mean(share(answer, t) for t in judges))
 
 
-F1 = "f1_open"
+SHARES = {"f1_open": token_f1, "recall_open": token_recall}
+"""Measures of the words that an answer shares with its truth."""
 MEASURES = (
     Measure("accuracy", _words.GROUP, average(score), by_template=True, headline=True),
     Measure("accuracy_closed", _words.GROUP, average(score), is_closed, headline=True),
     Measure("accuracy_open", _words.GROUP, average(score), is_open),
-    Measure(F1, _words.GROUP, average(token_f1), is_open),
+    *(Measure(metric, _words.GROUP, average(share), is_open) for metric, share in SHARES.items()),
 )
 
 

@@ -309,11 +309,12 @@ def test_measures_that_tasks_share_mean_the_same() -> None:
     joined = join_measures(list_tasks())
     names = [(measure.group, measure.metric) for measure in joined]
     assert len(set(names)) == len(names)
-    assert names[:5] == [
+    assert names[:6] == [
         ("vqa", "accuracy"),
         ("vqa", "accuracy_closed"),
         ("vqa", "accuracy_open"),
         ("vqa", "f1_open"),
+        ("vqa", "recall_open"),
         ("count", "mae"),
     ]
 
