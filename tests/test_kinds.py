@@ -19,6 +19,7 @@ families objectives/heads objectives/pairs rewards rollouts stages tasks tasks/c
 """
 
 OTHER_MEANING = {
+    ("archive/audit/receipt.py", "findings"): "what an audit found",
     ("archive/audit/receipt.py", "labels"): "key of the receipt",
     ("archive/audit/scan.py", "report"): "a sample's report",
     ("archive/audit/terms.py", "open"): "terms of access",
@@ -44,6 +45,7 @@ OTHER_MEANING = {
     ("export/proof/stock_child.py", "siglip"): "model_type of transformers",
     ("export/proof/stock_child.py", "timm"): "name of a library",
     ("export/proof/stock_child.py", "transformers"): "name of a library",
+    ("export/card/page.py", "findings"): "what an audit found",
     ("export/part.py", "heads"): "module of a dual encoder",
     ("export/proof/reference.py", "count"): "key of a reference",
     ("export/targets/custom.py", "format"): "metadata of safetensors",
@@ -64,6 +66,7 @@ OTHER_MEANING = {
     ("train/consolidate.py", "format"): "metadata of safetensors",
     ("train/optim.py", "linear"): "schedule of the learning rate",
     ("tasks/_notations.py", "box_2d"): "key of a JSON answer",
+    ("tasks/report.py", "findings"): "its own setting",
 }
 """(file, word) -> what the word means there: it happens to be a kind too."""
 

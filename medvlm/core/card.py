@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
+from medvlm.core import beside
 from medvlm.core.config import Config, Slot, permit
-from medvlm.core.document import read_yaml
+from medvlm.core.document import read_yaml, to_yaml
 from medvlm.core.errors import DataError, shorten
 from medvlm.core.problems import validate
 
@@ -128,6 +129,7 @@ class Card(Config):
     """Packages whose readers and tasks the card may use, e.g. `mylab.readers.ct`."""
     reader: Annotated[Any, Slot("archive.readers")]
     _secret: str = PrivateAttr("")
+    _has_files: bool = PrivateAttr(False)
 
     def add_secret(self, secret: str) -> Card:
         """A copy of the card that hashes patients and keys with a secret salt. Dumps, copies and schemas do not contain
@@ -169,8 +171,17 @@ def load_card(path: Path, shown: str | None = None, plugins: Sequence[str] = ())
     own = document.data.get("plugins") if isinstance(document.data, dict) else None
     allowed = (*plugins, *(own if isinstance(own, list) else ()))
     permit(allowed)
-    card: Card = validate(Card, document, {"plugins": allowed})
+    read: list[str] = []
+    card: Card = validate(Card, document, {"plugins": allowed, beside.FOLDER: path.parent, beside.READ: read})
+    card._has_files = bool(read)
     return card
+
+
+def copy_text(card: Card, path: Path) -> str:
+    """The text of the card's file, to be written elsewhere: with the contents of files beside it, if it names some."""
+    if card._has_files:
+        return to_yaml(card.model_dump(mode="json", by_alias=True))
+    return path.read_text(encoding="utf-8")
 
 
 def merge_licences(licences: list[Licence]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-from medvlm.core.card import Card, load_card
+from medvlm.core.card import Card, copy_text, load_card
 from medvlm.core.config import permit
 from medvlm.core.document import (
     COMMAND_LINE,
@@ -110,7 +110,7 @@ class LoadedRecipe:
         for name, source in plain["data"].items():
             copied = run / "cards" / f"{name}.yaml"
             copied.parent.mkdir(parents=True, exist_ok=True)
-            _write(copied, self.card_paths[name].read_text(encoding="utf-8"))
+            _write(copied, copy_text(self.cards[name], self.card_paths[name]))
             source["card"] = f"cards/{name}.yaml"
         write_json(run / "places.json", self.list_places())
         _write(RunFolder(run).recipe, f"# {self.recipe_hash}\n{to_yaml(plain)}")

@@ -335,9 +335,13 @@ def test_a_truth_is_summarised_and_drawn(kind: str) -> None:
 def test_what_is_written_is_what_a_text_of_an_archive_says(kind: str) -> None:
     task = find_task(kind)
     assert task.from_text is not None
-    own = {"choices": ["yes", "no"]} if "choices" in task.Config.model_fields else {}
+    truths: list[Any] = make_up(kind, 20)
+    own: dict[str, Any] = {"choices": ["yes", "no"]} if "choices" in task.Config.model_fields else {}
+    if "ontology" in task.Config.model_fields:
+        entries = {name: {"synonyms": synonyms, "parents": parents} for name, synonyms, parents in truths[0].entries}
+        own = {"ontology": {"findings": entries, "nothing": truths[0].nothing}}
     config = task.Config.model_validate({"kind": kind, **own})
-    for truth in make_up(kind, 20):
+    for truth in truths:
         read = task.from_text(task.write(truth), config)
         assert read is not None and score_or_equal(kind, task.write(truth), read)
 

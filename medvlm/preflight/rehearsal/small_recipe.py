@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from medvlm.core.card import Card
+from medvlm.core.card import Card, copy_text
 from medvlm.core.config import component
 from medvlm.core.document import to_yaml
 from medvlm.core.errors import RecipeError
@@ -76,7 +75,7 @@ def _write_recipe(loaded: LoadedRecipe, shards: Mapping[str, Path], folder: Path
         mode="json", by_alias=True, exclude={"extends": True}
     )
     for name, source in plain["data"].items():
-        shutil.copyfile(loaded.card_paths[name], folder / f"{name}.yaml")
+        (folder / f"{name}.yaml").write_text(copy_text(loaded.cards[name], loaded.card_paths[name]), encoding="utf-8")
         source |= {"card": f"{name}.yaml", "root": "", "salt_file": "", "shards": str(shards[name])}
         if (hold := recipe.data[name].hold_out) is not None and hold.by not in KINDS_OF_GROUPS:
             source["hold_out"] = {"by": hold.by, "values": [_choose_group(shards[name], hold.by)]}
