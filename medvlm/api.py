@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medvlm.archive.packing.pack import PackReceipt
     from medvlm.commands.dry_run import Line
     from medvlm.core.protocols import Row
+    from medvlm.evaluate.compare import Comparison
     from medvlm.export.run import ExportReceipt
     from medvlm.preflight.plan import Plan
 
@@ -117,6 +118,14 @@ def evaluate(
     from medvlm.commands.evaluate import evaluate as run
 
     return run(who, on, stage, overrides, Path(runs))
+
+
+def compare(runs: Sequence[Where], to: Where = "compare.html") -> list[Comparison]:
+    """Compare evaluated runs with the first one on the questions that they share, paired by patient. Writes a page to
+    `to`, and a JSON file beside it."""
+    from medvlm.commands.compare import compare_runs as run
+
+    return run([Path(each) for each in runs], Path(to))
 
 
 def report(run_folder: Where) -> Path:

@@ -143,6 +143,13 @@ def run_evaluate(args: argparse.Namespace) -> None:
         print(format_table(rows))
 
 
+def run_compare(args: argparse.Namespace) -> None:
+    from medvlm.commands.compare import compare_runs, format_comparisons
+
+    print(format_comparisons(compare_runs(args.runs, args.to)))
+    print(args.to)
+
+
 def run_report(args: argparse.Namespace) -> None:
     from medvlm.core.run import RunFolder
     from medvlm.report.run import write_report

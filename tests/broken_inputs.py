@@ -68,6 +68,9 @@ VERBS = {
     "report": Verb(("report", "runs/first"),
                    (*RUN, "runs/first/metrics.jsonl", "runs/first/evaluate/*", "runs/first/ranks/*"),
                    ("runs/first/report.html",)),
+    "compare": Verb(("compare", "runs/first", "runs/second"),
+                    ("runs/first/evaluate/*.json*", "runs/first/recipe.resolved.yaml"),
+                    ("compare.html", "compare.json")),
     "export": Verb(("export", "runs/first", "--to", "out"), (*RUN, *STEP, *TOKENIZER, "runs/first/evaluate/*.json*"),
                    ("out", "runs/first/export")),
     "consolidate": Verb(("consolidate", "runs/first", "--to", "out"), (*RUN, *STEP), ("out",)),
@@ -96,6 +99,7 @@ def make_world(to: Path) -> Path:
     """A folder with inputs for every verb. Nothing of it is trained here."""
     unpack(to)
     pull_film(to)
+    shutil.copytree(to / "runs/first/evaluate", to / "runs/second/evaluate")
     labelled_run.write_archive(to / "archive")
     (to / "squares.yaml").write_text(yaml.safe_dump(labelled_run.CARD))
     whole = yaml.safe_load((to / "recipe.yaml").read_text())

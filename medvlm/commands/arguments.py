@@ -129,6 +129,18 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--stage", default="", help="use the model of this stage (default: the last one)")
     evaluate.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
 
+    compare = add_verb(
+        verbs,
+        "compare",
+        "compare evaluated runs on the questions that they share, paired by patient; writes a page",
+    )
+    compare.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders; the others are compared with the first one"
+    )
+    compare.add_argument(
+        "--to", type=Path, default=Path("compare.html"), metavar="FILE", help="page to write (default: compare.html)"
+    )
+
     add_verb(verbs, "report", "write the HTML report of a run").add_argument(
         "run_folder", type=Path, metavar="RUN", help="a run folder, e.g. runs/NAME"
     )

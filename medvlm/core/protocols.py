@@ -26,6 +26,13 @@ Record = dict[str, Any]
 """A question and its answer in plain JSON, sufficient for scoring without the model."""
 
 
+class SplitRecord(TypedDict):
+    """What every saved record has: the split that it is of."""
+
+    dataset: str
+    split: str
+
+
 class Asked(Typed):
     """A model under evaluation. Equal asks get equal answers; nothing is random."""
 
@@ -162,6 +169,8 @@ class Protocol(Typed):
     """What the model must be able to do: `answer`, `embed` or `decode`."""
     BASELINES: tuple[str, ...]
     """Names that `evaluate.baselines` accepts; by default all are measured."""
+    FORM: Any
+    """The type of a saved record, a TypedDict that extends SplitRecord; optional. Others are damaged."""
     NOTHING: str
     """What is missing if there are no records, for a message: `no question that can be scored`."""
 
@@ -174,6 +183,12 @@ class Protocol(Typed):
     def rows_of(self, records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
         """The results of one split, from its records alone. settings: its entry of protocol.json (dataset, split,
         baselines, resamples, seed, rewards). evaluate/rows.py makes a row of a measure."""
+
+    def list_parts(self, records: Sequence[Record], settings: Mapping[str, Any]) -> Iterator[Any]:
+        """(measure, metric, parts) of each row, see evaluate/rows.py. For `medvlm compare`; optional, like `merge`."""
+
+    def merge(self, records: Sequence[Record], others: Sequence[Record], name: str) -> list[Record]:
+        """The records of what both models were asked, with the answers of the other one as a baseline `name`."""
 
 
 def find_protocol(config: ProtocolConfig) -> Protocol:

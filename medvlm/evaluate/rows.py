@@ -78,7 +78,7 @@ def _compare(measure: Measure, answered: Mapping[str, Sequence[Part]], settings:
     is worse than the strongest at 5 % divided by their number (Bonferroni).
     """
     sign = 1 if measure.better == "higher" else -1
-    gaps = {who: _Gap(measure, parts, who, settings) for who, parts in answered.items()}
+    gaps = {who: Gap(measure, parts, who, settings) for who, parts in answered.items()}
     strongest = max(gaps, key=lambda who: sign * gaps[who].other)
     strict = gaps[strongest].find_bounds(1 - 0.05 / len(gaps))
     is_better = all(min(sign * bound for bound in gap.find_bounds()) > 0 for gap in gaps.values())
@@ -91,7 +91,7 @@ def _compare(measure: Measure, answered: Mapping[str, Sequence[Part]], settings:
     }
 
 
-class _Gap:
+class Gap:
     """The difference of the model from a baseline on the items that the baseline answered."""
 
     def __init__(self, measure: Measure, parts: Sequence[Part], who: str, settings: Mapping[str, Any]):
@@ -100,12 +100,14 @@ class _Gap:
         self.own_R = _draw(measure, parts, "answer", settings)
         self.difference_R = self.own_R - _draw(measure, parts, who, settings)
         self.num_clusters, self.bounds = count_support(measure, parts), measure.bounds
+        defined = self.difference_R[~np.isnan(self.difference_R)]
+        self.is_constant = bool(len(defined) and np.ptp(defined) < 1e-9)
+        """Whether all draws give the same difference."""
 
     def find_bounds(self, confidence: float = 0.95) -> tuple[float, float]:
         if self.bounds is None:
             return interval(self.difference_R, self.value, self.num_clusters, None, confidence)
-        defined = self.difference_R[~np.isnan(self.difference_R)]
-        if len(defined) and np.ptp(defined) < 1e-9:
+        if self.is_constant:
             # All patients agree on the difference, so the baseline is as good as a constant, such as an AUROC of 0.5.
             # Fewer than six patients prove nothing by that: the sign test has p = 2 * 0.5 ** patients.
             low, high = interval(self.own_R, self.own, self.num_clusters, self.bounds, confidence)
@@ -114,6 +116,33 @@ class _Gap:
             return (low, high) if is_proven else (min(low, 0.0), max(high, 0.0))
         width = self.bounds[1] - self.bounds[0]
         return interval(self.difference_R, self.value, self.num_clusters, (-width, width), confidence)
+
+
+class ModelGap(Gap):
+    """The difference of two models, neither of which is a constant."""
+
+    def find_bounds(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Where all patients agree on the difference, that of another one may still be different: the share of such
+        patients has the interval of a share of 0."""
+        if self.bounds is None or not self.is_constant:
+            return super().find_bounds(confidence)
+        width = self.bounds[1] - self.bounds[0]
+        _, share = interval(np.zeros(1), 0.0, self.num_clusters, (0.0, 1.0), confidence)
+        return max(-width, self.value - share * width), min(width, self.value + share * width)
+
+    def find_p(self) -> float:
+        """The p-value of no difference: the smallest alpha whose interval leaves 0 out, to 1e-4; 1.0 if none does."""
+        low, high = 1e-4, 1.0
+        if not self._excludes_zero(low) and not self._excludes_zero(0.999):
+            return 1.0
+        while high - low > 1e-4:
+            middle = (low + high) / 2
+            low, high = (low, middle) if self._excludes_zero(middle) else (middle, high)
+        return high
+
+    def _excludes_zero(self, alpha: float) -> bool:
+        bottom, top = self.find_bounds(1 - alpha)
+        return bottom > 0 or top < 0
 
 
 def _draw(measure: Measure, parts: Sequence[Part], who: str, settings: Mapping[str, Any]) -> np.ndarray:

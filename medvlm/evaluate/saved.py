@@ -9,17 +9,54 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import DataError
-from medvlm.core.protocols import FOLDER, Record, Row
+from medvlm.core.protocols import FOLDER, Record, Row, SplitRecord
 from medvlm.core.run import RunFolder, write_json
+from medvlm.core.sample import truth_from_json
 from medvlm.core.stored import explain_misfit, require_type
 from medvlm.train.stopping import Stop
 
 SETTINGS = "protocol.json"
+
+
+@dataclass(frozen=True)
+class SavedSplit:
+    """What was asked on one split. settings: its entry of protocol.json. records: by protocol."""
+
+    settings: Record
+    records: dict[str, list[Record]]
+
+    @property
+    def dataset(self) -> str:
+        return str(self.settings["dataset"])
+
+    @property
+    def split(self) -> str:
+        return str(self.settings["split"])
+
+
+def read_saved(folder: Path) -> list[SavedSplit]:
+    """folder: RUN/evaluate. Raises DataError if a file is missing or damaged."""
+    found: list[SavedSplit] = []
+    read: dict[str, list[Record]] = {}
+    for settings in _read_json(folder / SETTINGS):
+        records = {}
+        for kind, expected in count_records(settings).items():
+            if kind not in read:
+                read[kind] = list(_read_lines(folder / f"{kind}.jsonl", _find_form(kind)))
+            records[kind] = [record for record in read[kind] if _is_of(record, settings)]
+            if len(records[kind]) != expected:
+                raise DataError(
+                    f"{folder / f'{kind}.jsonl'}: {len(records[kind])} records of"
+                    f" {settings['dataset']}:{settings['split']}, expected {expected}; evaluate again"
+                )
+        found.append(SavedSplit(settings, records))
+    return found
 
 
 def rescore(folder: Path, needs: Collection[str] | None = None) -> list[Row]:
@@ -28,20 +65,11 @@ def rescore(folder: Path, needs: Collection[str] | None = None) -> list[Row]:
     folder: RUN/evaluate. needs: keep only protocols that need one of these abilities of a model. Raises DataError if a
     file is missing or damaged."""
     rows: list[Row] = []
-    read: dict[str, list[Record]] = {}
-    for settings in _read_json(folder / SETTINGS):
-        for kind, expected in count_records(settings).items():
-            if kind not in read:
-                read[kind] = list(_read_lines(folder / f"{kind}.jsonl"))
-            records = [record for record in read[kind] if _is_of(record, settings)]
-            if len(records) != expected:
-                raise DataError(
-                    f"{folder / f'{kind}.jsonl'}: {len(records)} records of {settings['dataset']}:{settings['split']},"
-                    f" expected {expected}; evaluate again"
-                )
+    for saved in read_saved(folder):
+        for kind, records in saved.records.items():
             protocol = component(FOLDER, kind)
             if needs is None or protocol.NEEDS in needs:
-                rows += protocol.rows_of(records, settings)
+                rows += protocol.rows_of(records, saved.settings)
     return rows
 
 
@@ -92,22 +120,24 @@ def _is_of(record: Record, settings: Record) -> bool:
     return bool(record["dataset"] == settings["dataset"] and record["split"] == settings["split"])
 
 
-def _read_lines(path: Path) -> Iterator[Record]:
+def _find_form(kind: str) -> Any:
+    """The type of a protocol's records, as far as it says."""
+    protocol = component(FOLDER, kind)
+    return protocol.FORM if hasattr(protocol, "FORM") else SplitRecord
+
+
+def _read_lines(path: Path, form: Any = None) -> Iterator[Record]:
     for number, line in enumerate(_read_text(path).rstrip("\n").split("\n"), start=1):
         if line:
-            yield _parse(line, SplitRecord, f"{path}:{number}")
+            record = _parse(line, form or SplitRecord, f"{path}:{number}")
+            if "truth" in record:
+                _require_truth(record["truth"], f"{path}:{number}")
+            yield record
 
 
 def _read_json(path: Path) -> list[Record]:
     records: list[Record] = _parse(_read_text(path), list[SettingsRecord], str(path))
     return records
-
-
-class SplitRecord(TypedDict):
-    """What every record has: the split that it is of."""
-
-    dataset: str
-    split: str
 
 
 class SettingsRecord(SplitRecord):
@@ -119,11 +149,20 @@ def _parse(text: str, form: Any, where: str) -> Any:
         value = json.loads(text)
         require_type(value, form)
     except (ValueError, RecursionError) as reason:
-        raise DataError(
-            f"{where}: damaged ({explain_misfit(reason)}); delete the folder {Path(where).parent.name}, and evaluate"
-            " again"
-        ) from None
+        raise _explain_damage(where, explain_misfit(reason)) from None
     return value
+
+
+def _require_truth(record: Any, where: str) -> None:
+    try:
+        truth_from_json(record)
+    except (DataError, TypeError, ValueError) as reason:
+        raise _explain_damage(where, f"truth: {reason}") from None
+
+
+def _explain_damage(where: str, why: str) -> DataError:
+    folder = Path(where).parent.name
+    return DataError(f"{where}: damaged ({why}); delete the folder {folder}, and evaluate again")
 
 
 def _read_text(path: Path) -> str:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isnan, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
 
 from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.measure import AtPoints, Measure, fit_columns
-from medvlm.core.protocols import Asked, Record, Row, Split
+from medvlm.core.protocols import Asked, Record, Row, Split, SplitRecord
 from medvlm.core.sample import Question, Sample, Truth, truth_from_json
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.measures import list_measures
@@ -38,6 +38,30 @@ GALLERY = 24
 Say = Callable[[Sequence[Ask]], Sequence[Any]]
 """Returns answers in the order of the asks."""
 IsAsked = Callable[[Question], bool]
+
+
+class AskedRecord(SplitRecord):
+    """A question of any task, and how it was answered."""
+
+    key: str
+    cluster: int
+    template: str
+    task: str
+    question: str
+    truth: dict[str, Any]
+    cut: NotRequired[list[str]]
+    constants: NotRequired[dict[str, Any] | None]
+    points: NotRequired[dict[str, Any] | None]
+
+
+class TextRecord(AskedRecord):
+    """One that is answered in text."""
+
+    answer: str
+    blind: NotRequired[str | None]
+    shuffled: NotRequired[str | None]
+    majority: NotRequired[str | None]
+    nearest: NotRequired[str | None]
 
 
 def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> Iterator[Record]:
@@ -197,9 +221,13 @@ def _save(path: Path, drawn: bytes) -> None:
 
 
 def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
+    return [make_row(measure, metric, parts, settings) for measure, metric, parts in list_parts(records, settings)]
+
+
+def list_parts(records: Sequence[Record], settings: Mapping[str, Any]) -> Iterator[tuple[Measure, str, list[Part]]]:
+    """Each row as its measure, its metric and the parts whose mean it is."""
     truths = [truth_from_json(record["truth"]) for record in records]
     with_own_choices = _find_templates_with_own_choices(records, truths)
-    rows = []
     for measure in list_measures({truth.task for truth in truths}, settings["rewards"]):
         about = [n for n, record in enumerate(records) if measure.is_about(record["template"], truths[n])]
         measure = replace(measure, columns=fit_columns(measure, [truths[n] for n in about]))
@@ -215,8 +243,32 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
             for metric, keys in _name_rows(measure, parts).items():
                 chosen = [parts[key] for key in keys]
                 if chosen and not isnan(find_value(measure, chosen)):
-                    rows.append(make_row(measure, metric, chosen, settings))
-    return rows
+                    yield measure, metric, chosen
+
+
+def merge(records: Sequence[Record], others: Sequence[Record], name: str) -> list[Record]:
+    """The records of the questions that both have, with what another model answered as the baseline `name`. It is
+    judged by its own truth, because it may perceive another canvas."""
+    found = dict(zip(_identify(others), others, strict=True))
+    merged = []
+    for identity, record in zip(_identify(records), records, strict=True):
+        other = found.get(identity)
+        if other is not None:
+            cut = [*record.get("cut", ()), *([name] if "answer" in other.get("cut", ()) else ())]
+            own = {**record.get("own", {}), name: {"truth": other["truth"], "points": other.get("points")}}
+            merged.append({**record, name: other["answer"], "cut": cut, "own": own})
+    return merged
+
+
+def _identify(records: Sequence[Record]) -> list[tuple[Any, ...]]:
+    """Of each record, what it has in common with that of another model. A question may stand twice in a sample."""
+    times: Counter[tuple[str, ...]] = Counter()
+    found = []
+    for record in records:
+        asked = record["key"], record["template"], record["task"], record["question"]
+        times[asked] += 1
+        found.append((*asked, times[asked]))
+    return found
 
 
 def _list_said(who: str, record: Record, metric: str) -> Sequence[Any]:
@@ -263,8 +315,8 @@ def _make_parts(
     columns: dict[Key, dict[str, list[tuple[float, ...]]]] = {}
     for position, n in enumerate(about):
         template = records[n]["template"]
-        points = records[n].get("points") or {}
-        found = {who: _measure(measure, of_who[position], truths[n], points) for who, of_who in said.items()}
+        judged_by = {who: _find_judge(records[n], who, truths[n]) for who in said}
+        found = {who: _measure(measure, of_who[position], *judged_by[who]) for who, of_who in said.items()}
         for name, own in found["answer"].items():
             for key in [(template, name)] if measure.by_class else [("", ""), (template, "")]:
                 numbers.setdefault(key, []).append(n)
@@ -279,6 +331,14 @@ def _make_parts(
         )
         for key, of_key in columns.items()
     }
+
+
+def _find_judge(record: Record, who: str, truth: Truth) -> tuple[Truth, Mapping[str, Any]]:
+    """The truth and the operating points by which an answer is judged: of another model, its own."""
+    own = record.get("own", {}).get(who)
+    if own is None:
+        return truth, record.get("points") or {}
+    return truth_from_json(own["truth"]), own["points"] or {}
 
 
 def _measure(

@@ -15,7 +15,8 @@ NEEDS = "answer"
 BASELINES = (_questions.BLIND, _questions.SHUFFLED, _questions.MAJORITY, _questions.CHANCE)
 NOTHING = "no question that can be scored"
 PLACE_IN_OLD_COUNTS = 0
-rows_of = _questions.rows_of
+FORM = _questions.TextRecord
+rows_of, list_parts, merge = _questions.rows_of, _questions.list_parts, _questions.merge
 
 
 class Config(ProtocolConfig):

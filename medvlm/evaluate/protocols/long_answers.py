@@ -15,7 +15,8 @@ from medvlm.evaluate.protocols import _questions
 NEEDS = "answer"
 BASELINES = (_questions.BLIND, _questions.SHUFFLED, _questions.MAJORITY, _questions.NEAREST)
 NOTHING = "no question that asks for a report"
-rows_of = _questions.rows_of
+FORM = _questions.TextRecord
+rows_of, list_parts, merge = _questions.rows_of, _questions.list_parts, _questions.merge
 
 
 class Config(ProtocolConfig):

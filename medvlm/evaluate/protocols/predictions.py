@@ -13,7 +13,8 @@ from medvlm.evaluate.protocols import _questions
 NEEDS = "decode"
 BASELINES = (_questions.SHUFFLED, _questions.MAJORITY)
 NOTHING = "no question that a decoder of the model answers"
-rows_of = _questions.rows_of
+FORM = _questions.AskedRecord
+rows_of, list_parts, merge = _questions.rows_of, _questions.list_parts, _questions.merge
 
 
 class Config(ProtocolConfig):

@@ -11,7 +11,7 @@ import numpy as np
 from medvlm.core.content import Content
 from medvlm.core.errors import DataError
 from medvlm.core.measure import Measure, average
-from medvlm.core.protocols import ProtocolConfig, Record, Row, Split
+from medvlm.core.protocols import ProtocolConfig, Record, Row, Split, SplitRecord
 from medvlm.core.sample import Sample
 from medvlm.evaluate.rows import Part, make_row
 from medvlm.metrics.retrieval import chance, ranks
@@ -29,6 +29,14 @@ TOP1 = {
 
 class Config(ProtocolConfig):
     kind: Literal["retrieval"] = "retrieval"
+
+
+class FORM(SplitRecord):
+    direction: str
+    key: str
+    cluster: int
+    rank: int
+    chance: float
 
 
 def can_ask(content: Content, model: Any) -> bool:
@@ -98,15 +106,23 @@ def _concept(sample: Sample) -> str:
 
 def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
     """Top-1 accuracy. The bootstrap resamples images (by patient) or texts; the candidates stay the same."""
-    rows: list[Row] = []
-    for direction in TOP1:
+    shown = {**settings, "baselines": ["chance"]}
+    return [make_row(measure, metric, parts, settings) for measure, metric, parts in list_parts(records, shown)]
+
+
+def list_parts(records: Sequence[Record], settings: Mapping[str, Any]) -> Iterator[tuple[Measure, str, list[Part]]]:
+    """Each row as its measure, its metric and its part. Baselines are columns of the records."""
+    for direction, measure in TOP1.items():
         found = [record for record in records if record["direction"] == direction]
-        if not found:
-            continue
-        columns = {
-            "answer": np.array([(float(record["rank"] == 0), 1.0) for record in found]),
-            "chance": np.array([(record["chance"], 1.0) for record in found]),
-        }
-        part = Part(range(len(found)), columns, [record["cluster"] for record in found])
-        rows.append(make_row(TOP1[direction], TOP1[direction].metric, [part], settings))
-    return rows
+        if found:
+            columns = {"answer": np.array([(float(record["rank"] == 0), 1.0) for record in found])}
+            for name in settings["baselines"]:
+                columns[name] = np.array([(record[name], 1.0) for record in found])
+            yield measure, measure.metric, [Part(range(len(found)), columns, [r["cluster"] for r in found])]
+
+
+def merge(records: Sequence[Record], others: Sequence[Record], name: str) -> list[Record]:
+    """The records that both have, with whether another model was right as the baseline `name`."""
+    found = {(other["direction"], other["key"], other["cluster"]): float(other["rank"] == 0) for other in others}
+    named = (((record["direction"], record["key"], record["cluster"]), record) for record in records)
+    return [{**record, name: found[identity]} for identity, record in named if identity in found]
