@@ -18,7 +18,7 @@ from medvlm.core.run import RunFolder
 from medvlm.core.sample import Question, Sample, Truth, make_truth
 from medvlm.evaluate.pieces import KeptPieces
 from medvlm.evaluate.protocols._majority import fit_majority
-from medvlm.evaluate.protocols._questions import rows_of
+from medvlm.evaluate.protocols._rows import rows_of
 from medvlm.evaluate.run import evaluate
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardWriter
@@ -213,4 +213,5 @@ def test_the_best_constant_of_shared_words_is_that_of_the_open_questions(choices
     """Also where a template has questions with choices beside them."""
     texts = ["left lower lobe"] * 4 + ["right lower lobe"] * 4 + ["left upper lobe"] * 4 + ["cat"] * 5
     truths = [side("left")] * choices + [make_truth("open", text) for text in texts]
-    assert fit(tmp_path, truths) == {"first": "cat", "f1_open": "left lower lobe"}
+    words = {"f1_open": "left lower lobe", "recall_open": "left lower lobe"}
+    assert fit(tmp_path, truths) == {"first": "cat", **words}

@@ -20,7 +20,7 @@ def test_questions_of_one_patient_are_no_independent_evidence() -> None:
     """Ten patients of four questions, nine of them all right with the first model only: Durkalski's statistic is
     (sum of means) squared over the sum of squared means, 81 / 9."""
     first, second = np.repeat([1] * 9 + [0], 4), np.zeros(40)
-    patients = np.repeat(np.arange(10), 4)
+    patients = [str(n) for n in np.repeat(np.arange(10), 4)]
     assert mcnemar(first, second, patients) == pytest.approx(chi2.sf(9, 1), abs=1e-12)
     assert mcnemar(first, second, patients) > 1000 * mcnemar(first, second, range(40))
 
@@ -30,7 +30,7 @@ def test_mcnemar_keeps_its_level_with_correlated_questions() -> None:
     rejected = 0
     for _ in range(1000):
         sides = np.repeat(rng.integers(-1, 2, 60), 4)  # a patient favours one model in all four questions
-        rejected += mcnemar(sides > 0, sides < 0, np.repeat(np.arange(60), 4)) < 0.05
+        rejected += mcnemar(sides > 0, sides < 0, [str(n) for n in np.repeat(np.arange(60), 4)]) < 0.05
     assert 0.03 <= rejected / 1000 <= 0.07
 
 

@@ -9,14 +9,14 @@ from medvlm.core.content import Content
 from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Split
 from medvlm.core.sample import Question
 from medvlm.core.tasks import is_scored, is_scored_task
-from medvlm.evaluate.protocols import _questions
+from medvlm.evaluate.protocols import _questions, _rows
 
 NEEDS = "answer"
-BASELINES = (_questions.BLIND, _questions.SHUFFLED, _questions.MAJORITY, _questions.CHANCE)
+BASELINES = (_rows.BLIND, _rows.SHUFFLED, _rows.MAJORITY, _rows.CHANCE)
 NOTHING = "no question that can be scored"
 PLACE_IN_OLD_COUNTS = 0
-FORM = _questions.TextRecord
-rows_of, list_parts, merge = _questions.rows_of, _questions.list_parts, _questions.merge
+FORM = _rows.TextRecord
+rows_of, list_parts, merge = _rows.rows_of, _rows.list_parts, _rows.merge
 
 
 class Config(ProtocolConfig):

@@ -8,13 +8,13 @@ from typing import Any, Literal
 from medvlm.core.content import Content
 from medvlm.core.decoder_config import list_templates
 from medvlm.core.protocols import Decoder, ProtocolConfig, Record, Split
-from medvlm.evaluate.protocols import _questions
+from medvlm.evaluate.protocols import _questions, _rows
 
 NEEDS = "decode"
-BASELINES = (_questions.SHUFFLED, _questions.MAJORITY)
+BASELINES = (_rows.SHUFFLED, _rows.MAJORITY)
 NOTHING = "no question that a decoder of the model answers"
-FORM = _questions.AskedRecord
-rows_of, list_parts, merge = _questions.rows_of, _questions.list_parts, _questions.merge
+FORM = _rows.AskedRecord
+rows_of, list_parts, merge = _rows.rows_of, _rows.list_parts, _rows.merge
 
 
 class Config(ProtocolConfig):

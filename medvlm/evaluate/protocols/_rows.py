@@ -1,0 +1,198 @@
+"""Computes rows from the records of questions, whether text or a decoder answered."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import isnan, nan
+from typing import Any, NotRequired
+
+import numpy as np
+
+from medvlm.core.measure import AtPoints, Measure, fit_columns
+from medvlm.core.protocols import Record, Row, SplitRecord
+from medvlm.core.sample import Truth, truth_from_json
+from medvlm.core.tasks import find_task
+from medvlm.evaluate.measures import list_measures
+from medvlm.evaluate.rows import Part, find_value, make_row
+
+BLIND, SHUFFLED, MAJORITY, NEAREST, CHANCE = "blind", "shuffled", "majority", "nearest", "chance"
+
+
+class AskedRecord(SplitRecord):
+    """A question of any task, and how it was answered."""
+
+    key: str
+    cluster: int
+    template: str
+    task: str
+    question: str
+    truth: dict[str, Any]
+    cut: NotRequired[list[str]]
+    constants: NotRequired[dict[str, Any] | None]
+    points: NotRequired[dict[str, Any] | None]
+
+
+class TextRecord(AskedRecord):
+    """One that is answered in text."""
+
+    answer: str
+    blind: NotRequired[str | None]
+    shuffled: NotRequired[str | None]
+    majority: NotRequired[str | None]
+    nearest: NotRequired[str | None]
+
+
+def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
+    return [make_row(measure, metric, parts, settings) for measure, metric, parts in list_parts(records, settings)]
+
+
+def list_parts(records: Sequence[Record], settings: Mapping[str, Any]) -> Iterator[tuple[Measure, str, list[Part]]]:
+    """Each row as its measure, its metric and the parts whose mean it is."""
+    truths = [truth_from_json(record["truth"]) for record in records]
+    with_own_choices = _find_templates_with_own_choices(records, truths)
+    for measure in list_measures({truth.task for truth in truths}, settings["rewards"]):
+        about = [n for n, record in enumerate(records) if measure.is_about(record["template"], truths[n])]
+        measure = replace(measure, columns=fit_columns(measure, [truths[n] for n in about]))
+        said: dict[str, list[Sequence[Any]]] = {
+            who: [_list_said(who, records[n], measure.metric) for n in about]
+            for who in ("answer", *(name for name in settings["baselines"] if name != CHANCE))
+        }
+        if CHANCE in settings["baselines"]:
+            said[CHANCE] = [_guess(truths[n]) if records[n]["template"] in with_own_choices else () for n in about]
+        said = {who: of_who for who, of_who in said.items() if any(map(len, of_who))}
+        if "answer" in said:
+            parts = _make_parts(measure, records, truths, about, said)
+            for metric, keys in _name_rows(measure, parts).items():
+                chosen = [parts[key] for key in keys]
+                if chosen and not isnan(find_value(measure, chosen)):
+                    yield measure, metric, chosen
+
+
+def merge(records: Sequence[Record], others: Sequence[Record], name: str) -> list[Record]:
+    """The records of the questions that both have, with what another model answered as the baseline `name`. It is
+    judged by its own truth, because it may perceive another canvas."""
+    found = dict(zip(_identify(others), others, strict=True))
+    merged = []
+    for identity, record in zip(_identify(records), records, strict=True):
+        other = found.get(identity)
+        if other is not None:
+            cut = [*record.get("cut", ()), *([name] if "answer" in other.get("cut", ()) else ())]
+            own = {**record.get("own", {}), name: {"truth": other["truth"], "points": other.get("points")}}
+            merged.append({**record, name: other["answer"], "cut": cut, "own": own})
+    return merged
+
+
+def _identify(records: Sequence[Record]) -> list[tuple[Any, ...]]:
+    """Of each record, what it has in common with that of another model. A question may stand twice in a sample."""
+    times: Counter[tuple[str, ...]] = Counter()
+    found = []
+    for record in records:
+        asked = record["key"], record["template"], record["task"], record["question"]
+        times[asked] += 1
+        found.append((*asked, times[asked]))
+    return found
+
+
+def _list_said(who: str, record: Record, metric: str) -> Sequence[Any]:
+    """The answer, as a sequence of one; for the majority baseline, the best constant for this metric; "" for one that
+    was cut. Empty if the baseline could not be asked."""
+    if is_lost(who, record):
+        return ("",)
+    constants: dict[str, Any] = record.get("constants") or {} if who == MAJORITY else {}
+    said = constants.get(metric, record.get(who))
+    return () if said is None else (said,)
+
+
+def _guess(truth: Truth) -> Sequence[Any]:
+    """All answers that a guess chooses from."""
+    choices = find_task(truth.task).list_choices
+    return choices(truth) if choices else ()
+
+
+def _find_templates_with_own_choices(records: Sequence[Record], truths: Sequence[Truth]) -> set[str]:
+    """Templates whose questions do not all have the same choices."""
+    first: dict[str, Sequence[Any]] = {}
+    found = set()
+    for record, truth in zip(records, truths, strict=True):
+        template, choices = record["template"], tuple(_guess(truth))
+        if choices and first.setdefault(template, choices) != choices:
+            found.add(template)
+    return found
+
+
+Key = tuple[str, str]
+"""(template, class); "" means all of them."""
+
+
+def _make_parts(
+    measure: Measure,
+    records: Sequence[Record],
+    truths: Sequence[Truth],
+    about: Sequence[int],
+    said: Mapping[str, Sequence[Sequence[Any]]],
+) -> dict[Key, Part]:
+    """A part with all questions and one per template; for a measure by class, one per class of each template. said:
+    model or baseline -> for each question one answer, several equally probable ones, or none."""
+    numbers: dict[Key, list[int]] = {}
+    columns: dict[Key, dict[str, list[tuple[float, ...]]]] = {}
+    for position, n in enumerate(about):
+        template = records[n]["template"]
+        judged_by = {who: _find_judge(records[n], who, truths[n]) for who in said}
+        found = {who: _measure(measure, of_who[position], *judged_by[who]) for who, of_who in said.items()}
+        for name, own in found["answer"].items():
+            for key in [(template, name)] if measure.by_class else [("", ""), (template, "")]:
+                numbers.setdefault(key, []).append(n)
+                of_key = columns.setdefault(key, {who: [] for who in said})
+                for who, of_who in found.items():
+                    of_key[who].append(of_who.get(name, (nan,) * len(own)))
+    return {
+        key: Part(
+            numbers[key],
+            {who: np.array(of_who) for who, of_who in of_key.items()},
+            [records[n]["cluster"] for n in numbers[key]],
+        )
+        for key, of_key in columns.items()
+    }
+
+
+def _find_judge(record: Record, who: str, truth: Truth) -> tuple[Truth, Mapping[str, Any]]:
+    """The truth and the operating points by which an answer is judged: of another model, its own."""
+    own = record.get("own", {}).get(who)
+    if own is None:
+        return truth, record.get("points") or {}
+    return truth_from_json(own["truth"]), own["points"] or {}
+
+
+def _measure(
+    measure: Measure, answers: Sequence[Any], truth: Truth, points: Mapping[str, Any]
+) -> dict[str, tuple[float, ...]]:
+    """Class ("" for a measure without classes) -> its columns, averaged over the answers; {} without an answer."""
+    add_columns = measure.columns.at(points) if isinstance(measure.columns, AtPoints) else measure.columns
+    found: list[dict[str, Any]] = []
+    for answer in answers:
+        columns: Any = add_columns(answer, truth)
+        found.append(columns if measure.by_class else {"": columns})
+    if len(found) < 2:
+        return found[0] if found else {}
+    return {name: tuple(np.mean([each[name] for each in found], axis=0)) for name in found[0]}
+
+
+def _name_rows(measure: Measure, parts: Mapping[Key, Part]) -> dict[str, list[Key]]:
+    """Name of each row -> the parts whose mean it is."""
+    if not measure.by_class:
+        templates = sorted(template for template, _ in parts if template) if measure.by_template else []
+        return {measure.metric: [("", "")], **{f"{measure.metric}:{each}": [(each, "")] for each in templates}}
+    rows = {measure.metric: list(parts)}
+    for template in sorted({template for template, _ in parts}):
+        own = [key for key in parts if key[0] == template]
+        rows[f"{measure.metric}:{template}"] = own
+        if len(own) > 1:
+            rows |= {f"{measure.metric}:{template}:{name}": [(template, name)] for _, name in own}
+    return rows
+
+
+def is_lost(who: str, record: Record) -> bool:
+    """Whether an answer was cut and so counts as none. Long ones are compared as far as they go."""
+    return who in record.get("cut", ()) and not find_task(record["task"]).IS_LONG
