@@ -53,7 +53,7 @@ def require_type(value: Any, hint: Any, at: str = "") -> None:
     if origin in (Union, UnionType):
         if not any(_fits(value, each) for each in inner):
             # A list that holds something wrong is described by its content, not by its kind.
-            like = [each for each in inner if isinstance(value, list | dict) and get_origin(each) is not None]
+            like = [each for each in inner if isinstance(value, list | dict) and _has_content(each)]
             require_type(value, like[0], at) if like else _refuse(at, " or ".join(map(_name, inner)), value)
     elif origin is Literal:
         if value not in inner or isinstance(value, bool) != any(isinstance(each, bool) for each in inner):
@@ -64,6 +64,10 @@ def require_type(value: Any, hint: Any, at: str = "") -> None:
         _require_values(value, hint, inner, at)
     elif not _is_plain(value, hint):
         _refuse(at, _name(hint), value)
+
+
+def _has_content(hint: Any) -> bool:
+    return get_origin(hint) is not None or is_typeddict(hint)
 
 
 def _require_items(value: Any, origin: Any, inner: tuple[Any, ...], at: str) -> None:

@@ -91,13 +91,20 @@ class EvaluatedSplit(TypedDict, total=False):
     shards: EvaluatedShards | None
 
 
+class ShownDifference(TypedDict, total=False):
+    against: str
+    difference: float | None
+    ci: list[Any] | None
+    verdict: str
+
+
 class ResultRow(TypedDict, total=False):
     dataset: str
     split: str
     task: str
     metric: str
     n: int | None
-    paired: dict[str, Any] | None
+    paired: ShownDifference | None
     baselines: dict[str, Any] | None
 
 

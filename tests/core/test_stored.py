@@ -63,6 +63,7 @@ def test_what_fits_passes(value: Any, hint: Any) -> None:
         ("hu", Literal["HU", "raw"], "it is text, expected HU or raw"),
         (1, Literal["HU"] | None, "it is a number, expected"),
         ({"name": "x"}, Outer, "inner is missing"),
+        ({"name": "x"}, Outer | None, "inner is missing"),
         ({**GOOD, "inner": {"a": {"size": 1}}}, Outer, "inner.a.size is a number, expected a list"),
         ({**GOOD, "note": 3}, Outer, "note is a number, expected text or nothing"),
         ({**GOOD, "inner": {"k" * 500: 1}}, Outer, "inner." + "k" * 71 + "... is a number, expected keys and values"),

@@ -430,6 +430,18 @@ def test_a_run_that_has_only_begun_gives_a_page_that_says_so(tmp_path, parse):
     assert not page.all("section")
 
 
+@pytest.mark.parametrize(
+    "damage", [{"difference": [0.1]}, {"difference": "0.1"}, {"difference": {}}, {"ci": "0.1"}, {"against": 7}]
+)
+def test_results_with_a_damaged_difference_are_left_out_with_a_note(run, parse, damage):
+    results = json.loads(run.results.read_text())
+    row = next(row for row in results if row["paired"])
+    row["paired"] |= damage
+    run.results.write_text(json.dumps(results))
+    note = parse(write_report(run)).all("div", "notes")[0].words()
+    assert f"results.json is damaged and was left out ({results.index(row)}.paired.{next(iter(damage))} is " in note
+
+
 def test_a_result_without_a_number_does_not_break_the_page(run, parse):
     nothing = {
         "dataset": "phantom",
