@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,13 @@ def test_films_are_embedded_alike_by_stock_and_ours(
     found, wanted = torch.tensor([r["embedding"] for r in ours]), torch.tensor([r["embedding"] for r in stock])
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     torch.testing.assert_close(found.norm(dim=-1), torch.ones(2))
+
+
+def test_a_file_whose_name_is_not_utf8_is_embedded(made: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copy(made["film.png"], tmp_path / "caf\udce9.png")
+    words = ["embed", str(made["dual"]), str(tmp_path / "caf\udce9.png"), "--to", str(tmp_path / "found.parquet")]
+    assert main(words) == 0
+    assert [Path(row["key"]).name for row in rows(tmp_path / "found.parquet")] == ["caf\\udce9.png"]
 
 
 def test_a_file_of_embeddings_is_whole_or_not_there(made: dict[str, Path], tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,9 @@ def test_media_of_a_folder_are_read_as_dicom_whatever_they_are_called(tmp_path: 
         (("--on", "{place}/nowhere"), "nowhere: there is no such file or folder"),
         (("--on", "{place}/own/notes.txt"), r"none of 1 samples could be asked; the first: .* but a text"),
         (("--on", "{place}/empty"), "empty: the folder has no files"),
+        (("--on", "{place}/own", "--max-new-tokens", "0"), "max_new_tokens is 0: an answer has at least 1 token"),
+        (("--on", "{place}/own", "--max-new-tokens", "-1"), "max_new_tokens is -1"),
+        (("--on", "{place}/own", "--question", "Where?\udcff"), "bytes that are not UTF-8"),
     ],
 )
 def test_what_cannot_be_asked_costs_a_line(
@@ -117,6 +121,13 @@ def test_what_cannot_be_asked_costs_a_line(
     assert ask(place, tmp_path / "out.parquet", *(word.format(place=place) for word in words)) == 2
     assert re.search(why, capsys.readouterr().err)
     assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_file_whose_name_is_not_utf8_is_asked_about(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    shutil.copy(place / "own" / "a.png", tmp_path / "own" / "caf\udce9.png")
+    assert ask(place, tmp_path / "out.parquet", "--on", str(tmp_path / "own")) == 0
+    assert [row["key"] for row in read(tmp_path / "out.parquet")] == ["caf\\udce9.png"] * len(QUESTIONS)
 
 
 def test_files_need_a_question(place: Path, tmp_path: Path) -> None:

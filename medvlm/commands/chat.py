@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from medvlm.commands.files import read_files, require_files
-from medvlm.core.errors import DataError, RecipeError
-from medvlm.core.sample import Question, make_truth
-from medvlm.core.text import has_lone_surrogate
+from medvlm.core.errors import RecipeError
 
 Talk = Callable[[str], str]
 
@@ -22,7 +20,7 @@ def talk(model: str, paths: Sequence[Path], kind: str = "", stage: str = "", max
     something cannot be opened."""
     from medvlm.compositions._open import open_model
     from medvlm.compositions._opened import find
-    from medvlm.core.ask import Ask
+    from medvlm.core.ask import Ask, make_own_question
 
     require_files(paths)  # before a model is read, which may take minutes
     opened = open_model(model, stage, device="auto", max_new_tokens=max_new_tokens)
@@ -32,9 +30,7 @@ def talk(model: str, paths: Sequence[Path], kind: str = "", stage: str = "", max
     sample, files = read_files(paths, lambda axes: answerer.kind_of(axes, kind))
 
     def ask(question: str) -> str:
-        if has_lone_surrogate(question):  # bytes of a terminal or an argument that are no UTF-8
-            raise DataError(f"the question {question!r} has bytes that are not UTF-8; write it in UTF-8")
-        asked = Ask(sample, files, Question(question, make_truth("open"), "own"), "media" if paths else "none")
+        asked = Ask(sample, files, make_own_question(question), "media" if paths else "none")
         return str(answerer.answer([asked])[0])
 
     return ask

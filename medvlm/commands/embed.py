@@ -10,6 +10,7 @@ from typing import Any
 from medvlm.commands.files import read_files, require_parquet
 from medvlm.core.durable import require_place
 from medvlm.core.sample import Sample
+from medvlm.core.text import escape_lone_surrogates
 
 ROWS = 1024
 """Number of rows that are written together."""
@@ -63,7 +64,8 @@ def _embed_all(model: str, sources: Sequence[str], stage: str, kind: str) -> Ite
     made = find(opened, "embed") or opened[0]
     for key, source, sample, files in _read_samples(sources, lambda axes: made.kind_of(axes, kind)):
         for medium, vector in enumerate(made.embed_each(sample, files)):
-            yield {"key": key, "source": source, "medium": medium, "embedding": vector.float().cpu().numpy()}
+            named = {"key": escape_lone_surrogates(key), "source": source, "medium": medium}
+            yield {**named, "embedding": vector.float().cpu().numpy()}
 
 
 def _read_samples(sources: Sequence[str], kind: Callable[[int], str]) -> Iterator[tuple[str, str, Sample, Any]]:

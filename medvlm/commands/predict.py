@@ -11,18 +11,17 @@ from typing import Any
 
 from medvlm.commands.files import list_media, read_files, read_media, require_parquet
 from medvlm.commands.who import split_place
-from medvlm.core.ask import Ask, CutAnswer, Files
+from medvlm.core.ask import Ask, CutAnswer, Files, make_own_question
 from medvlm.core.durable import require_place
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.protocols import Progress, ignore_progress
-from medvlm.core.sample import Question, Sample, make_truth
+from medvlm.core.sample import Question, Sample
+from medvlm.core.text import escape_lone_surrogates
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
 
 TOGETHER = 16
 """Number of samples that are asked together."""
-OWN = "own"
-"""The template of a question that the user asks."""
 Row = dict[str, Any]
 
 
@@ -63,6 +62,7 @@ def predict(
 
     require_parquet()
     require_place(to, b"PAR1")
+    own = [make_own_question(text) for text in questions]
     with join_ranks("auto") as device:
         opened = open_model(model, stage, device=device, max_new_tokens=max_new_tokens)
         answerer: Any = find(opened, "answer")
@@ -76,7 +76,7 @@ def predict(
 
         def do(number: int) -> list[Row]:
             some = items[number * TOGETHER : (number + 1) * TOGETHER]
-            return _predict(some, answerer, decoder, questions)
+            return _predict(some, answerer, decoder, own)
 
         identity = {
             "models": [each.identity for each in opened],
@@ -120,7 +120,7 @@ def _stamp(path: Path) -> list[int]:
     return [found.st_size, found.st_mtime_ns]
 
 
-def _predict(items: Sequence[Item], answerer: Any, decoder: Any, questions: Sequence[str]) -> list[Row]:
+def _predict(items: Sequence[Item], answerer: Any, decoder: Any, questions: Sequence[Question]) -> list[Row]:
     rows: list[Row] = []
     asks: list[Ask] = []
     asked: list[Row] = []
@@ -135,7 +135,7 @@ def _predict(items: Sequence[Item], answerer: Any, decoder: Any, questions: Sequ
         except DataError as reason:
             rows.append({**base, "problem": str(reason)})
             continue
-        own = [Question(text, make_truth("open"), OWN) for text in questions] or list(sample.questions)
+        own = [*questions] or list(sample.questions)
         for question in own if answerer is not None else ():
             row = {**base, "template": question.template, "question": question.text}
             rows.append(row)
@@ -157,7 +157,11 @@ def write_rows(rows: Sequence[Row], to: Path) -> None:
     texts = [(name, pa.string()) for name in ("key", "source", "split", "template", "question", "answer")]
     scores = pa.map_(pa.string(), pa.float32())
     schema = pa.schema([*texts, ("is_cut", pa.bool_()), ("scores", scores), ("problem", pa.string())])
-    plain = [{**row, "scores": None if row["scores"] is None else list(row["scores"].items())} for row in rows]
+    plain = [
+        {name: escape_lone_surrogates(value) if isinstance(value, str) else value for name, value in row.items()}
+        | {"scores": None if row["scores"] is None else list(row["scores"].items())}
+        for row in rows
+    ]
     to.parent.mkdir(parents=True, exist_ok=True)
     part = to.with_name(f"{to.name}.{os.getpid()}.part")
     try:

@@ -33,6 +33,8 @@ def open_model(
 
     needs: `answer` or `embed`, for models that medvlm did not train. device: `auto` uses a GPU if there is one.
     max_new_tokens: maximum length of an answer. Raises UserError for what cannot be opened."""
+    if max_new_tokens < 1:
+        raise RecipeError(f"max_new_tokens is {max_new_tokens}: an answer has at least 1 token")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path(where)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from medvlm.core.sample import Question, Sample
+from medvlm.core.errors import DataError
+from medvlm.core.sample import Question, Sample, make_truth
+from medvlm.core.text import has_lone_surrogate
 
 Files = Mapping[str, bytes]
 """Member of a sample, e.g. `0.png` -> its bytes."""
@@ -21,6 +23,13 @@ class Ask:
     question: Question
     shows: Literal["media", "none"] = "media"
     media_of: tuple[Sample, Files] | None = None
+
+
+def make_own_question(text: str) -> Question:
+    """A question of the user, with the template `own`. Raises DataError for text that is not Unicode."""
+    if has_lone_surrogate(text):  # bytes of a terminal or an argument that are not UTF-8
+        raise DataError(f"the question {text!r} has bytes that are not UTF-8; write it in UTF-8")
+    return Question(text, make_truth("open"), "own")
 
 
 class CutAnswer(str):

@@ -20,3 +20,8 @@ def has_lone_surrogate(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+def escape_lone_surrogates(text: str) -> str:
+    """The text with escapes such as `\\udcff` for what is not Unicode, as in names of files in other encodings."""
+    return text.encode("utf-8", "backslashreplace").decode()
