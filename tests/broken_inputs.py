@@ -23,7 +23,7 @@ from tests.damage import WHOLE, damage_values, is_structured, reseal
 from tests.fixtures.make_first_format import pull_film
 from tests.fixtures.unpack import unpack
 
-LIMIT_S = 60
+LIMIT_S = 120
 
 
 @dataclass(frozen=True)

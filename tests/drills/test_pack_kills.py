@@ -49,7 +49,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made_card(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("card") / "card.yaml"
-    path.write_text(card().model_dump_json(by_alias=True))
+    questions = [{"text": "Which part?", "answer": "{part}"}]  # the names of the films stand for patients
+    path.write_text(card(reader={"questions": questions}).model_dump_json(by_alias=True))
     return path
 
 
