@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medvlm.core.protocols import Row
+from medvlm.evaluate.protocols._sensitivity import explain
 
 WIDTH = 110
 _MARGIN = 2
@@ -50,20 +51,29 @@ def format_table(rows: Sequence[Row]) -> str:
             lines += ([""] if of else []) + [where, line("task", "metric", header)]
             of = where
         lines.append(line(row["task"], row["metric"], numbers_of_row))
-    lines += ["", *notes] if (notes := list(dict.fromkeys(note for row in rows for note in list_notes(row)))) else []
-    return "\n".join(lines)
+    notes = list_notes(rows)
+    return "\n".join([*lines, "", *notes] if notes else lines)
 
 
-def list_notes(row: Row) -> list[str]:
-    """What a reader has to know of a row beside its numbers."""
-    where = f"{row['dataset']}:{row['split']} {row['task']} {row['metric']}"
+def list_notes(rows: Sequence[Row]) -> list[str]:
+    """What a reader has to know of the rows beside their numbers."""
     notes = []
-    if row["ci"] is None:
-        why = "all patients have the same value, or only one has a label that the metric needs"
-        why = "all of its questions are of one patient" if row["patients"] < 2 else why
-        notes.append(f"{where}: no interval, {why}")
-    for who, count in row["unanswered"].items():
-        notes.append(f"{where}: {who} could not be asked {count} of {row['n']} questions and is compared on the others")
+    unanswered: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        split = f"{row['dataset']}:{row['split']}"
+        where = f"{split} {row['task']} {row['metric']}"
+        if row["ci"] is None:
+            why = "all patients have the same value, or only one has a label that the metric needs"
+            why = "all of its questions are of one patient" if row["patients"] < 2 else why
+            notes.append(f"{where}: no interval, {why}")
+        for who, count in row["unanswered"].items():
+            unanswered.setdefault((split, who), {})[f"{row['task']} {count} of {row['n']}"] = None
+        if meaning := explain(row):
+            notes.append(f"{split}: {meaning}")
+    for (split, who), counts in unanswered.items():
+        notes.append(
+            f"{split}: {who} could not be asked some questions ({', '.join(counts)}) and is compared on the others"
+        )
     return notes
 
 

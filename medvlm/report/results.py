@@ -19,7 +19,12 @@ from medvlm.report.scales import Axis
 
 HEADLINE = frozenset({"image_to_text_top1", "total"})
 """Metrics in the headline, in addition to the measures that tasks mark for it. All others are only in the table."""
-SPOKEN = {"image_to_text_top1": "image to text, top 1", "text_to_image_top1": "text to image, top 1"}
+SPOKEN = {
+    "image_to_text_top1": "image to text, top 1",
+    "text_to_image_top1": "text to image, top 1",
+    "changed": "answers that another patient's image changes",
+    "right_lost": "right answers that it makes wrong",
+}
 
 
 def add_measures(results: list[Record], answers: list[Record]) -> list[Record]:

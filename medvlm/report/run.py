@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
+from medvlm.evaluate.protocols._sensitivity import explain
 from medvlm.report import numbers
 from medvlm.report.answers import draw_answer, make_gallery_section
 from medvlm.report.confusion import make_confusion_section
@@ -123,6 +124,9 @@ def _list_gaps(run: RunRecord) -> list[str]:
         lines.append(f"{len(bare)} of {len(run.results)} results have no baseline to compare with.")
     if [r for r in run.results if not r.get("ci")]:
         lines.append("Some results have no interval, so it is unknown how much they would vary on other samples.")
+    lines += [
+        f"{row.get('dataset')}:{row.get('split')}: {meaning}." for row in run.results if (meaning := explain(row))
+    ]
     unproven = []
     for name, stage in run.stages.items():
         trained = stage.done.get("trains") or {}

@@ -78,5 +78,5 @@ def test_what_limits_a_row_is_said_below_the_table() -> None:
         "phantom:test vqa accuracy: no interval, all of its questions are of one patient",
         "phantom:test count mae: no interval, all patients have the same value, or only one has a label that the metric"
         " needs",
-        "phantom:test vqa accuracy:side: shuffled could not be asked 3 of 812 questions and is compared on the others",
+        "phantom:test: shuffled could not be asked some questions (vqa 3 of 812) and is compared on the others",
     ]

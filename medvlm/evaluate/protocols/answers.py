@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from medvlm.core.content import Content
-from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Split
+from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Row, Split
 from medvlm.core.sample import Question
 from medvlm.core.tasks import is_scored, is_scored_task
-from medvlm.evaluate.protocols import _questions, _rows
+from medvlm.evaluate.protocols import _questions, _rows, _sensitivity
 
 NEEDS = "answer"
 BASELINES = (_rows.BLIND, _rows.SHUFFLED, _rows.MAJORITY, _rows.CHANCE)
 NOTHING = "no question that can be scored"
 PLACE_IN_OLD_COUNTS = 0
 FORM = _rows.TextRecord
-rows_of, list_parts, merge = _rows.rows_of, _rows.list_parts, _rows.merge
+list_parts, merge = _rows.list_parts, _rows.merge
 
 
 class Config(ProtocolConfig):
@@ -29,6 +29,10 @@ def can_ask(content: Content, model: Any) -> bool:
 
 def ask(config: Config, model: Answerer, split: Split) -> Iterator[Record]:
     return _questions.ask_questions(model, split, model.answer, _is_asked)
+
+
+def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
+    return [*_rows.rows_of(records, settings), *_sensitivity.rows_of(records, settings)]
 
 
 def _is_asked(question: Question) -> bool:
