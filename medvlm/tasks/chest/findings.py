@@ -29,7 +29,7 @@ class Finding:
     side: Side = ""
 
 
-@lru_cache(maxsize=4096)  # every measure reads the same texts
+@lru_cache(maxsize=1 << 14)  # every measure reads the same texts, and reading one takes some milliseconds
 def read_findings(text: str) -> dict[str, Finding]:
     """Class -> what the report says of it; no entry for what it does not mention. Its history is not read.
 
