@@ -71,6 +71,7 @@ def _evaluate(found: Who, stage: str, device: str) -> list[Row]:
             protocols=settings.protocols,
             baselines=settings.baselines,
             rewards=find_rewards(recipe.stages),
+            groups=settings.groups,
             limit=settings.samples,
             resamples=settings.bootstrap,
             seed=recipe.seed,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 from typing import Protocol as Typed
 
 from medvlm.core import config
@@ -121,6 +121,8 @@ class Split:
     progress: Progress
     validation: Callable[[], Sequence[Place]] = list_nothing
     """Returns the places of the validation samples, on which operating points are chosen."""
+    groups: Sequence[str] = ()
+    """Groups of the samples, such as `sex`, for each value of which there are results too."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Reason -> questions that a protocol could not ask for it. The evaluation reports them."""
     notes: list[str] = field(default_factory=list)
@@ -140,7 +142,8 @@ class Paired(TypedDict):
 class Row(TypedDict):
     """One result. metric: `accuracy`, or `accuracy:TEMPLATE` for the questions of one template. ci: 95 %; None with one
     patient. patients: how many the n items are of (a sample without a patient is its own). unanswered: how many items
-    a baseline could not answer; it is compared on the others."""
+    a baseline could not answer; it is compared on the others. group: `sex=f` for the samples of one group; its metric
+    is `accuracy:sex=f`."""
 
     dataset: str
     split: str
@@ -153,6 +156,7 @@ class Row(TypedDict):
     baselines: dict[str, float]
     unanswered: dict[str, int]
     paired: Paired | None
+    group: NotRequired[str]
 
 
 class ProtocolConfig(config.Config):

@@ -3,7 +3,7 @@ strongest baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import Any
@@ -31,7 +31,13 @@ class Part:
 
     def keep_answered(self, who: str) -> Part:
         """The items that a baseline answered."""
-        kept = np.flatnonzero(~np.isnan(self.columns[who]).any(axis=1)).tolist()
+        return self._keep(np.flatnonzero(~np.isnan(self.columns[who]).any(axis=1)).tolist())
+
+    def keep(self, numbers: Collection[int]) -> Part:
+        """The items that are among these."""
+        return self._keep([n for n, number in enumerate(self.numbers) if number in numbers])
+
+    def _keep(self, kept: Sequence[int]) -> Part:
         if len(kept) == len(self.numbers):
             return self
         return Part(

@@ -35,6 +35,8 @@ from medvlm.evaluate.ranks import find_rank
 from medvlm.evaluate.saved import save
 from medvlm.rewards._compose import Composer
 
+MADE_BY = {"decoding": "greedy", "measures": VERSION, "medvlm": medvlm.__version__}
+
 
 def say_nothing(line: str) -> None:
     pass
@@ -53,6 +55,7 @@ def evaluate(
     protocols: Sequence[Any] = (),
     baselines: Sequence[str] | None = None,
     rewards: Mapping[str, Any] | None = None,
+    groups: Sequence[str] = (),
     limit: int = 0,
     resamples: int = 1000,
     seed: int = 0,
@@ -62,18 +65,18 @@ def evaluate(
     """Returns the rows of this split, and adds them to the results of earlier splits in `out`. All ranks answer; only
     the first one saves and has rows. What was answered before a stop is not asked again.
 
-    models: a protocol asks the first one that can do what it needs, and is skipped if none can. dataset, split: names
-    in the rows. places: the samples. training, validation: return the samples that baselines are fitted on and
-    operating points chosen on. protocols: names or settings; by default all of medvlm. baselines: by default all of
-    the protocols. limit: maximum number of samples, drawn by the seed; 0 for all. rewards: weights or settings by name,
-    for rows of the composed reward. progress: called with (what, done, total). say: called with lines for the user.
+    models: a protocol asks the first one that can do what it needs. dataset, split: names in the rows. training,
+    validation: return the samples that baselines are fitted on and operating points chosen on. protocols: names or
+    settings; by default all of medvlm. baselines: by default all of the protocols. rewards: weights or settings, by
+    name. groups: of the samples, that get rows. limit: maximum number of samples, drawn by the seed; 0: all. progress:
+    called with (what, done, total). say: called with lines for the user.
     Raises RecipeError for an unknown baseline or reward, DataError if there is nothing to evaluate.
     """
     known = read_protocols(protocols)
     names = list_baselines(known) if baselines is None else _require_baselines(baselines, known)
-    places, fitted_on, folder = _draw(places, limit, seed), _Once(training), out.answers.parent
-    kept, chosen_on = KeptPieces(folder), partial(_draw, validation(), limit, seed)
-    base = Split(shards, places, fitted_on, names, rewards or {}, seed, folder / "gallery", kept, progress, chosen_on)
+    places, fitted, folder = _draw(places, limit, seed), _Once(training), out.answers.parent
+    kept, chosen = KeptPieces(folder), partial(_draw, validation(), limit, seed)
+    base = Split(shards, places, fitted, names, rewards or {}, seed, folder / "gallery", kept, progress, chosen, groups)
     asked = {c.kind: _Asking(c, model, base, f"{dataset}-{split}") for c, model in _pair(known, models)}
     records = {kind: each.ask() for kind, each in asked.items()}
     if find_rank()[0] > 0:
@@ -85,17 +88,16 @@ def evaluate(
     settings = {
         "dataset": dataset,
         "split": split,
-        "shards": _describe_shards(shards, places, fitted_on.places, limit),
+        "shards": _describe_shards(shards, places, fitted.places, limit),
         "models": {kind: each.model.identity for kind, each in asked.items()},
         "protocols": [config.model_dump(mode="json") for config in known if config.kind in records],
         "baselines": names,
         "left_out": left_out,
         "rewards": Composer(rewards).to_json() if rewards else None,
-        "decoding": "greedy",
+        "groups": list(groups),
         "resamples": resamples,
         "seed": seed,
-        "measures": VERSION,
-        "medvlm": medvlm.__version__,
+        **MADE_BY,
     }
     rows = save(out, settings, records)
     remove_pieces([each.pieces for each in asked.values()])
@@ -120,6 +122,7 @@ class _Asking:
             "baselines": baselines,
             "rewards": Composer(base.rewards).to_json() if base.rewards else None,
             "shards": base.shards.fingerprint,
+            "groups": list(base.groups),
             "places": hash_identity({"places": [base.places, base.validation()]}),
             "seed": base.seed,
             "code": hash_code(),

@@ -117,6 +117,8 @@ class Evaluate(Config):
     without images (`blind`) or with the images of another patient (`shuffled`), the best constant answers (`majority`),
     and a random choice for questions that have choices of their own (`chance`). `long_answers` also has the report of
     the training image that looks most alike (`nearest`)."""
+    groups: tuple[str, ...] = ()
+    """Groups of the samples (`groups` in the card), such as [sex, view]: each of their values has rows of its own."""
     samples: int = Field(0, ge=0)
     """At most this many samples of a split; 0: all."""
     max_new_tokens: int = Field(64, gt=0)

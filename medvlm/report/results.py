@@ -199,11 +199,18 @@ def _name_side(gain: float) -> str:
 def make_results_section(results: list[Record]) -> Section | None:
     if not results:
         return None
-    whole, parts = [r for r in results if not _split_metric(r)[1]], [r for r in results if _split_metric(r)[1]]
+    groups = [r for r in results if r.get("group")]
+    whole = [r for r in results if not _split_metric(r)[1]]
+    parts = [r for r in results if _split_metric(r)[1] and r not in groups]
     tables = [_make_table("Results with intervals, number of scored items and baselines", whole)] if whole else []
     if parts:
         summary = tag("summary", f"the same by question template ({len(parts)} rows)")
         tables.append(tag("details", summary, _make_table("Results of each question template", parts), open=not whole))
+    if groups:
+        summary = tag("summary", f"the same by group of the samples ({len(groups)} rows)")
+        tables.append(
+            tag("details", summary, _make_table("Results of subgroups, not corrected for their number", groups))
+        )
     about = (
         "An arrow shows which direction is better. The paired difference is computed question by question on the same"
         " samples."

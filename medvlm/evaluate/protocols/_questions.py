@@ -16,6 +16,7 @@ from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.protocols import Asked, Record, Split
 from medvlm.core.sample import Question, Sample, truth_from_json
 from medvlm.core.tasks import find_task
+from medvlm.evaluate.protocols._groups import name_groups, note_groups
 from medvlm.evaluate.protocols._majority import fit_majority, say_why_unseen
 from medvlm.evaluate.protocols._nearest import fit_nearest
 from medvlm.evaluate.protocols._points import choose_points
@@ -44,6 +45,7 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
     if MAJORITY in split.baselines:
         majority = fit_majority(model, split, is_asked, composer)
     samples = [split.shards.read(*place)[0] for place in split.places]
+    note_groups(samples, split)
     points = choose_points(model, split, say, is_asked, samples)
     partner = draw_partners(samples, split.seed) if SHUFFLED in split.baselines else [None] * len(samples)
     num_asked = [sum(map(is_asked, sample.questions)) for sample in samples]
@@ -75,6 +77,7 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
                 "majority": majority.answer(each.question) if majority else None,
                 "constants": majority.list_others(each.question) if majority else {},
                 **({NEAREST: nearest.answer(each)} if nearest else {}),
+                **name_groups(sample, split),
                 **({"points": of} if (of := points.get(each.question.template)) is not None else {}),
                 "thumb": f"{split.gallery.name}/{sample.key}.png" if has_thumb else None,
             }

@@ -15,6 +15,7 @@ from medvlm.core.protocols import Record, Row, SplitRecord
 from medvlm.core.sample import Truth, truth_from_json
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.measures import list_measures
+from medvlm.evaluate.protocols._groups import list_groups
 from medvlm.evaluate.rows import Part, find_value, make_row
 
 BLIND, SHUFFLED, MAJORITY, NEAREST, CHANCE = "blind", "shuffled", "majority", "nearest", "chance"
@@ -32,6 +33,7 @@ class AskedRecord(SplitRecord):
     cut: NotRequired[list[str]]
     constants: NotRequired[dict[str, Any] | None]
     points: NotRequired[dict[str, Any] | None]
+    groups: NotRequired[dict[str, str] | None]
 
 
 class TextRecord(AskedRecord):
@@ -45,7 +47,17 @@ class TextRecord(AskedRecord):
 
 
 def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
-    return [make_row(measure, metric, parts, settings) for measure, metric, parts in list_parts(records, settings)]
+    """The rows of groups of the samples come last."""
+    rows: list[Row] = []
+    of_groups: list[Row] = []
+    groups = list_groups(records)
+    for measure, metric, parts in list_parts(records, settings):
+        rows.append(make_row(measure, metric, parts, settings))
+        for group, numbers in groups.items() if metric == measure.metric else ():
+            own = [kept for part in parts if (kept := part.keep(numbers)).numbers]
+            if own and not isnan(find_value(measure, own)):
+                of_groups.append({**make_row(measure, f"{metric}:{group}", own, settings), "group": group})
+    return [*rows, *of_groups]
 
 
 def list_parts(records: Sequence[Record], settings: Mapping[str, Any]) -> Iterator[tuple[Measure, str, list[Part]]]:

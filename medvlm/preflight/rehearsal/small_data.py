@@ -122,6 +122,7 @@ def _make_up(
     held = recipe.data[name].hold_out
     groups = {
         *([held.by] if held else []),
+        *recipe.evaluate.groups,
         *(stage.sampling.balance[name] for stage in recipe.stages if name in stage.sampling.balance),
     } - {*KINDS_OF_GROUPS}
     kinds = [medium.kind for medium in getattr(card.reader, "media", ()) if hasattr(medium, "kind")]
