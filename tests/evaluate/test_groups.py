@@ -60,10 +60,10 @@ def test_each_value_has_the_rows_of_its_samples(shards: ShardSet, tmp_path: Path
         assert {"blind", "shuffled", "majority"} <= row["baselines"].keys() and row["paired"] is not None
 
 
-def test_the_rows_of_all_samples_are_the_same_and_come_first(shards: ShardSet, tmp_path: Path) -> None:
+def test_the_rows_of_all_samples_stay_the_same(shards: ShardSet, tmp_path: Path) -> None:
     plain, _ = run_on(shards, tmp_path / "plain")
     rows, _ = run_on(shards, tmp_path / "groups", "sex")
-    assert rows[: len(plain)] == plain and all("group" in row for row in rows[len(plain) :])
+    assert [row for row in rows if "group" not in row] == plain and len(rows) > len(plain)
     assert rescore(tmp_path / "groups/evaluate") == json.loads((tmp_path / "groups/evaluate/results.json").read_text())
 
 

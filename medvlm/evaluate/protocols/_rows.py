@@ -47,7 +47,7 @@ class TextRecord(AskedRecord):
 
 
 def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
-    """The rows of groups of the samples come last."""
+    """The rows of groups of the samples follow those of all."""
     rows: list[Row] = []
     of_groups: list[Row] = []
     groups = list_groups(records)
