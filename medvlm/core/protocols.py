@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 FOLDER = "evaluate.protocols"
+MOST_RESAMPLES = 1_000_000
+"""Draws for one interval. 1,000 take about 3 s for 100,000 patients."""
 Place = tuple[str, int]
 """Split of the shards and number within it."""
 Record = dict[str, Any]

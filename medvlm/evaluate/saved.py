@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medvlm.core.config import component, kinds
+from medvlm.core.config import component, is_available, kinds
 from medvlm.core.errors import DataError
-from medvlm.core.protocols import FOLDER, Record, Row, SplitRecord
+from medvlm.core.protocols import FOLDER, MOST_RESAMPLES, Record, Row, SplitRecord
 from medvlm.core.run import RunFolder, write_json
 from medvlm.core.sample import truth_from_json
 from medvlm.core.stored import explain_misfit, require_type
@@ -77,14 +77,13 @@ def count_records(settings: Record) -> dict[str, int]:
     """Protocol -> number of records of a split. An entry of an early release is a list with the counts of two
     protocols."""
     counts: dict[str, int] | list[int] = settings["records"]
-    if isinstance(counts, dict):
-        return counts
-    found: dict[str, int] = {}
-    for kind in kinds(FOLDER):
-        place = getattr(component(FOLDER, kind), "PLACE_IN_OLD_COUNTS", None)
-        if place is not None:
-            found[kind] = counts[place]
-    return found
+    return counts if isinstance(counts, dict) else dict(zip(_list_old_kinds(), counts, strict=True))
+
+
+def _list_old_kinds() -> list[str]:
+    """The protocols of early releases, in the order of their counts."""
+    places = {kind: getattr(component(FOLDER, kind), "PLACE_IN_OLD_COUNTS", None) for kind in kinds(FOLDER)}
+    return [kind for _, kind in sorted((place, kind) for kind, place in places.items() if place is not None)]
 
 
 def save(run: RunFolder, settings: Record, records: Mapping[str, Sequence[Record]]) -> list[Row]:
@@ -136,12 +135,33 @@ def _read_lines(path: Path, form: Any = None) -> Iterator[Record]:
 
 
 def _read_json(path: Path) -> list[Record]:
-    records: list[Record] = _parse(_read_text(path), list[SettingsRecord], str(path))
-    return records
+    entries: list[Record] = _parse(_read_text(path), list[SettingsRecord], str(path))
+    for entry in entries:
+        if why := _find_fault(entry):
+            raise _explain_damage(str(path), why)
+    return entries
 
 
 class SettingsRecord(SplitRecord):
+    """What results are computed from, besides the records."""
+
     records: dict[str, int] | list[int]
+    baselines: list[str]
+    rewards: dict[str, Any] | None
+    resamples: int
+    seed: int
+
+
+def _find_fault(entry: Record) -> str:
+    """What no evaluation writes; "" if there is nothing."""
+    records = entry["records"]
+    if isinstance(records, list) and len(records) != (expected := len(_list_old_kinds())):
+        return f"records has {len(records)} entries, expected {expected}"
+    if unknown := [kind for kind in count_records(entry) if not is_available(FOLDER, kind)]:
+        return f"records: {unknown[0]!r} is no protocol of medvlm, and of no plug-in that is installed"
+    if not 0 < entry["resamples"] <= MOST_RESAMPLES:
+        return f"resamples is {entry['resamples']}, expected 1 to {MOST_RESAMPLES}"
+    return "" if entry["seed"] >= 0 else f"seed is {entry['seed']}, expected 0 or more"
 
 
 def _parse(text: str, form: Any, where: str) -> Any:

@@ -10,7 +10,7 @@ from medvlm.core.config import Config, Slot, did_you_mean, kinds
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import list_some
 from medvlm.core.problems import Problem, wrap_problems
-from medvlm.core.protocols import list_baselines, read_protocols, refuse_baseline
+from medvlm.core.protocols import MOST_RESAMPLES, list_baselines, read_protocols, refuse_baseline
 from medvlm.core.track_config import TrackConfig
 from medvlm.data.augment import Augment
 from medvlm.data.order import Order
@@ -130,7 +130,7 @@ class Evaluate(Config):
     spread: bool = False
     """For a published model that is larger than one GPU: spreads its layers over all GPUs of the machine, then over the
     memory of the CPU (device_map of accelerate). One process answers, through the model's own processor."""
-    bootstrap: int = Field(1000, gt=0)
+    bootstrap: int = Field(1000, gt=0, le=MOST_RESAMPLES)
     """Number of bootstrap resamples per confidence interval."""
 
     @field_validator("on")

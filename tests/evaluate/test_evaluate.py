@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -239,6 +240,34 @@ def test_lost_lines_are_noticed(done: tuple[Path, dict[str, Row], Noisy], tmp_pa
     path.with_name("retrieval.jsonl").unlink()
     path.write_text("".join(lines))
     with pytest.raises(DataError, match=r"retrieval\.jsonl: cannot be read"):
+        rescore(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"records": []}, "records has 0 entries, expected 2"),
+        ({"records": [1, 2, 3]}, "records has 3 entries, expected 2"),
+        ({"records": {"nonsense": 3}}, "records: 'nonsense' is no protocol of medvlm"),
+        ({"records": {"nolab.risk": 3}}, "records: 'nolab.risk' is no protocol of medvlm"),
+        ({"seed": "nonsense"}, "0.seed is text, expected a whole number"),
+        ({"seed": [7]}, "0.seed is a list"),
+        ({"seed": -1}, "seed is -1, expected 0 or more"),
+        ({"resamples": 0}, "resamples is 0, expected 1 to 1000000"),
+        ({"resamples": 10**12}, "resamples is 1000000000000, expected 1 to 1000000"),
+        ({"resamples": 10**30}, "0.resamples is a number out of range"),
+        ({"baselines": None}, "0.baselines is nothing, expected a list"),
+        ({"rewards": "choice"}, "0.rewards is text"),
+    ],
+)
+def test_settings_that_no_evaluation_writes_are_refused(
+    change: dict[str, Any], why: str, done: tuple[Path, dict[str, Row], Noisy], tmp_path: Path
+) -> None:
+    shutil.copytree(RunFolder(done[0]).answers.parent, tmp_path / "elsewhere")
+    path = tmp_path / "elsewhere" / "protocol.json"
+    (settings,) = json.loads(path.read_text())
+    path.write_text(json.dumps([settings | change]))
+    with pytest.raises(DataError, match=rf"protocol\.json: damaged \({re.escape(why)}.*evaluate again"):
         rescore(path.parent)
 
 
