@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from medvlm.archive.packing.pack import PackReceipt
     from medvlm.commands.dry_run import Line
+    from medvlm.commands.rl_check import Finding
     from medvlm.core.protocols import Row
     from medvlm.evaluate.compare import Comparison
     from medvlm.export.run import ExportReceipt
@@ -118,6 +119,22 @@ def evaluate(
     from medvlm.commands.evaluate import evaluate as run
 
     return run(who, on, stage, overrides, Path(runs))
+
+
+def rl_check(
+    who: Where,
+    on: Sequence[str] = (),
+    *,
+    stage: str = "",
+    overrides: Sequence[str] = (),
+    runs: Where = "runs",
+    draws: int = 8,
+    temperature: float = 1.0,
+) -> list[Finding]:
+    """Draw several answers to each question; returns for each task whether reinforcement can help."""
+    from medvlm.commands.rl_check import rl_check as run
+
+    return run(who, on, stage, overrides, Path(runs), draws, temperature)
 
 
 def compare(runs: Sequence[Where], to: Where = "compare.html") -> list[Comparison]:

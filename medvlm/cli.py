@@ -17,7 +17,7 @@ from medvlm.train.stopping import OF_SCHEDULERS, Preempted, Wish, raise_on_signa
 EXIT_DONE, EXIT_USER, EXIT_PREEMPTED, EXIT_INTERRUPTED = 0, 2, 75, 130
 PRINTING = ("validate", "plan", "lineage", "chat", "schema")
 """Commands whose result is what they print. If nobody reads it any more, they end; all others go on."""
-CONTINUED = ("train", "evaluate", "predict")
+CONTINUED = ("train", "evaluate", "predict", "rl_check")
 """Commands that end with EXIT_PREEMPTED after a signal, because the same command continues them."""
 STOPPED = "stopped, and nothing is half-written; run the same command again"
 
@@ -141,6 +141,14 @@ def run_evaluate(args: argparse.Namespace) -> None:
     rows = evaluate(args.who, args.on, args.stage, args.overrides, args.runs)
     if os.environ.get("RANK", "0") == "0":
         print(format_table(rows))
+
+
+def run_rl_check(args: argparse.Namespace) -> None:
+    from medvlm.commands.rl_check import format_findings, rl_check
+
+    found = rl_check(args.who, args.on, args.stage, args.overrides, args.runs, args.draws, args.temperature)
+    if os.environ.get("RANK", "0") == "0":
+        print(format_findings(found))
 
 
 def run_compare(args: argparse.Namespace) -> None:

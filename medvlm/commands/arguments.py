@@ -129,6 +129,25 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--stage", default="", help="use the model of this stage (default: the last one)")
     evaluate.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
 
+    rl_check = add_verb(
+        verbs,
+        "rl-check",
+        "draw several answers to each question, and say whether reinforcement can help the model",
+    )
+    rl_check.add_argument("who", metavar="RUN|RECIPE|MODEL", help="as of medvlm evaluate")
+    rl_check.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")
+    rl_check.add_argument(
+        "--on",
+        action="append",
+        default=[],
+        metavar="SOURCE[:SPLIT]",
+        help="data to ask about; may be repeated (default: the validation samples of evaluate.on)",
+    )
+    rl_check.add_argument("--stage", default="", help="use the model of this stage (default: the last one)")
+    rl_check.add_argument("--draws", type=int, default=8, help="number of answers to each question (default: 8)")
+    rl_check.add_argument("--temperature", type=float, default=1.0, help="of drawing (default: 1)")
+    rl_check.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
+
     compare = add_verb(
         verbs,
         "compare",

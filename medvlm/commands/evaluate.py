@@ -13,7 +13,8 @@ from medvlm.compositions._open import open_run
 from medvlm.compositions._opened import find
 from medvlm.core.errors import RecipeError
 from medvlm.core.live import Live
-from medvlm.core.protocols import Row, find_protocol, ignore_progress, read_protocols
+from medvlm.core.protocols import ProtocolConfig, Row, find_protocol, ignore_progress, read_protocols
+from medvlm.core.run import RunFolder
 from medvlm.evaluate.ranks import find_rank, join_ranks
 from medvlm.evaluate.run import evaluate as evaluate_split
 from medvlm.evaluate.run import say_nothing
@@ -31,12 +32,19 @@ def evaluate(
 
     who, on, overrides: see find_who(). runs: where the folder of a recipe without stages, or of a model, is made."""
     with raise_on_signal(STOPPED):
-        found = find_who(str(who), on, overrides, runs)
-        with join_ranks(found.loaded.recipe.engine.device) as device:
-            return _evaluate(found, stage, device)
+        return evaluate_found(find_who(str(who), on, overrides, runs), stage)
 
 
-def _evaluate(found: Who, stage: str, device: str) -> list[Row]:
+def evaluate_found(
+    found: Who, stage: str = "", protocols: Sequence[ProtocolConfig] = (), out: RunFolder | None = None
+) -> list[Row]:
+    """protocols: by default those of the recipe, with its baselines. out: where the results are written, by default the
+    folder of the run."""
+    with join_ranks(found.loaded.recipe.engine.device) as device:
+        return _evaluate(found, stage, device, protocols, out or found.run)
+
+
+def _evaluate(found: Who, stage: str, device: str, protocols: Sequence[ProtocolConfig], out: RunFolder) -> list[Row]:
     loaded, recipe, run = found.loaded, found.loaded.recipe, found.run
     is_first = find_rank()[0] == 0
     say = print if is_first else say_nothing
@@ -53,7 +61,8 @@ def _evaluate(found: Who, stage: str, device: str) -> list[Row]:
         loaded.save(run.root)
         write_lineage(loaded, run, sources)
     rows = []
-    for config in read_protocols(settings.protocols) if settings.protocols else ():
+    asked = protocols or settings.protocols
+    for config in read_protocols(asked) if asked else ():
         need = find_protocol(config).NEEDS
         if find(models, need) is None:
             say(f"evaluate: skipped {config.kind}, because the model cannot {need}")
@@ -67,9 +76,9 @@ def _evaluate(found: Who, stage: str, device: str) -> list[Row]:
             places=source.locate_samples(split),
             training=partial(source.locate_samples, "train"),
             validation=partial(_locate_validation, source),
-            out=run,
-            protocols=settings.protocols,
-            baselines=settings.baselines,
+            out=out,
+            protocols=asked,
+            baselines=None if protocols else settings.baselines,
             rewards=find_rewards(recipe.stages),
             groups=settings.groups,
             limit=settings.samples,

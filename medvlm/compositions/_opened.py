@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
+from operator import getitem
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Sample, Truth
 from medvlm.data.dialogue import join_turns
+from medvlm.data.order import draw
 from medvlm.data.prepare import Prepare, Seen
 from medvlm.io.images import encode_png
 from medvlm.models.generate import find_end_ids, generate, is_cut
@@ -51,6 +53,10 @@ class Opened:
     def answer(self, asks: Sequence[Ask]) -> list[str]:
         """Greedy answers, in the order of the asks. Equal asks get equal answers."""
         raise RecipeError("this model does not answer questions")
+
+    def draw(self, asks: Sequence[Ask], copies: int, temperature: float, seed: int) -> list[list[str]]:
+        """So many random answers to each ask. Equal arguments get equal answers."""
+        raise RecipeError("this model draws no random answers")
 
     def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray:
         """Unit vectors [N, P] of the first medium of each sample."""
@@ -130,11 +136,19 @@ class AnsweringModel(AssembledModel):
             documents.append(join_turns(ask.sample.key, [turn], seen.media if shows else []))
         return documents
 
-    def _continue(self, documents: Sequence[Any]) -> list[str]:
+    def draw(self, asks: Sequence[Ask], copies: int, temperature: float, seed: int) -> list[list[str]]:
+        """Random numbers depend on the seed, the sample and the question alone. All asks are answered together."""
+        shape = self.max_new_tokens, copies
+        uniform = [draw(seed, ask.sample.key, ask.question.template, ask.question.text).random(shape) for ask in asks]
+        draws = [partial(getitem, numbers) for numbers in uniform]
+        texts = self._continue(self._write(asks), copies=copies, temperature=temperature, draws=draws)
+        return [texts[at : at + copies] for at in range(0, len(texts), copies)]
+
+    def _continue(self, documents: Sequence[Any], **sampling: Any) -> list[str]:
         batch = self.prepare.collate(documents, self.tokenizer.pad_token_id, pack=False).to(self.device)
         ends = find_end_ids(self.model, self.tokenizer)
         with evaluating(self.model):
-            ids = generate(self.model, batch, max_new_tokens=self.max_new_tokens, end_ids=ends)
+            ids = generate(self.model, batch, max_new_tokens=self.max_new_tokens, end_ids=ends, **sampling)
         texts = [str(self.tokenizer.decode(i, skip_special_tokens=True)).strip() for i in ids]
         return [
             CutAnswer(text) if is_cut(answer, self.max_new_tokens, ends) else text

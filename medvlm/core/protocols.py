@@ -60,6 +60,9 @@ class Answerer(Asked, Typed):
     def answer(self, asks: Sequence[Ask]) -> list[str]:
         """Greedy answers, in the order of the asks."""
 
+    def draw(self, asks: Sequence[Ask], copies: int, temperature: float, seed: int) -> list[list[str]]:
+        """So many random answers to each ask. Equal arguments get equal answers."""
+
     def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray:
         """Unit vectors [N, E]."""
 
@@ -175,6 +178,8 @@ class Protocol(Typed):
     """What the model must be able to do: `answer`, `embed` or `decode`."""
     BASELINES: tuple[str, ...]
     """Names that `evaluate.baselines` accepts; by default all are measured."""
+    BY_NAME_ONLY: bool
+    """Present if a recipe has to name it, because it takes long; optional."""
     FORM: Any
     """The type of a saved record, a TypedDict that extends SplitRecord; optional. Others are damaged."""
     NOTHING: str
@@ -203,8 +208,9 @@ def find_protocol(config: ProtocolConfig) -> Protocol:
 
 
 def read_protocols(named: Sequence[Any]) -> list[ProtocolConfig]:
-    """The settings of protocols given by name or as settings; by default those of every protocol of medvlm."""
-    given = named or kinds(FOLDER)
+    """The settings of protocols given by name or as settings; by default those of every protocol of medvlm that is not
+    asked for by name only."""
+    given = named or [kind for kind in kinds(FOLDER) if not hasattr(component(FOLDER, kind), "BY_NAME_ONLY")]
     return [component(FOLDER, each).Config(kind=each) if isinstance(each, str) else each for each in given]
 
 

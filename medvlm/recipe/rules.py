@@ -24,7 +24,7 @@ from medvlm.recipe.servers import explain_refusal
 from medvlm.recipe.stage_rules import check_stage, describe_absent, list_names
 from medvlm.recipe.targets import resolve
 
-RESERVED = ("cards", "evaluate", "export", "hub", "ranks", "tokenizer")
+RESERVED = ("cards", "evaluate", "export", "hub", "ranks", "rl-check", "tokenizer")
 """Folders of every run. No stage may have one of these names."""
 RESERVED_RUNS = ("cache", "shards")
 """Folders beside the runs. No recipe may have one of these names."""

@@ -46,3 +46,17 @@ def test_answers_do_not_depend_on_the_groups(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(_opened, "MOST_TOKENS", 40)
     assert model.answer(asks) == together
     assert len(sizes) > 1 and sum(sizes) == len(asks)
+
+
+def test_random_answers_depend_on_their_question_alone(tmp_path: Path) -> None:
+    save_tiny("qwen3_vl", tmp_path)
+    (model,) = open_model(tmp_path, max_new_tokens=5)
+    asks = [
+        Ask(Sample(f"s{n}", "own", "", ()), {}, Question(text, make_truth("open"), "own"), "none")
+        for n, text in enumerate(["Why?", "Where is it, exactly?"])
+    ]
+    drawn = model.draw(asks, 4, 1.0, seed=3)
+    assert [len(each) for each in drawn] == [4, 4] and len({*drawn[0], *drawn[1]}) > 4
+    assert model.draw(asks[1:], 4, 1.0, seed=3) == drawn[1:]
+    assert model.draw(asks, 4, 1.0, seed=4) != drawn
+    assert model.draw(asks, 2, 1e-6, seed=3) == [[answer] * 2 for answer in model.answer(asks)]

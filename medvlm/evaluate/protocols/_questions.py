@@ -53,13 +53,13 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
     nearest = fit_nearest(model, split, is_asked) if NEAREST in split.baselines and asked else None
     clusters: dict[str, int] = {}
     for position in asked:
-        clusters.setdefault(_name_cluster(samples[position]), len(clusters))
+        clusters.setdefault(name_cluster(samples[position]), len(clusters))
     shown = {samples[position].key for position in asked[:GALLERY]}
-    pieces = _group(asked, num_asked)
+    pieces = group_samples(asked, num_asked, CHUNK)
 
     def do(number: int) -> Record:
         left_out: Counter[str] = Counter()
-        asks = list(_list_asks(model, split, pieces[number], partner, is_asked, left_out))
+        asks = list(list_asks(model, split, pieces[number], partner, is_asked, left_out))
         answers_of = _answer(say, asks, split.baselines) if asks else {}
         drawn, records = set[str](), []
         for at, (each, _) in enumerate(asks):
@@ -70,7 +70,7 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
                 _save(split.gallery / f"{sample.key}.png", model.draw_thumbnail(each))
             record = {
                 "key": sample.key,
-                "cluster": clusters[_name_cluster(sample)],
+                "cluster": clusters[name_cluster(sample)],
                 **_describe(each, model),
                 **answers,
                 **_name_cut(answers),
@@ -90,18 +90,18 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
         yield from done["records"]
 
 
-def _name_cluster(sample: Sample) -> str:
+def name_cluster(sample: Sample) -> str:
     return sample.patient or f"sample {sample.key}"
 
 
-def _group(asked: Sequence[int], num_asked: Sequence[int]) -> list[list[int]]:
-    """Consecutive samples with at most CHUNK questions together, or a single one with more, so that what a model
+def group_samples(asked: Sequence[int], num_asked: Sequence[int], most: int) -> list[list[int]]:
+    """Consecutive samples with at most `most` questions together, or a single one with more, so that what a model
     answers at a time does not depend on the number of ranks."""
     pieces: list[list[int]] = []
     size = 0
     for position in asked:
         size += num_asked[position]
-        if not pieces or size > CHUNK:
+        if not pieces or size > most:
             pieces.append([])
             size = num_asked[position]
         pieces[-1].append(position)
@@ -148,7 +148,7 @@ def _judge(record: Record, composer: Composer | None) -> Record:
     return {"score": score(said, truth) if score else None, "rewards": rewards}
 
 
-def _list_asks(
+def list_asks(
     model: Asked,
     split: Split,
     positions: Sequence[int],

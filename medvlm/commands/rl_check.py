@@ -1,0 +1,137 @@
+"""`medvlm rl-check`: whether reinforcement can help a model, measured before it is trained.
+
+Several answers are drawn to each question. Reinforcement can only strengthen what is drawn already, and learns nothing
+where all answers earn the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medvlm.commands.evaluate import STOPPED, evaluate_found
+from medvlm.commands.who import find_who
+from medvlm.core.config import component, kinds
+from medvlm.core.document import COMMAND_LINE, Document
+from medvlm.core.errors import DataError
+from medvlm.core.problems import validate
+from medvlm.core.protocols import FOLDER, Row
+from medvlm.core.run import RunFolder
+from medvlm.train.stopping import raise_on_signal
+
+FOLDER_NAME = "rl-check"
+ABSENT = 0.1
+"""If the whole interval of the best pass rate is below, right answers are hardly ever drawn."""
+GAIN = 0.05
+"""The least gain over the greedy answer that is worth reinforcement."""
+SPENT = 0.9
+"""If the whole interval of the share of questions without spread is above, hardly any question teaches anything."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was measured of one task of a split. best: the pass rate of all draws, with its interval. gain: its paired
+    difference from the greedy answer. verdict: see `judge`."""
+
+    dataset: str
+    split: str
+    task: str
+    n: int
+    greedy: float
+    mean: float
+    best: float
+    draws: int
+    no_spread: float
+    verdict: str
+    why: str
+
+
+def rl_check(
+    who: str | Path,
+    on: Sequence[str] = (),
+    stage: str = "",
+    overrides: Sequence[str] = (),
+    runs: Path = Path("runs"),
+    draws: int = 8,
+    temperature: float = 1.0,
+) -> list[Finding]:
+    """A finding for each task of each split. who, on, overrides, runs: as of `medvlm evaluate`; by default the
+    validation samples of the sources in `evaluate.on`. The answers are kept in RUN/rl-check."""
+    with raise_on_signal(STOPPED):
+        found = find_who(str(who), on, overrides, runs)
+        pairs = found.pairs if on else [(source, "val") for source, _ in found.pairs]
+        protocol = _make_protocol({"draws": draws, "temperature": temperature})
+        rows = evaluate_found(replace(found, pairs=pairs), stage, [protocol], RunFolder(found.run.root / FOLDER_NAME))
+    return judge_rows(rows, draws)
+
+
+def _make_protocol(settings: dict[str, Any]) -> Any:
+    """The protocol that draws answers. Raises RecipeError for settings that it does not take."""
+    kind = next(kind for kind in kinds(FOLDER) if component(FOLDER, kind).NEEDS == "draw")
+    document = Document({"kind": kind, **settings}, {(): (COMMAND_LINE, 0, 0)})
+    return validate(component(FOLDER, kind).Config, document)
+
+
+def judge_rows(rows: Sequence[Row], draws: int) -> list[Finding]:
+    """Raises DataError if nothing was drawn."""
+    by_task: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        name, _, task = row["metric"].partition(":")
+        if task:
+            by_task.setdefault((row["dataset"], row["split"], task), {})[name] = row
+    if rows and not by_task:
+        raise DataError("no answers were drawn")
+    findings = []
+    for (dataset, split, task), of in by_task.items():
+        best = of[f"pass_{draws}"] if f"pass_{draws}" in of else of[_find_largest(of)]
+        verdict, why = judge(best, of["no_spread"])
+        findings.append(
+            Finding(
+                dataset, split, task, best["n"], best["baselines"]["greedy"], of["mean"]["value"], best["value"],
+                draws, of["no_spread"]["value"], verdict, why,
+            )
+        )  # fmt: skip
+    return findings
+
+
+def _find_largest(of: dict[str, Any]) -> str:
+    return max((name for name in of if name.startswith("pass_")), key=lambda name: int(name.removeprefix("pass_")))
+
+
+def judge(best: Row, spread: Row) -> tuple[str, str]:
+    """(verdict, reason): `supervised first`, `nothing to gain`, `may help`, or `not clear` if the intervals allow
+    several."""
+    if best["ci"] is None or best["paired"] is None or best["paired"]["ci"] is None:
+        return "not clear", "there are no intervals; check on more patients"
+    gain, ci = best["paired"]["difference"], best["paired"]["ci"]
+    if best["ci"][1] < ABSENT:
+        return "supervised first", f"a right answer is drawn for {best['value']:.0%} of the questions only"
+    if ci[1] < GAIN:
+        return "nothing to gain", f"drawn answers are right {gain:+.1%} more often than greedy ones"
+    if spread["ci"] is not None and spread["ci"][0] > SPENT:
+        return "nothing to gain", f"all answers to {spread['value']:.0%} of the questions earn the same"
+    if ci[0] > GAIN:
+        return "may help", f"a right answer is drawn {gain:+.1%} more often than the greedy one is right"
+    return "not clear", f"the gain is {gain:+.1%}, between {ci[0]:+.1%} and {ci[1]:+.1%}; check on more patients"
+
+
+def format_findings(findings: Sequence[Finding]) -> str:
+    rows = [("data", "task", "n", "greedy", "mean", "pass", "no spread", "verdict")]
+    rows += [
+        (
+            f"{each.dataset}:{each.split}", each.task, str(each.n), f"{each.greedy:.3f}", f"{each.mean:.3f}",
+            f"{each.best:.3f}", f"{each.no_spread:.3f}", f"{each.verdict}: {each.why}",
+        )
+        for each in findings
+    ]  # fmt: skip
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            text.ljust(width) if at in (0, 1, 7) else text.rjust(width)
+            for at, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)
