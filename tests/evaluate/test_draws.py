@@ -12,7 +12,7 @@ from medvlm.commands.rl_check import Finding, format_findings, judge_rows
 from medvlm.core.ask import Ask
 from medvlm.core.protocols import Row
 from medvlm.core.run import RunFolder
-from medvlm.evaluate.protocols.draws import Config
+from medvlm.evaluate.protocols.random_answers import Config
 from medvlm.evaluate.run import evaluate
 from medvlm.io.shards import ShardSet
 from tests.evaluate.toy import Noisy, write_shards

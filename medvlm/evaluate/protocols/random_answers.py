@@ -42,7 +42,7 @@ RIGHT = 0.5
 
 
 class Config(ProtocolConfig):
-    kind: Literal["draws"] = "draws"
+    kind: Literal["random_answers"] = "random_answers"
     draws: int = Field(8, ge=2, le=64)
     """Number of answers to each question."""
     temperature: float = Field(1.0, gt=0)
