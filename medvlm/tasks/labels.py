@@ -47,6 +47,11 @@ class Truth(sample.Truth):
             names = [name for name, label in zip(self.classes, self.labels, strict=True) if label]
             object.__setattr__(self, "answer", ", ".join(names))
 
+    def to_json(self) -> dict[str, Any]:
+        """Without `ordered` where it is not, so that shards stay the same."""
+        record = super().to_json()
+        return record if self.ordered else {name: value for name, value in record.items() if name != "ordered"}
+
 
 class Config(Base):
     kind: Literal["labels"]

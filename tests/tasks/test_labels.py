@@ -16,7 +16,9 @@ MANY = Truth(classes=("edema", "effusion", "mass"), labels=(True, None, False), 
 
 def test_the_answer_in_words_names_what_it_is_of() -> None:
     assert ONE.answer == "pa" and MANY.answer == "edema"
-    assert Truth.from_json(MANY.to_json()) == MANY
+    assert Truth.from_json(MANY.to_json()) == MANY and "ordered" not in MANY.to_json()
+    grade = Truth(classes=("none", "mild"), labels=(True, False), ordered=True)
+    assert Truth.from_json(grade.to_json()) == grade
 
 
 @pytest.mark.parametrize(
