@@ -25,8 +25,12 @@ def main(recipe: str, runs: str, stage: str, step: str, at: str) -> None:
     part = Path(stage) / f"step-{step}.part"
     places: dict[str, tuple[Any, str, Callable[..., bool]]] = {
         "logged": (Log, "write", lambda log, record: (record["stage"], record["step"]) == (stage, int(step))),
-        "tensors": (checkpoint, "_put", lambda folder, name, data: ends(folder, part) and name.startswith("random")),
-        "random": (checkpoint, "_put", lambda folder, name, data: ends(folder, part) and name == "state.json"),
+        "tensors": (
+            checkpoint,
+            "_write_file",
+            lambda folder, name, data: ends(folder, part) and name.startswith("random"),
+        ),
+        "random": (checkpoint, "_write_file", lambda folder, name, data: ends(folder, part) and name == "state.json"),
         "manifest": (checkpoint, "sync_folder", lambda folder: ends(folder, part)),
         "renamed": (
             checkpoint,

@@ -124,7 +124,7 @@ with Saver(Path(sys.argv[1]), 0, Keep()) as saver:
     for step in range(1, 10000):
         model(torch.randn(2, 300)).sum().backward()
         optimizer.step()
-        saver.save(step, tensors_of(model, optimizer), {"step": step}, now=sys.argv[2] == "sync")
+        saver.save(step, tensors_of(model, {"": optimizer}), {"step": step}, now=sys.argv[2] == "sync")
         print(step if sys.argv[2] == "sync" else step - 1, flush=True)
 """
 
