@@ -730,7 +730,7 @@ def test_validation_says_what_goes_where_and_what_it_could_not_see(home: Path) -
     assert (
         "stage instruct: supervised, 10 steps of 32 from films; trains connectors.film, lora; starts from align" in text
     )
-    assert lines[-1] == "data.films: root is not set; give data.films.root=DIR to train"
+    assert lines[-1] == "data.films: root is not set; give data.films.root=DIR, the folder of its files"
     assert validate("recipes/tiny.yaml", ["data.films.root=/x"])[-1] != lines[-1]
 
 
@@ -751,7 +751,8 @@ def test_a_resampler_says_its_tokens_and_a_built_network_is_not_checked(home: Pa
 
 def test_training_needs_to_know_where_the_data_is(home: Path) -> None:
     with pytest.raises(
-        RecipeError, match=r"^recipes/tiny.yaml:7:3 data.films: root is not set; give data.films.root=DIR to train$"
+        RecipeError,
+        match=r"^recipes/tiny.yaml:7:3 data.films: root is not set; give data.films.root=DIR, the folder of its files$",
     ):
         load("recipes/tiny.yaml").require_data()
     load("recipes/tiny.yaml", ["data.films.root=/x"]).require_data()

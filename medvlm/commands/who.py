@@ -116,10 +116,14 @@ def split_place(place: str, default: str = "test") -> tuple[str, str]:
 
 
 def _describe_source(place: str) -> tuple[str, dict[str, str]]:
-    """Name and section `data` of a card or of a folder of shards, whose card is looked up by its name."""
+    """Name and section `data` of a card, or of a folder of shards with the copy of the card that packing left there."""
     if (Path(place) / RECEIPT).is_file():
-        card = read_receipt(Path(place)).card
-        return _slug(card), {"card": f"{card}.yaml", "shards": place}
+        return _slug(read_receipt(Path(place)).card), {"card": str(Path(place) / "card.yaml"), "shards": place}
+    if Path(place).is_dir():
+        raise RecipeError(
+            f"--on {place}: has no shards that medvlm packed; pack its files first (medvlm data pack), or use medvlm"
+            " predict, which needs no right answers"
+        )
     return _slug(Path(place).stem), {"card": place if place.endswith((".yaml", ".yml")) else f"{place}.yaml"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import io
 import json
 import os
@@ -119,9 +120,12 @@ class ServedModel(OutsideModel):
         reply = self._send("chat/completions", request)
         try:
             choice = reply["choices"][0]
-            text = str(choice["message"]["content"] or "").strip()
-        except (KeyError, IndexError, TypeError):
-            raise RecipeError(f"{self.config.url}: answered in another form than chat completions of OpenAI") from None
+            text = (choice["message"]["content"] or "").strip()
+        except (KeyError, IndexError, TypeError, AttributeError):
+            raise RecipeError(
+                f"{self.config.url}: answered in another form than chat completions of OpenAI:"
+                f" {json.dumps(reply)[:300]}"
+            ) from None
         return CutAnswer(text) if choice.get("finish_reason") == "length" else text
 
     def _send(self, what: str, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -145,7 +149,7 @@ class ServedModel(OutsideModel):
                     break
             except ValueError:
                 raise RecipeError(f"{url}: answered something that is not JSON; is the address right?") from None
-            except OSError as broken:  # of urllib too
+            except (OSError, http.client.HTTPException) as broken:  # of urllib too; of a reply that is cut off
                 why = str(getattr(broken, "reason", broken))
             time.sleep(pause)
         raise RecipeError(f"{url}: no answer ({' '.join(why.split())}); check the server and run the command again")

@@ -74,7 +74,7 @@ class LoadedRecipe:
     def list_missing_data(self) -> list[Problem]:
         """Sources without `root` or `shards`. Such a recipe can be validated, but not trained."""
         return [
-            Problem(("data", name), f"root is not set; give data.{name}.root=DIR to train")
+            Problem(("data", name), f"root is not set; give data.{name}.root=DIR, the folder of its files")
             for name, where in self.list_places().items()
             if not {"root", "shards"} & where.keys() and self.cards[name].access != "generated"
         ]

@@ -18,7 +18,7 @@ from medvlm.core.protocols import Row
 from medvlm.core.run import RunFolder
 from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe.load import load
-from tests.openai_server import ask_model, complete, serve
+from tests.openai_server import CutOff, ask_model, complete, serve
 from tests.tiny_run import CARD, recipe, written
 
 LIMIT = 6
@@ -95,7 +95,6 @@ def test_a_model_behind_a_server_gives_the_same_rows(place: Path, rows: list[Row
 
 def test_a_folder_of_shards_is_enough(place: Path, rows: list[Row], capsys: pytest.CaptureFixture[str]) -> None:
     (shards,) = (place / "runs/shards").glob("tiny-*")
-    (place / "tiny.yaml").write_text((place / "card.yaml").read_text())
     assert cli.main(["evaluate", "model", "--on", f"{shards}:test", *ON_FILMS, "name=sharded"]) == 0
     assert json.loads((place / "runs/sharded/evaluate/results.json").read_text()) == rows
     assert "tiny:test" in capsys.readouterr().out
@@ -106,6 +105,7 @@ def test_a_folder_of_shards_is_enough(place: Path, rows: list[Row], capsys: pyte
     [
         ("runs/nothing", (), "is no run folder and no recipe; if it is a model, say what to evaluate it on: --on"),
         ("model", ("--on", "nocard:test"), "no data card 'nocard.yaml'"),
+        ("model", ("--on", "runs:test"), "--on runs: has no shards that medvlm packed; pack its files first"),
         ("nomodel", ("--on", "card.yaml:test", "name=new"), "neither a run nor a vision-language model"),
         ("runs/asis", ("seed=3",), "would change what was trained; of a run, only evaluate"),
         ("runs/asis", ("--on", "flims:test"), "no such source, did you mean 'films'"),
@@ -160,7 +160,7 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_named(
     pauses: list[float] = []
     monkeypatch.setattr("medvlm.compositions.server.time.sleep", pauses.append)
     monkeypatch.setenv("OPENAI_API_KEY", "of-the-server")
-    seen, replies = [], iter([(503, "busy"), (429, "slow down")])
+    seen, replies = [], iter([(503, "busy"), (429, "slow down"), (200, CutOff("half"))])
 
     def answer(body: dict[str, Any]) -> Any:
         seen.append(body["key"])
@@ -169,7 +169,7 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_named(
     few = [*ON_FILMS, "evaluate.samples=1", "model.composition.parallel=1", "name=busy"]
     with serve(answer) as url:
         evaluate(url, ["card.yaml:test"], overrides=few)
-        assert pauses == [1, 2] and set(seen) == {"Bearer of-the-server"}
+        assert pauses == [1, 2, 4] and set(seen) == {"Bearer of-the-server"}
         assert "of-the-server" not in "".join(
             p.read_text() for p in Path("runs/busy").rglob("*.*") if p.suffix != ".png"
         )
@@ -180,5 +180,11 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_named(
         pytest.raises(RecipeError, match="is not JSON; is the address right"),
     ):
         evaluate(url, ["card.yaml:test"], overrides=[*few[:-1], "name=odd"])
+    parts = {"choices": [{"message": {"content": [{"type": "text", "text": "left"}]}}]}
+    with (
+        serve(lambda body: (200, parts)) as url,
+        pytest.raises(RecipeError, match=r"another form .*\"type\": \"text\""),
+    ):
+        evaluate(url, ["card.yaml:test"], overrides=[*few[:-1], "name=parts"])
     with serve(answer, ("a", "b")) as url, pytest.raises(RecipeError, match=r"say which .* has a, b"):
         evaluate(url, ["card.yaml:test"], overrides=[*few[:-1], "name=many"])
