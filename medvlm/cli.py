@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
@@ -179,7 +180,8 @@ def run_export(args: argparse.Namespace) -> None:
     print(
         f"sent: {send(upload)}"
         if args.yes
-        else f"nothing was sent; check {upload.folder}, then run: medvlm export {upload.folder} --to {args.to} --yes"
+        else f"nothing was sent; check {upload.folder}, then run:"
+        f" medvlm export {shlex.quote(str(upload.folder))} --to {args.to} --yes"
     )
 
 

@@ -113,9 +113,12 @@ def test_five_words_lead_to_a_tuned_model(model: Path, tmp_path: Path, capsys: p
 def test_without_patients_it_says_what_that_means(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(typed(model, table(tmp_path / "data"), tmp_path / "own", patient="")) == 0
-    assert "no --patient: images are split one by one" in capsys.readouterr().out
-    assert yaml.safe_load((tmp_path / "own" / "card.yaml").read_text())["splits"]["by"] == "image"
+    own = tmp_path / "own cases"
+    assert main(typed(model, table(tmp_path / "data"), own, patient="")) == 0
+    said = capsys.readouterr().out
+    assert "no --patient: images are split one by one" in said
+    assert f"next: medvlm validate '{own / 'recipe.yaml'}'; medvlm plan" in said  # as a shell reads it
+    assert yaml.safe_load((own / "card.yaml").read_text())["splits"]["by"] == "image"
 
 
 @pytest.mark.parametrize("patient", ["who", ""])
@@ -249,6 +252,15 @@ def test_what_cannot_be_used_is_said_with_its_place(
 ) -> None:
     assert main(typed(model, table(tmp_path / "data", **changes), tmp_path / "own", **columns)) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_table_without_rows_is_refused(kept: int, model: Path, tmp_path: Path, capsys: Any) -> None:
+    csv_file = table(tmp_path / "data")
+    csv_file.write_text("".join(csv_file.read_text().splitlines(True)[:kept]))
+    assert main(typed(model, csv_file, tmp_path / "own")) == 2
+    assert "own data.csv: has no rows; expected a line with the names of the columns" in capsys.readouterr().err
     assert not (tmp_path / "own").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def compare_runs(folders: Sequence[Path], to: Path) -> list[Comparison]:
     runs = [RunFolder(folder) for folder in folders]
     for run in runs:
         if not (run.answers.parent / SETTINGS).is_file():
-            raise RecipeError(f"{run.root}: is not evaluated; run medvlm evaluate {run.root}")
+            raise RecipeError(f"{run.root}: is not evaluated; run medvlm evaluate {shlex.quote(str(run.root))}")
         if run.recipe.is_file():
             plugins = read_yaml(run.recipe).data.get("plugins")
             permit(plugins if isinstance(plugins, list) else ())  # the answers may be of their tasks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,10 @@ def init(model: str, table: Path, columns: TableColumns, to: Path) -> list[str]:
                 " the path of its folder"
             ]
         ),
-        f"next: medvlm validate {to / 'recipe.yaml'}; medvlm plan ...; medvlm dry-run ...; medvlm train ...",
+        (
+            f"next: medvlm validate {shlex.quote(str(to / 'recipe.yaml'))}; medvlm plan ...; medvlm dry-run ...;"
+            " medvlm train ..."
+        ),
     ]
 
 
@@ -117,11 +121,13 @@ def _read_rows(table: Path, columns: TableColumns) -> tuple[list[TableRow], list
                     cells.get(columns.patient, ""),
                 )
             )
+    if not rows and not bad:
+        raise DataError(f"{table}: has no rows; expected a line with the names of the columns, and a row per question")
     more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
     reasons = "; ".join(f"{place}: {why}" for place, why in bad[:5]) + more
     if not rows or len(bad) > MAX_BAD * (len(rows) + len(bad)):
         raise DataError(
-            f"{table}: {len(bad)} of {len(rows) + len(bad)} rows cannot be used ({reasons or 'it has none'}); paths"
+            f"{table}: {len(bad)} of {len(rows) + len(bad)} rows cannot be used ({reasons}); paths"
             " must be absolute, or relative to the table's folder"
         )
     return rows, [f"{len(bad)} rows cannot be used and will be quarantined ({reasons})"] if bad else []

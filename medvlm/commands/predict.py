@@ -88,6 +88,7 @@ def predict(
         rows: list[Row] = [row for piece in pieces.collect("predict", sizes, do, progress) for row in piece]
         if find_rank()[0] == 0:
             if rows and all(row["problem"] for row in rows):
+                remove_pieces([pieces])
                 raise DataError(f"none of {len(items)} samples could be asked; the first: {rows[0]['problem']}")
             write_rows(rows, to)
             remove_pieces([pieces])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,9 @@ def find_who(who: str, on: Sequence[str], overrides: Sequence[str], runs: Path) 
     run = RunFolder(runs / loaded.recipe.name)
     if loaded.recipe.stages:
         if not run.recipe.is_file():
-            raise RecipeError(f"{who}: is not trained yet (there is no {run.root}); run: medvlm train {who}")
+            raise RecipeError(
+                f"{who}: is not trained yet (there is no {run.root}); run: medvlm train {shlex.quote(who)}"
+            )
         return find_who(str(run.root), on, overrides, runs)
     loaded.require_data()
     if run.recipe.is_file() and _describe_model(load_run(run.root)) != _describe_model(loaded):

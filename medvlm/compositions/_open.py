@@ -120,6 +120,8 @@ def list_finished_stages(recipe: Any, run: RunFolder, stage: str = "") -> list[A
     """Configs of the finished stages, in order, up to `stage`. Raises CheckpointError if `stage` is not finished, or no
     stage is."""
     finished = {s.name: s for s in recipe.stages if run.is_finished(s.name)}
+    if not recipe.stages:
+        raise CheckpointError(f"{run.root.name}: was evaluated as it is, so it has no stage; use its model itself")
     if not finished:
         raise CheckpointError(f"{run.root.name}: no finished stage; train it first")
     if stage and stage not in finished:

@@ -73,10 +73,17 @@ def compare(evaluated: Mapping[str, Path]) -> list[Comparison]:
                 f"{name} and {reference} have no data set, split and protocol in common; evaluate both on one"
             )
         found += of_pair
+    found = [replace(each, is_headline=each.is_headline and not _is_repeated(n, found)) for n, each in enumerate(found)]
     tested = [n for n, each in enumerate(found) if each.is_headline]
     for n, p in zip(tested, holm([found[n].p for n in tested]), strict=True):
         found[n] = replace(found[n], holm=round(p, 4))
     return found
+
+
+def _is_repeated(at: int, found: Sequence[Comparison]) -> bool:
+    """Whether an earlier headline metric has the same numbers, as the accuracy of closed questions has where all are
+    closed. It is one comparison, not two."""
+    return any(before.is_headline and before == replace(found[at], metric=before.metric) for before in found[:at])
 
 
 def _compare_split(own: SavedSplit, others: Sequence[SavedSplit], name: str, reference: str) -> list[Comparison]:

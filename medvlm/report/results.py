@@ -105,8 +105,8 @@ def make_headline_section(results: list[Record]) -> Section | None:
             )
     about = (
         "On held-out samples. The whisker is the 95 % interval. The outlined marks are baselines that were"
-        " measured in the same run. A result means something only as far as it is better than its baselines. The 95 %"
-        " interval of this paired difference is in brackets."
+        " measured in the same run. A result means something only as far as it is better than its baselines: the line"
+        " below it states the difference from the strongest one, question by question, with its 95 % interval."
     )
     return make_section("Results at a glance", "headline", *blocks, about=about)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,18 @@ def test_a_model_does_not_differ_from_itself(runs: Path) -> None:
     accuracy = find(found, "same", "vqa accuracy")
     assert accuracy.ci is not None and accuracy.ci[0] == -accuracy.ci[1] and accuracy.mcnemar == 1.0
     assert 0.05 < accuracy.ci[1] < 0.2  # 30 patients who agree do not prove that all do
+
+
+def test_the_same_numbers_under_two_names_are_one_comparison(runs: Path, tmp_path: Path) -> None:
+    """All questions about words are closed here, so the accuracy of the closed ones is the accuracy."""
+    for name in ("noisy", "better"):
+        shutil.copytree(runs / name / "evaluate", tmp_path / name)
+        answers = tmp_path / name / "answers.jsonl"
+        answers.write_text(answers.read_text().replace('"template": "place"', '"template": "closed:place"'))
+    found = compare({name: tmp_path / name for name in ("noisy", "better")})
+    closed, both = (find(found, "better", f"vqa {metric}") for metric in ("accuracy_closed", "accuracy"))
+    assert closed.difference == both.difference > 0 and (closed.is_headline, closed.holm) == (False, None)
+    assert both.is_headline and len([each for each in found if each.is_headline and each.task == "vqa"]) == 1
 
 
 def test_chance_alone_is_seldom_called_a_difference(shards: ShardSet, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import yaml
 
 from medvlm import cli
 from medvlm.commands.evaluate import evaluate
+from medvlm.commands.export import export
 from medvlm.compositions._open import open_model
-from medvlm.core.errors import RecipeError
+from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.protocols import Row
 from medvlm.core.run import RunFolder
 from medvlm.preflight.rehearsal.ready import save_tiny
@@ -60,6 +61,8 @@ def test_a_recipe_without_stages_evaluates_its_model_as_it_is(place: Path, rows:
     assert (stated["precision"], stated["max_new_tokens"]) == ("float32", LIMIT)
     assert json.loads(run.lineage.read_text())["sources"]["films"]["card"]["name"] == "tiny"
     assert evaluate(run.root) == rows  # the folder is evaluated like any other run
+    with pytest.raises(CheckpointError, match="asis: was evaluated as it is, so it has no stage; use its model itself"):
+        export(run, place / "exported")
 
 
 def test_a_model_by_its_folder_gives_the_same_rows(place: Path, rows: list[Row]) -> None:

@@ -83,8 +83,8 @@ def require_secret(card: Card) -> None:
     if card.access in ("registration", "credentialed") and not card.salt_id:
         raise DataError(
             f"{card.name}: its access is {card.access}, so its patients and files must be hashed with a salt that is"
-            " not in the card: give --salt-file FILE (in a recipe: salt_file), with the output of `openssl rand -hex"
-            " 32`; data sets with the same salt can be checked for shared patients"
+            " not in the card: give --salt-file FILE (in a recipe: data.NAME.salt_file), with the output of"
+            " `openssl rand -hex 32`; data sets with the same salt can be checked for shared patients"
         )
 
 

@@ -56,7 +56,7 @@ def records(path: Path, form: Format) -> Iterator[tuple[int, Any]]:
     """
     path, key = without_key(path)
     if not path.is_file():
-        raise DataError(f"{path}: there is no such table; tables of a card are relative to the root")
+        raise DataError(f"{path}: there is no such table; a card names its tables relative to the root")
     try:
         with path.open(encoding="utf-8-sig", newline="" if form in ("csv", "tsv") else None) as file:
             if form in ("csv", "tsv"):
