@@ -169,7 +169,7 @@ def test_its_parts_are_in_an_export_that_medvlm_loads(lab: Path, whole: RunFolde
     said = call("evaluate", "custom", "--on", "bars:test")
     assert "skipped mylab.neighbours, because the model cannot compare" in said
     rows = json.loads((lab / "custom" / "evaluate" / "results.json").read_text())
-    assert {row["task"] for row in rows} == {"vqa", "angle", "reward"}
+    assert {row["task"] for row in rows} == {"vqa", "angle", "reward", "image"}
 
 
 def test_a_ready_model_of_its_own_family_is_trained_evaluated_and_exported(lab: Path) -> None:
