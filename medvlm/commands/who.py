@@ -16,7 +16,7 @@ from medvlm.core.errors import RecipeError, did_you_mean, list_some
 from medvlm.core.problems import validate
 from medvlm.core.run import RunFolder
 from medvlm.io.shards import RECEIPT
-from medvlm.recipe.load import LoadedRecipe, find_shipped, load, load_plain, load_run
+from medvlm.recipe.load import LoadedRecipe, find_card, find_shipped, load, load_plain, load_run
 from medvlm.recipe.schema import Evaluate
 
 FREE = re.compile(r"evaluate\.|cache\.|data\.[^.]+\.(root|shards|salt_file)$")
@@ -95,17 +95,25 @@ def _describe_model(loaded: LoadedRecipe) -> Any:
 
 def _describe(who: str, on: Sequence[str]) -> dict[str, Any]:
     """A recipe that evaluates a model as it is."""
+    is_server = who.startswith(("http://", "https://"))
+    above = Path(who).parent
+    if not is_server and above != Path() and above.is_dir() and not Path(who).exists():  # no hub id, then
+        raise RecipeError(f"{who}: there is no such run folder or model folder")
     if not on:
         raise RecipeError(
             f"{who}: is no run folder and no recipe; if it is a model, say what to evaluate it on: --on"
             " CARD_OR_SHARDS[:SPLIT]"
         )
-    is_server = who.startswith(("http://", "https://"))
     model: dict[str, Any] = {"composition": {"kind": "server", "url": who}} if is_server else {"pretrained": who}
     name = urlsplit(who).netloc.rpartition("@")[2] if is_server else who.rstrip("/").rpartition("/")[2]
     data, pairs = {}, []
     for place, split in map(split_place, on):
         source, described = _describe_source(place)
+        if find_card(described["card"]) is None:
+            raise RecipeError(
+                f"{who}: is no run folder and no recipe; if it is a model, --on takes a folder of shards or a data"
+                f" card, and there is no card {described['card']!r}"
+            )
         data[source] = described
         pairs.append(f"{source}:{split}")
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-")[:100] or "model"

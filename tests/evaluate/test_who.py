@@ -106,8 +106,14 @@ def test_a_folder_of_shards_is_enough(place: Path, rows: list[Row], capsys: pyte
 @pytest.mark.parametrize(
     ("who", "words", "why"),
     [
-        ("runs/nothing", (), "is no run folder and no recipe; if it is a model, say what to evaluate it on: --on"),
-        ("model", ("--on", "nocard:test"), "no data card 'nocard.yaml'"),
+        ("runs/nothing", (), "runs/nothing: there is no such run folder or model folder"),
+        ("runs/nothing", ("--on", "card.yaml:test"), "runs/nothing: there is no such run folder or model folder"),
+        ("nothing", (), "is no run folder and no recipe; if it is a model, say what to evaluate it on: --on"),
+        (
+            "model",
+            ("--on", "nocard:test"),
+            "a data card, and there is no card 'nocard.yaml'",
+        ),
         ("model", ("--on", "runs:test"), "--on runs: has no shards that medvlm packed; pack its files first"),
         ("nomodel", ("--on", "card.yaml:test", "name=new"), "neither a run nor a vision-language model"),
         ("runs/asis", ("seed=3",), "would change what was trained; of a run, only evaluate"),
