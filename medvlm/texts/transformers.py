@@ -11,7 +11,7 @@ from torch import nn
 
 from medvlm.core.arguments import refuse_values
 from medvlm.core.contracts import Loaded
-from medvlm.core.errors import ShapeError
+from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.weights import describe, from_pretrained, open_tokenizer
 
 LIBRARY = "transformers"
@@ -42,7 +42,8 @@ class Config(Loaded):
 
 
 def tokenizer(config: Config, run_tokenizer: Any) -> Any:
-    """The tower's own tokenizer, or a copy of the run's that puts a start and an end token around every text."""
+    """The tower's own tokenizer, or a copy of the run's that puts a start and an end token around every text. Raises
+    RecipeError if the run's has no such tokens."""
     from transformers import PreTrainedTokenizerFast
 
     if config.model:
@@ -52,6 +53,11 @@ def tokenizer(config: Config, run_tokenizer: Any) -> Any:
 
     raw = Tokenizer.from_str(run_tokenizer.backend_tokenizer.to_str())
     bos, eos = run_tokenizer.bos_token, run_tokenizer.eos_token
+    if bos is None or eos is None:
+        raise RecipeError(
+            f"text.config: the tokenizer of the run has no {'start' if bos is None else 'end'} token, which every text"
+            " needs; name a published tower with text.model, or copy the run again if its tokenizer is damaged"
+        )
     raw.post_processor = TemplateProcessing(
         single=f"{bos} $A {eos}", special_tokens=[(bos, run_tokenizer.bos_token_id), (eos, run_tokenizer.eos_token_id)]
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from medvlm.core.errors import RecipeError
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.texts import transformers as texts
 
@@ -23,6 +26,15 @@ def test_the_runs_tokenizer_gets_a_start_and_an_end_token() -> None:
     inner = RUN_TOKENIZER("A nodule.", add_special_tokens=False).input_ids
     assert made("A nodule.").input_ids == [RUN_TOKENIZER.bos_token_id, *inner, RUN_TOKENIZER.eos_token_id]
     assert RUN_TOKENIZER("A nodule.").input_ids == inner, "the language model's tokenizer was changed"
+
+
+@pytest.mark.parametrize(("lost", "word"), [("bos_token", "start"), ("eos_token", "end")])
+def test_a_tokenizer_without_a_start_or_an_end_token_is_refused(lost: str, word: str) -> None:
+    """Qwen's has no start token."""
+    bare = copy.deepcopy(RUN_TOKENIZER)
+    setattr(bare, lost, None)
+    with pytest.raises(RecipeError, match=f"the tokenizer of the run has no {word} token"):
+        texts.tokenizer(make_scratch_config(), bare)
 
 
 def test_a_tower_from_scratch_has_the_tokenizers_vocabulary_and_max_tokens_positions() -> None:
