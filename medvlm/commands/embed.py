@@ -31,7 +31,7 @@ def embed(
     model: a run, an exported folder, or a dual encoder or vision tower of transformers, by folder or hub id. sources:
     folders of shards, tar files, or any file that `medvlm chat` accepts. Dual encoders give unit vectors in the shared
     space, vision towers their pooled output."""
-    require_parquet()
+    require_parquet(to)
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -96,8 +96,10 @@ def require_files(paths: Sequence[Path]) -> None:
             raise DataError(f"{path}: there is no such file")
 
 
-def require_parquet() -> None:
-    """Raises RecipeError without pyarrow."""
+def require_parquet(to: Path) -> None:
+    """Raises RecipeError without pyarrow, and if the name of the file to write promises another format."""
+    if to.suffix.lower() != ".parquet":
+        raise RecipeError(f"--to {to}: is written as parquet; name a file that ends in .parquet")
     try:
         import pyarrow  # noqa: F401
     except ImportError:

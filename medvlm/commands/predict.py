@@ -60,7 +60,7 @@ def predict(
     from medvlm.evaluate.pieces import hash_identity, open_pieces, remove_pieces
     from medvlm.evaluate.ranks import find_rank, join_ranks
 
-    require_parquet()
+    require_parquet(to)
     require_place(to, b"PAR1")
     own = [make_own_question(text) for text in questions]
     with join_ranks("auto") as device:

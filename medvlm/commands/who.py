@@ -90,7 +90,11 @@ def _is_recipe(who: str) -> bool:
 
 def _describe_model(loaded: LoadedRecipe) -> Any:
     recipe = loaded.recipe
-    return recipe.model.model_dump(mode="json"), [stage.name for stage in recipe.stages]
+    model = recipe.model.model_dump(mode="json")
+    if recipe.model.composition:
+        kept = model["composition"].keys() - recipe.model.composition.HOW
+        model["composition"] = {key: model["composition"][key] for key in kept}
+    return model, [stage.name for stage in recipe.stages]
 
 
 def _describe(who: str, on: Sequence[str]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -39,6 +39,7 @@ TRIES = 5
 
 
 class Config(CompositionConfig):
+    HOW: ClassVar[frozenset[str]] = frozenset({"key_variable", "sends_images", "parallel", "timeout_s"})
     kind: Literal["server"]
     url: str
     """The address up to the version, e.g. http://localhost:8000/v1."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from medvlm.core.config import Config, component, kinds
 from medvlm.core.errors import RecipeError
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class CompositionConfig(Config):
     """`model.composition` of a recipe. A composition of a plugin may have keys of its own."""
 
+    HOW: ClassVar[frozenset[str]] = frozenset()
+    """Keys that say how a model is reached. They may change, and it is still the same model."""
     kind: str
 
 

@@ -178,6 +178,7 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_named(
     few = [*ON_FILMS, "evaluate.samples=1", "model.composition.parallel=1", "name=busy"]
     with serve(answer) as url:
         evaluate(url, ["card.yaml:test"], overrides=few)
+        evaluate(url, ["card.yaml:test"], overrides=[*few, "model.composition.timeout_s=9"])  # it is the same model
         assert pauses == [1, 2, 4] and set(seen) == {"Bearer of-the-server"}
         assert "of-the-server" not in "".join(
             p.read_text() for p in Path("runs/busy").rglob("*.*") if p.suffix != ".png"
