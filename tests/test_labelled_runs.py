@@ -14,6 +14,7 @@ from medvlm import cli
 from medvlm.commands.dry_run import dry_run
 from medvlm.compositions._open import open_model
 from medvlm.core.ask import Ask
+from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.io.opening import open_shards
 from medvlm.preflight.plan import plan
@@ -42,6 +43,11 @@ def rows(run: RunFolder) -> dict[str, dict[str, Any]]:
 
 def records(run: RunFolder) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.results.parent / "predictions.jsonl").read_text().splitlines()]
+
+
+def test_a_target_for_other_models_is_refused_with_the_reason(path: Path) -> None:
+    with pytest.raises(RecipeError, match="no stock class holds this model: it is a model with decoders, and none is"):
+        load(path, ["export.target=stock"])
 
 
 def test_every_loss_falls_and_is_logged_by_its_name(run: RunFolder) -> None:

@@ -58,7 +58,9 @@ def make_row(measure: Measure, metric: str, parts: Sequence[Part], settings: Map
         )
     support = count_support(measure, parts)
     found = ((who, _keep_answered(parts, who)) for who in parts[0].columns if who != "answer")
-    answered = {who: kept for who, kept in found if kept}
+    values = {who: (kept, find_value(measure, kept, who)) for who, kept in found if kept}
+    # Without those for whom the metric is not defined, such as F1 of a class that neither they nor the references have.
+    answered = {who: kept for who, (kept, baseline) in values.items() if not isnan(baseline)}
     n = count_items(parts)
     return {
         "dataset": settings["dataset"],
@@ -69,7 +71,7 @@ def make_row(measure: Measure, metric: str, parts: Sequence[Part], settings: Map
         "ci": round_bounds(*interval(_draw(measure, parts, "answer", settings), own, support, measure.bounds)),
         "n": n,
         "patients": count_clusters(parts),
-        "baselines": {who: shorten(find_value(measure, of, who)) for who, of in answered.items()},
+        "baselines": {who: shorten(values[who][1]) for who in answered},
         "unanswered": {who: n - count for who, of in answered.items() if (count := count_items(of)) < n},
         "paired": _compare(measure, answered, settings) if measure.better and answered else None,
     }

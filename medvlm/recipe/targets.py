@@ -61,7 +61,8 @@ def resolve(target: str, model: Any, stages: Sequence[Any]) -> tuple[str, str, s
                 return near, part, ""
             reasons.append(reason)
         what = "no stock class holds this model" if kind == STOCK else "no encoder to export"
-        return "", "", f"{what}: {'; '.join(dict.fromkeys(reasons))}"
+        why = "; ".join(dict.fromkeys(reasons)) or f"it is {composition.NOUN}, and none is for such models"
+        return "", "", f"{what}: {why}"
     module: Any = component("export.targets", kind)
     if not issubclass(composition.MODEL, module.HOLDS.models):
         return "", "", f"{target} does not hold {composition.NOUN}, which stage {stages[-1].name} makes"

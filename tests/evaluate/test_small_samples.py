@@ -13,12 +13,14 @@ from scipy.stats import t
 
 from medvlm.core.ask import Ask
 from medvlm.core.errors import DataError
+from medvlm.core.measure import Measure, average
 from medvlm.core.protocols import Row, Split, ignore_progress
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Question, Sample, Truth, make_truth
 from medvlm.evaluate.pieces import KeptPieces
 from medvlm.evaluate.protocols._majority import fit_majority
 from medvlm.evaluate.protocols._rows import rows_of
+from medvlm.evaluate.rows import Part, make_row
 from medvlm.evaluate.run import evaluate
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardWriter
@@ -87,6 +89,21 @@ def test_a_sample_without_a_partner_does_not_remove_the_baseline() -> None:
     row = rows(said)["accuracy"]
     assert row["baselines"]["shuffled"] == 0 and row["unanswered"] == {"shuffled": 1} and row["n"] == 30
     assert row["paired"] is not None and row["paired"]["verdict"] == "better"
+
+
+def test_a_baseline_without_a_defined_metric_has_no_value_and_is_compared_with_nothing() -> None:
+    """F1 of a class that neither the references nor this baseline have, but the model and another baseline do."""
+
+    def f1(totals_RK: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):
+            return totals_RK[:, 0] / totals_RK[:, 1]
+
+    measure = Measure("f1", "report", average(lambda truth, answer: 0.0), statistic=f1)
+    named = {"blind": 0, "answer": 1, "shuffled": 1}  # TP and half of TP + all that is named
+    columns = {who: np.array([[0.0, count]] * 4) for who, count in named.items()}
+    row = make_row(measure, "f1", [Part([0, 1, 2, 3], columns, [0, 1, 2, 3])], SETTINGS)
+    assert row["baselines"] == {"shuffled": 0.0}
+    assert row["paired"] is not None and (row["paired"]["against"], row["paired"]["difference"]) == ("shuffled", 0.0)
 
 
 def test_a_baseline_is_compared_on_the_questions_that_it_was_asked() -> None:
