@@ -21,6 +21,8 @@ def compare_runs(folders: Sequence[Path], to: Path) -> list[Comparison]:
     Raises RecipeError for a folder that is not evaluated, DataError if two runs were asked nothing in common."""
     if len(folders) < 2:
         raise RecipeError("compare: give at least two runs; the first is the one that the others are compared with")
+    if to.suffix == ".json":
+        raise RecipeError(f"--to {to}: names the page, and a JSON file is written beside it; use {to.stem}.html")
     runs = [RunFolder(folder) for folder in folders]
     for run in runs:
         if not (run.answers.parent / SETTINGS).is_file():

@@ -61,6 +61,8 @@ def predict(
     from medvlm.evaluate.ranks import find_rank, join_ranks
 
     require_parquet(to)
+    if "" in (*on, *questions):
+        raise RecipeError("--on or --question is empty; a variable of the shell may not be set")
     require_place(to, b"PAR1")
     own = [make_own_question(text) for text in questions]
     with join_ranks("auto") as device:

@@ -140,6 +140,15 @@ def test_what_cannot_be_compared_costs_a_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_the_page_is_not_overwritten_by_its_json(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = (str(runs / name) for name in ("noisy", "better"))
+    assert cli.main(["compare", *both, "--to", str(tmp_path / "page.json")]) == 2
+    assert "names the page, and a JSON file is written beside it; use page.html" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_runs_on_other_data_have_nothing_in_common(
     runs: Path, shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
