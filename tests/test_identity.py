@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from medvlm.commands.identity import drop_defaults
+from medvlm.commands.identity import _read_stored, drop_defaults
 from medvlm.core.config import Config
 from medvlm.core.errors import CheckpointError
 from medvlm.core.run import RunFolder
@@ -114,3 +114,11 @@ def test_components_of_slots_count_by_what_they_have_beside_their_defaults(tmp_p
     assert drop_defaults(pair)["text"] == {"kind": "transformers", "config": TEXT}
     assert "width" not in drop_defaults(pair) and {"questions", "weigh"}.isdisjoint(drop_defaults(instruct))
     assert drop_defaults(instruct)["lora"] == {"rank": 2, "alpha": 4.0, "dropout": 0.3}
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1, 2", "[]", "null", "{}"])
+def test_a_damaged_record_has_no_identity_of_an_early_release(text: str, tmp_path: Path) -> None:
+    (tmp_path / "step-2").mkdir()
+    for name in ("stage.json", "step-2/state.json"):
+        (tmp_path / name).write_text(text)
+    assert _read_stored(tmp_path) == set()

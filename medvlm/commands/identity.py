@@ -117,7 +117,7 @@ def _read_stored(stage_folder: Path) -> set[str]:
     states = [stage_folder / "stage.json", *stage_folder.glob("step-*/state.json")]
     found = set()
     for path in states:
-        with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged checkpoint is set aside later
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # damaged ones are set aside later
             found.add(str(json.loads(path.read_text())["identity"]))
     return {identity for identity in found if not identity.startswith(FORM)}
 
