@@ -149,7 +149,7 @@ class Watch:
                 **json.loads(data[:PLACE_BYTES]),
                 **json.loads(data[PLACE_BYTES:] or "{}"),
             }
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {"rank": rank, "pulse": 0, "moves": 0, "ticks": 0, "doing": "not begun"}
 
     def _kill_frozen(self, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
