@@ -22,18 +22,19 @@ from medvlm.core.run import RunFolder
 from medvlm.train.stopping import raise_on_signal
 
 FOLDER_NAME = "rl-check"
-ABSENT = 0.1
-"""If the whole interval of the best pass rate is below, right answers are hardly ever drawn."""
+ABSENT = 0.2
+"""If the whole interval of the pass rate of all draws is below, right answers are hardly ever drawn."""
 GAIN = 0.05
-"""The least gain over the greedy answer that is worth reinforcement."""
+"""The least gain in score of the best drawn answer over the greedy one that is worth reinforcement."""
 SPENT = 0.9
 """If the whole interval of the share of questions without spread is above, hardly any question teaches anything."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was measured of one task of a split. best: the pass rate of all draws, with its interval. gain: its paired
-    difference from the greedy answer. verdict: see `judge`."""
+    """What was measured of one task of a split. greedy, mean, best: the mean score of the greedy answers, of the drawn
+    ones, and of the best of each question. passed: how often one of the drawn answers is right. verdict: see
+    `judge`."""
 
     dataset: str
     split: str
@@ -42,7 +43,7 @@ class Finding:
     greedy: float
     mean: float
     best: float
-    draws: int
+    passed: float
     no_spread: float
     verdict: str
     why: str
@@ -64,7 +65,7 @@ def rl_check(
         pairs = found.pairs if on else [(source, "val") for source, _ in found.pairs]
         protocol = _make_protocol({"draws": draws, "temperature": temperature})
         rows = evaluate_found(replace(found, pairs=pairs), stage, [protocol], RunFolder(found.run.root / FOLDER_NAME))
-    return judge_rows(rows, draws)
+    return judge_rows(rows)
 
 
 def _make_protocol(settings: dict[str, Any]) -> Any:
@@ -74,7 +75,7 @@ def _make_protocol(settings: dict[str, Any]) -> Any:
     return validate(component(FOLDER, kind).Config, document)
 
 
-def judge_rows(rows: Sequence[Row], draws: int) -> list[Finding]:
+def judge_rows(rows: Sequence[Row]) -> list[Finding]:
     """Raises DataError if nothing was drawn."""
     by_task: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in rows:
@@ -85,51 +86,52 @@ def judge_rows(rows: Sequence[Row], draws: int) -> list[Finding]:
         raise DataError("no answers were drawn")
     findings = []
     for (dataset, split, task), of in by_task.items():
-        best = of[f"pass_{draws}"] if f"pass_{draws}" in of else of[_find_largest(of)]
-        verdict, why = judge(best, of["no_spread"])
+        passed = of[max((name for name in of if name.startswith("pass_")), key=_get_number)]
+        verdict, why = judge(passed, of["best"], of["no_spread"])
         findings.append(
             Finding(
-                dataset, split, task, best["n"], best["baselines"]["greedy"], of["mean"]["value"], best["value"],
-                draws, of["no_spread"]["value"], verdict, why,
+                dataset, split, task, passed["n"], of["best"]["baselines"]["greedy"], of["mean"]["value"],
+                of["best"]["value"], passed["value"], of["no_spread"]["value"], verdict, why,
             )
         )  # fmt: skip
     return findings
 
 
-def _find_largest(of: dict[str, Any]) -> str:
-    return max((name for name in of if name.startswith("pass_")), key=lambda name: int(name.removeprefix("pass_")))
+def _get_number(metric: str) -> int:
+    return int(metric.removeprefix("pass_"))
 
 
-def judge(best: Row, spread: Row) -> tuple[str, str]:
+def judge(passed: Row, best: Row, spread: Row) -> tuple[str, str]:
     """(verdict, reason): `supervised first`, `nothing to gain`, `may help`, or `not clear` if the intervals allow
-    several."""
-    if best["ci"] is None or best["paired"] is None or best["paired"]["ci"] is None:
+    several. passed: of all draws."""
+    if passed["ci"] is None or best["paired"] is None or best["paired"]["ci"] is None:
         return "not clear", "there are no intervals; check on more patients"
     gain, ci = best["paired"]["difference"], best["paired"]["ci"]
-    if best["ci"][1] < ABSENT:
-        return "supervised first", f"a right answer is drawn for {best['value']:.0%} of the questions only"
+    if passed["ci"][1] < ABSENT:
+        return "supervised first", f"a right answer is drawn for {passed['value']:.0%} of the questions only"
+    gained = f"the best drawn answer scores {gain:+.3f} compared with the greedy one"
     if ci[1] < GAIN:
-        return "nothing to gain", f"drawn answers are right {gain:+.1%} more often than greedy ones"
+        return "nothing to gain", gained
     if spread["ci"] is not None and spread["ci"][0] > SPENT:
         return "nothing to gain", f"all answers to {spread['value']:.0%} of the questions earn the same"
     if ci[0] > GAIN:
-        return "may help", f"a right answer is drawn {gain:+.1%} more often than the greedy one is right"
-    return "not clear", f"the gain is {gain:+.1%}, between {ci[0]:+.1%} and {ci[1]:+.1%}; check on more patients"
+        return "may help", gained
+    return "not clear", f"{gained}, between {ci[0]:+.3f} and {ci[1]:+.3f}; check on more patients"
 
 
 def format_findings(findings: Sequence[Finding]) -> str:
-    rows = [("data", "task", "n", "greedy", "mean", "pass", "no spread", "verdict")]
+    rows = [("data", "task", "n", "greedy", "mean", "best", "pass", "no spread", "verdict")]
     rows += [
         (
             f"{each.dataset}:{each.split}", each.task, str(each.n), f"{each.greedy:.3f}", f"{each.mean:.3f}",
-            f"{each.best:.3f}", f"{each.no_spread:.3f}", f"{each.verdict}: {each.why}",
+            f"{each.best:.3f}", f"{each.passed:.3f}", f"{each.no_spread:.3f}", f"{each.verdict}: {each.why}",
         )
         for each in findings
     ]  # fmt: skip
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = [
         "  ".join(
-            text.ljust(width) if at in (0, 1, 7) else text.rjust(width)
+            text.ljust(width) if at in (0, 1, 8) else text.rjust(width)
             for at, (text, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

@@ -15,7 +15,7 @@ from medvlm.core.run import RunFolder
 from medvlm.evaluate.protocols.random_answers import Config
 from medvlm.evaluate.run import evaluate
 from medvlm.io.shards import ShardSet
-from tests.evaluate.toy import Noisy, write_shards
+from tests.evaluate.toy import Noisy, scaled, write_shards
 
 SAMPLES = 160
 DRAWS = 8
@@ -57,7 +57,7 @@ def check(model: Noisy, shards: ShardSet, folder: Path) -> list[Row]:
 
 
 def judge(model: Noisy, shards: ShardSet, folder: Path, task: str = "choice") -> Finding:
-    (found,) = (each for each in judge_rows(check(model, shards, folder), DRAWS) if each.task == task)
+    (found,) = (each for each in judge_rows(check(model, shards, folder)) if each.task == task)
     return found
 
 
@@ -68,6 +68,7 @@ def test_rows_are_those_of_the_planted_probabilities(shards: ShardSet, tmp_path:
     assert rows["pass_1:choice"]["value"] == pytest.approx(rows["mean:choice"]["value"])
     assert rows["pass_8:choice"]["value"] == pytest.approx(1 - 0.6**8, abs=0.03)
     assert rows["no_spread:choice"]["value"] == pytest.approx(0.6**8 + 0.4**8, abs=0.03)
+    assert rows["best:choice"]["value"] == rows["pass_8:choice"]["value"]  # the task's score is 0 or 1
     assert rows["pass_8:choice"]["paired"]["verdict"] == "better"  # type: ignore[index]
     assert rows["vote:choice"]["value"] > 0.9  # what is wrong cannot be read as a choice, so it has no vote
     assert rows["mean"]["n"] == 5 * SAMPLES and rows["mean:choice"]["n"] == SAMPLES
@@ -107,3 +108,18 @@ def test_answers_without_spread_teach_nothing(shards: ShardSet, tmp_path: Path) 
 def test_few_patients_prove_nothing(tmp_path: Path) -> None:
     few = write_shards(tmp_path / "few", {"train": 2, "test": 4})
     assert judge(Drawing(0.4, 0.5), few, tmp_path / "run").verdict == "not clear"
+
+
+def test_graded_scores_count_by_their_size(shards: ShardSet, tmp_path: Path) -> None:
+    """Boxes that are all nearly right: no answer passes, or all do, but the best of the drawn ones overlaps more."""
+
+    class Near(Drawing):
+        def _say(self, ask: Ask, share: float, how: str) -> str:
+            if ask.question.template != "boxes:nodule":
+                return super()._say(ask, share, how)
+            x1, y1, x2, y2 = scaled(ask.question.truth).boxes[0]
+            off = 60 if how == "greedy" else random.Random(f"{ask.sample.key} {how}").randint(0, 60)
+            return f"[{x1 + off:.0f}, {y1:.0f}, {x2 + off:.0f}, {y2:.0f}]"
+
+    found = judge(Near(0.4, 0.4), shards, tmp_path, "boxes")
+    assert found.verdict == "may help" and found.best > found.mean > found.greedy and found.no_spread < 0.1

@@ -3,6 +3,7 @@
 Rows of the group `draws`, over all questions and for each task, compared with the greedy answers (`greedy`):
 
 - `mean`: the mean score of the drawn answers.
+- `best`: the score of the best of them.
 - `pass_K`: how often one of K answers is right (has a score of at least 0.5), estimated without bias.
 - `vote`: the score of the answer that is drawn most often.
 - `no_spread`: the share of questions whose drawn answers all have the same score. Reinforcement learns nothing from
@@ -166,6 +167,7 @@ def _measure(records: Sequence[Record]) -> dict[str, list[float]]:
     }
     return {
         "mean": [sum(record["scores"]) / len(record["scores"]) for record in records],
+        "best": [max(record["scores"]) for record in records],
         **passed,
         "vote": [record["vote"] for record in records],
         "no_spread": [float(max(record["scores"]) - min(record["scores"]) < 1e-9) for record in records],

@@ -37,7 +37,7 @@ def _read(folder: Path) -> dict[str, str]:
     """Raises RecipeError if the list of hashes cannot be read."""
     try:
         sealed = json.loads((folder / FILES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         sealed = None
     if not isinstance(sealed, dict) or not all(isinstance(digest, str) for digest in sealed.values()):
         raise RecipeError(f"{folder / FILES}: cannot be read as the list of exported files; export the model again")
