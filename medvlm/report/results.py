@@ -170,7 +170,7 @@ def describe_verdict(row: Record) -> Html:
     if not ci:
         return tag(
             "span",
-            f"{numbers.format_value(abs(gain))} {_name_side(gain)} than {against}, without an interval: no conclusion",
+            f"{_compare(gain, str(against))}, without an interval: no conclusion",
             class_="verdict part",
         )
     low, high = sorted(ci if gain == difference else [-x for x in ci])
@@ -183,17 +183,19 @@ def describe_verdict(row: Record) -> Html:
         size = f"{numbers.format_value(-gain)} ({numbers.format_interval([-high, -low])})"
         return tag("span", f"\N{BALLOT X} worse than {against} by {size}", class_="verdict bad")
     interval = numbers.format_interval([low, high])
-    size = f"{numbers.format_value(abs(gain))} {_name_side(gain)}, interval of the gain {interval}"
-    words = f"no significant difference from {against}: {size}"
+    size = f"{_compare(gain, str(against))}, interval of the gain {interval}"
+    words = f"no significant difference: {size}"
     if low > 0:
-        words = f"{size} than {against}, but not significantly better than every baseline"
+        words = f"{size}, but not significantly better than every baseline"
     if high < 0:
-        words = f"{size} than {against}, not significant with {len(_get_baselines(row))} baselines compared"
+        words = f"{size}, not significant with {len(_get_baselines(row))} baselines compared"
     return tag("span", f"\N{ALMOST EQUAL TO} {words}", class_="verdict part")
 
 
-def _name_side(gain: float) -> str:
-    return "better" if gain > 0 else "worse"
+def _compare(gain: float, against: str) -> str:
+    if not gain:
+        return f"equal to {against}"
+    return f"{numbers.format_value(abs(gain))} {'better' if gain > 0 else 'worse'} than {against}"
 
 
 def make_results_section(results: list[Record]) -> Section | None:

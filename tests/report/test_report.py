@@ -185,11 +185,17 @@ TASK_OF = {"accuracy": "vqa", "mae": "count"}
             "accuracy",
             0.1,
             [-0.1, 0.3],
-            "≈ no significant difference from majority: 0.10 better, interval of the gain −0.10 to 0.30",
+            "≈ no significant difference: 0.10 better than majority, interval of the gain −0.10 to 0.30",
         ),
         ("mae", -0.9, [-1.2, -0.6], "✓ better than majority by 0.90 (0.60 to 1.20)"),
         ("mae", 0.9, [0.6, 1.2], "✗ worse than majority by 0.90 (0.60 to 1.20)"),
         ("accuracy", 0.1, None, "0.10 better than majority, without an interval: no conclusion"),
+        (
+            "accuracy",
+            0.0,
+            [-0.1, 0.1],
+            "≈ no significant difference: equal to majority, interval of the gain −0.10 to 0.10",
+        ),
     ],
 )
 def test_a_verdict_claims_no_more_than_the_interval(metric, difference, ci, says, parse):
@@ -213,8 +219,16 @@ def test_a_verdict_claims_no_more_than_the_interval(metric, difference, ci, says
 @pytest.mark.parametrize(
     ("difference", "ci", "says"),
     [
-        (0.1, [0.02, 0.2], "than majority, but not significantly better than every baseline"),
-        (-0.1, [-0.2, -0.02], "than majority, not significant with 2 baselines compared"),
+        (
+            0.1,
+            [0.02, 0.2],
+            "better than majority, interval of the gain 0.02 to 0.20, but not significantly better than every baseline",
+        ),
+        (
+            -0.1,
+            [-0.2, -0.02],
+            "worse than majority, interval of the gain −0.20 to −0.02, not significant with 2 baselines compared",
+        ),
     ],
 )
 def test_a_difference_from_one_baseline_of_several_is_no_verdict(difference, ci, says, parse):
