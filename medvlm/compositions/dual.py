@@ -31,7 +31,7 @@ from medvlm.models.towers import DualEncoder, build_dual
 if TYPE_CHECKING:
     import numpy as np
 
-CAN = frozenset({"embed"})
+CAN = frozenset({"embed", "represent"})
 PARTS = ("encoders", "text", "heads")
 TAKES_ANY_SIZE = False
 MODEL = DualEncoder

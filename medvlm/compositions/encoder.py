@@ -27,7 +27,7 @@ from medvlm.data.composed import ComposedPrepare
 from medvlm.models.decoding import Decoding, Labelled, build_decoding
 from medvlm.models.parts import encode, evaluating
 
-CAN = frozenset({"decode"})
+CAN = frozenset({"decode", "represent"})
 PARTS = ("encoders", "decoders")
 TAKES_ANY_SIZE = False
 MODEL = Decoding

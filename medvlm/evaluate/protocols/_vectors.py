@@ -1,0 +1,130 @@
+"""What the vectors of an encoder know: answers of training samples, read off from the vectors of their images.
+
+Axes: N training samples, M evaluated samples, E width.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from medvlm.core.content import Content
+from medvlm.core.measure import Measure, average
+from medvlm.core.protocols import Place, Record, Row, Split, SplitRecord
+from medvlm.core.sample import Question, Sample
+from medvlm.core.tasks import find_task
+from medvlm.evaluate.protocols._majority import spread
+from medvlm.evaluate.protocols._questions import name_cluster
+from medvlm.evaluate.rows import Part, make_row
+
+BASELINE = "majority"
+"""The most frequent answer of the training samples."""
+MOST_SAMPLES = 20_000
+"""Maximum number of training samples, at equal distances."""
+MOST_ANSWERS = 50
+"""Templates with more different answers are left out."""
+TOGETHER = 64
+Classify = Callable[[np.ndarray, Sequence[str], np.ndarray], list[str]]
+"""(vectors [N, E], their answers, vectors [M, E]) -> an answer for each of the M."""
+
+
+class FORM(SplitRecord):
+    key: str
+    cluster: int
+    template: str
+    truth: dict[str, Any]
+    expected: str
+    found: str
+    majority: str
+
+
+def can_ask(content: Content, model: Any) -> bool:
+    return content.media is None or bool(content.media)
+
+
+def ask(model: Any, split: Split, classify: Classify) -> Iterator[Record]:
+    """A record for each question with a short answer, of templates that training samples answer in several ways.
+
+    Vectors are those of the first medium. They are centred and scaled to length 1 by the training samples' mean."""
+    places = list(spread(split.training(), MOST_SAMPLES))
+    train, test = _embed(model, split, places, "training vectors"), _embed(model, split, split.places, "vectors")
+    known: dict[str, list[tuple[int, str]]] = defaultdict(list)
+    for n, (sample, _) in enumerate(train):
+        for question in filter(_is_asked, sample.questions):
+            known[question.template].append((n, find_task(question.truth.task).summarise(question.truth)))
+    if not train or not test:
+        return
+    train_NE, test_ME = (np.stack([vector for _, vector in of]) for of in (train, test))
+    mean_E = train_NE.mean(axis=0)
+    train_NE, test_ME = _scale(train_NE - mean_E), _scale(test_ME - mean_E)
+    clusters: dict[str, int] = {}
+    for template, labelled in known.items():
+        answers = [answer for _, answer in labelled]
+        asked = [(m, q) for m, (sample, _) in enumerate(test) for q in sample.questions if q.template == template]
+        if not 2 <= len(set(answers)) <= MOST_ANSWERS or not asked:
+            split.left_out[
+                f"{template}: its training answers are all the same, or of more than {MOST_ANSWERS} kinds"
+            ] += len(asked)
+            continue
+        found = classify(train_NE[[n for n, _ in labelled]], answers, test_ME[[m for m, _ in asked]])
+        most = Counter(answers).most_common(1)[0][0]
+        for (m, question), answer in zip(asked, found, strict=True):
+            sample = test[m][0]
+            yield {
+                "key": sample.key,
+                "cluster": clusters.setdefault(name_cluster(sample), len(clusters)),
+                "template": template,
+                "truth": question.truth.to_json(),
+                "expected": find_task(question.truth.task).summarise(question.truth),
+                "found": answer,
+                BASELINE: most,
+            }
+
+
+def _is_asked(question: Question) -> bool:
+    task = find_task(question.truth.task)
+    return not task.FREE_TEXT and not task.NEEDS_CANVAS
+
+
+def _embed(model: Any, split: Split, places: Sequence[Place], what: str) -> list[tuple[Sample, np.ndarray]]:
+    """Samples with media and questions, and their vectors."""
+    samples = [split.shards.read(*place)[0] for place in places]
+    kept = [n for n, sample in enumerate(samples) if sample.media and any(map(_is_asked, sample.questions))]
+    pieces = [kept[at : at + TOGETHER] for at in range(0, len(kept), TOGETHER)]
+
+    def do(number: int) -> list[str]:
+        read = (split.shards.read(*places[n]) for n in pieces[number])
+        vectors = (next(model.embed_each(sample, files)).float().cpu().numpy() for sample, files in read)
+        return [b64encode(vector_E.tobytes()).decode() for vector_E in vectors]
+
+    name = what.replace(" ", "-")
+    found = split.pieces.collect(name, list(map(len, pieces)), do, split.progress)
+    vectors = [np.frombuffer(b64decode(text), np.float32).astype(np.float64) for piece in found for text in piece]
+    return [(samples[n], vector_E) for n, vector_E in zip(kept, vectors, strict=True)]
+
+
+def _scale(vectors_NE: np.ndarray) -> np.ndarray:
+    length_N1 = np.linalg.norm(vectors_NE, axis=1, keepdims=True)
+    return vectors_NE / np.where(length_N1 > 0, length_N1, 1.0)
+
+
+def rows_of(group: str, records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
+    """Accuracy over all questions and of each template."""
+    measure = Measure("accuracy", group, average(lambda answer, truth: answer), by_template=True, headline=True)
+    rows = []
+    for template in ("", *sorted({record["template"] for record in records})):
+        of = [record for record in records if template in ("", record["template"])]
+        if of:
+            columns = {
+                name: np.array([(float(record[key] == record["expected"]), 1.0) for record in of])
+                for name, key in (("answer", "found"), (BASELINE, BASELINE))
+                if name in ("answer", *settings["baselines"])
+            }
+            metric = f"accuracy:{template}" if template else "accuracy"
+            part = Part(range(len(of)), columns, [record["cluster"] for record in of])
+            rows.append(make_row(measure, metric, [part], settings))
+    return rows

@@ -1,0 +1,82 @@
+"""What vectors of an encoder know: nearest neighbours and a linear probe, against references and planted vectors."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medvlm.core.protocols import Row
+from medvlm.core.run import RunFolder
+from medvlm.core.sample import Sample
+from medvlm.evaluate.protocols import knn, linear_probe
+from medvlm.evaluate.run import evaluate
+from medvlm.io.shards import ShardSet
+from tests.evaluate.toy import Noisy, write_shards
+
+
+class Seeing(Noisy):
+    """Its vectors hold the side of the finding, if it sees, and noise."""
+
+    can = frozenset({"represent"})
+
+    def __init__(self, sees: bool) -> None:
+        super().__init__()
+        self.sees, self.identity = sees, {"model": f"sees {sees}"}
+
+    def embed_each(self, sample: Sample, files: Any) -> Iterator[torch.Tensor]:
+        rng = random.Random(sample.key)
+        noise = [rng.gauss(0, 0.3) for _ in range(6)]
+        side = 1.0 if sample.questions[0].truth.answer == "left" else -1.0
+        yield torch.tensor([side * self.sees + noise[0], *noise[1:]])
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    return write_shards(tmp_path_factory.mktemp("toy"), {"train": 120, "test": 80})
+
+
+def probe(sees: bool, shards: ShardSet, folder: Path) -> dict[str, Row]:
+    training, places = ([(split, i) for i in range(shards.count(split))] for split in ("train", "test"))
+    rows = evaluate(
+        [Seeing(sees)], shards, dataset="toy", split="test", places=places, training=lambda: training,
+        out=RunFolder(folder), protocols=["knn", "linear_probe"], resamples=200,
+    )  # fmt: skip
+    return {f"{row['task']} {row['metric']}": row for row in rows}
+
+
+def test_what_the_vectors_hold_is_found_and_what_they_lack_is_not(shards: ShardSet, tmp_path: Path) -> None:
+    seen, blind = probe(True, shards, tmp_path / "seen"), probe(False, shards, tmp_path / "blind")
+    for group in ("knn", "linear_probe"):
+        assert seen[f"{group} accuracy:side"]["value"] > 0.95
+        assert seen[f"{group} accuracy:side"]["paired"]["verdict"] == "better"  # type: ignore[index]
+        assert seen[f"{group} accuracy:side"]["baselines"]["majority"] == pytest.approx(0.6, abs=0.15)
+        assert blind[f"{group} accuracy:side"]["value"] < 0.7
+        assert blind[f"{group} accuracy:side"]["paired"]["verdict"] != "better"  # type: ignore[index]
+        assert {row.partition(":")[2] for row in seen} == {"", "side", "count:nodule"}, "no free texts, no boxes"
+    assert seen["knn accuracy"]["n"] == 160 and seen["knn accuracy:side"]["patients"] == 40
+
+
+def test_a_linear_probe_is_the_logistic_regression_of_scikit_learn() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    vectors_NE, classes_N = rng.normal(size=(90, 5)), rng.integers(0, 3, 90)
+    vectors_NE[:, 0] += classes_N
+    theirs = linear_model.LogisticRegression(C=0.7, tol=1e-10, max_iter=5000).fit(vectors_NE, classes_N)
+    weights_AE, bias_A = linear_probe.fit(0.7, vectors_NE, classes_N, 3)
+    assert weights_AE == pytest.approx(theirs.coef_, abs=1e-4)
+    assert bias_A - bias_A.mean() == pytest.approx(theirs.intercept_ - theirs.intercept_.mean(), abs=1e-4)
+
+
+def test_neighbours_vote_with_their_similarity() -> None:
+    train_NE = np.array([[1.0, 0.0], [0.6, 0.8], [0.6, -0.8], [-1.0, 0.0]])
+    answers = ["near", "far", "far", "away"]
+    test_ME = np.array([[1.0, 0.0]])
+    assert knn.vote(3, 0.07, train_NE, answers, test_ME) == ["near"]  # exp(0) against 2 exp(-0.4 / 0.07)
+    assert knn.vote(3, 1.0, train_NE, answers, test_ME) == ["far"]  # 1 against 2 exp(-0.4)
+    assert knn.vote(1, 1.0, train_NE, answers, test_ME) == ["near"]
