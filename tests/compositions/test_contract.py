@@ -174,7 +174,8 @@ def test_the_data_path_of_a_plan_makes_documents_of_the_real_length_without_file
 
 def test_one_composition_fits_a_model_and_a_need(made: Made) -> None:
     model = load(made.path).recipe.model
-    for need in component("compositions", _kind(made)).CAN:
+    of_stages = {component("stages", kind).NEEDS for kind in kinds("stages")}
+    for need in component("compositions", _kind(made)).CAN & of_stages:
         fitting = [
             kind
             for kind in TRAINED
