@@ -14,7 +14,7 @@ import torch
 from medvlm.core.protocols import Row
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Sample
-from medvlm.evaluate.protocols import knn, linear_probe
+from medvlm.evaluate.protocols import knn, linear_probe, zero_shot
 from medvlm.evaluate.run import evaluate
 from medvlm.io.shards import ShardSet
 from tests.evaluate.toy import Noisy, write_shards
@@ -60,6 +60,38 @@ def test_what_the_vectors_hold_is_found_and_what_they_lack_is_not(shards: ShardS
         assert blind[f"{group} accuracy:side"]["paired"]["verdict"] != "better"  # type: ignore[index]
         assert {row.partition(":")[2] for row in seen} == {"", "side", "count:nodule"}, "no free texts, no boxes"
     assert seen["knn accuracy"]["n"] == 160 and seen["knn accuracy:side"]["patients"] == 40
+
+
+class Matching(Seeing):
+    """Images and texts in one space: texts with a side lie on its axis, others anywhere."""
+
+    can = frozenset({"embed"})
+
+    def embed_media(self, items: Any) -> np.ndarray:
+        return np.stack([next(self.embed_each(sample, files)).numpy() for sample, files in items])
+
+    def embed_texts(self, texts: Any) -> np.ndarray:
+        return np.array(
+            [[("left" in text) - ("right" in text) - 0.9 * ("only" in text), 0, 0, 0, 0, 0] for text in texts]
+        )
+
+
+def test_zero_shot_answers_are_those_of_the_nearest_prompts(shards: ShardSet, tmp_path: Path) -> None:
+    training, places = ([(split, i) for i in range(shards.count(split))] for split in ("train", "test"))
+
+    def ask(**settings: Any) -> Row:
+        rows = evaluate(
+            [Matching(True)], shards, dataset="toy", split="test", places=places, training=lambda: training,
+            out=RunFolder(tmp_path), protocols=[zero_shot.Config(templates=("side",), **settings)], resamples=50,
+        )  # fmt: skip
+        (row,) = (row for row in rows if row["metric"] == "accuracy:side")
+        return row
+
+    assert ask()["value"] > 0.95
+    assert ask(prompts=("A finding on the {answer}.", "On the {answer}."))["value"] > 0.95
+    assert ask(prompts=("{answer}: left or right.",))["value"] < 0.7  # one text for both sides decides nothing
+    with pytest.raises(ValueError, match=r"has no \{answer\}"):
+        zero_shot.Config(prompts=("left",))
 
 
 def test_a_linear_probe_is_the_logistic_regression_of_scikit_learn() -> None:

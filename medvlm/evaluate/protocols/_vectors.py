@@ -51,38 +51,63 @@ def ask(model: Any, split: Split, classify: Classify) -> Iterator[Record]:
 
     Vectors are those of the first medium. They are centred and scaled to length 1 by the training samples' mean."""
     places = list(spread(split.training(), MOST_SAMPLES))
-    train, test = _embed(model, split, places, "training vectors"), _embed(model, split, split.places, "vectors")
+    train, test = (
+        embed(split, of, what, lambda sample, files: next(model.embed_each(sample, files)).float().cpu().numpy())
+        for of, what in ((places, "training-vectors"), (split.places, "vectors"))
+    )
+    if not train or not test:
+        return
     known: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for n, (sample, _) in enumerate(train):
         for question in filter(_is_asked, sample.questions):
             known[question.template].append((n, find_task(question.truth.task).summarise(question.truth)))
-    if not train or not test:
-        return
     train_NE, test_ME = (np.stack([vector for _, vector in of]) for of in (train, test))
     mean_E = train_NE.mean(axis=0)
-    train_NE, test_ME = _scale(train_NE - mean_E), _scale(test_ME - mean_E)
+    train_NE, test_ME = scale(train_NE - mean_E), scale(test_ME - mean_E)
+
+    def answer(template: str, rows_M: Sequence[int]) -> list[str]:
+        of = known[template]
+        return classify(train_NE[[n for n, _ in of]], [each for _, each in of], test_ME[rows_M])
+
+    answers = {template: [each for _, each in of] for template, of in known.items()}
+    yield from record_answers(split, [sample for sample, _ in test], answers, answer)
+
+
+def record_answers(
+    split: Split,
+    samples: Sequence[Sample],
+    known: Mapping[str, Sequence[str]],
+    answer: Callable[[str, Sequence[int]], list[str]],
+) -> Iterator[Record]:
+    """A record for each question of the samples. known: template -> the answers of training samples. answer: (template,
+    indices of samples) -> an answer for each."""
     clusters: dict[str, int] = {}
-    for template, labelled in known.items():
-        answers = [answer for _, answer in labelled]
-        asked = [(m, q) for m, (sample, _) in enumerate(test) for q in sample.questions if q.template == template]
+    for template, answers in known.items():
+        asked = [(m, q) for m, sample in enumerate(samples) for q in sample.questions if q.template == template]
         if not 2 <= len(set(answers)) <= MOST_ANSWERS or not asked:
-            split.left_out[
-                f"{template}: its training answers are all the same, or of more than {MOST_ANSWERS} kinds"
-            ] += len(asked)
+            why = f"{template}: its training answers are all the same, or of more than {MOST_ANSWERS} kinds"
+            split.left_out[why] += len(asked)
             continue
-        found = classify(train_NE[[n for n, _ in labelled]], answers, test_ME[[m for m, _ in asked]])
         most = Counter(answers).most_common(1)[0][0]
-        for (m, question), answer in zip(asked, found, strict=True):
-            sample = test[m][0]
+        for (m, question), found in zip(asked, answer(template, [m for m, _ in asked]), strict=True):
             yield {
-                "key": sample.key,
-                "cluster": clusters.setdefault(name_cluster(sample), len(clusters)),
+                "key": samples[m].key,
+                "cluster": clusters.setdefault(name_cluster(samples[m]), len(clusters)),
                 "template": template,
                 "truth": question.truth.to_json(),
                 "expected": find_task(question.truth.task).summarise(question.truth),
-                "found": answer,
+                "found": found,
                 BASELINE: most,
             }
+
+
+def list_known(split: Split) -> dict[str, list[str]]:
+    """Template -> the answers of training samples."""
+    known: dict[str, list[str]] = defaultdict(list)
+    for place in spread(split.training(), MOST_SAMPLES):
+        for question in filter(_is_asked, split.shards.read(*place)[0].questions):
+            known[question.template].append(find_task(question.truth.task).summarise(question.truth))
+    return known
 
 
 def _is_asked(question: Question) -> bool:
@@ -90,24 +115,25 @@ def _is_asked(question: Question) -> bool:
     return not task.FREE_TEXT and not task.NEEDS_CANVAS
 
 
-def _embed(model: Any, split: Split, places: Sequence[Place], what: str) -> list[tuple[Sample, np.ndarray]]:
-    """Samples with media and questions, and their vectors."""
+def embed(
+    split: Split, places: Sequence[Place], what: str, make: Callable[[Sample, Any], np.ndarray]
+) -> list[tuple[Sample, np.ndarray]]:
+    """Samples with media and questions, and their vectors [E]. what: the name of this work."""
     samples = [split.shards.read(*place)[0] for place in places]
     kept = [n for n, sample in enumerate(samples) if sample.media and any(map(_is_asked, sample.questions))]
     pieces = [kept[at : at + TOGETHER] for at in range(0, len(kept), TOGETHER)]
 
     def do(number: int) -> list[str]:
         read = (split.shards.read(*places[n]) for n in pieces[number])
-        vectors = (next(model.embed_each(sample, files)).float().cpu().numpy() for sample, files in read)
-        return [b64encode(vector_E.tobytes()).decode() for vector_E in vectors]
+        return [b64encode(np.float32(make(sample, files)).tobytes()).decode() for sample, files in read]
 
-    name = what.replace(" ", "-")
-    found = split.pieces.collect(name, list(map(len, pieces)), do, split.progress)
+    found = split.pieces.collect(what, list(map(len, pieces)), do, split.progress)
     vectors = [np.frombuffer(b64decode(text), np.float32).astype(np.float64) for piece in found for text in piece]
     return [(samples[n], vector_E) for n, vector_E in zip(kept, vectors, strict=True)]
 
 
-def _scale(vectors_NE: np.ndarray) -> np.ndarray:
+def scale(vectors_NE: np.ndarray) -> np.ndarray:
+    """To length 1."""
     length_N1 = np.linalg.norm(vectors_NE, axis=1, keepdims=True)
     return vectors_NE / np.where(length_N1 > 0, length_N1, 1.0)
 
