@@ -21,7 +21,7 @@ from medvlm.evaluate.run import say_nothing
 from medvlm.recipe.sources import OpenSource, open_sources
 from medvlm.train.stopping import raise_on_signal
 
-STOPPED = "evaluation was stopped; what was answered is kept; run the same command again to go on"
+STOPPED = "evaluation was stopped; what was answered is kept; run the same command again to continue"
 
 
 def evaluate(

@@ -53,7 +53,7 @@ def predict(
 
     model: a run, an exported folder, a model of transformers, or a recipe's model by folder or hub id. on: folders of
     files, files, or folders of shards, SHARDS[:SPLIT]. questions: asked about each sample; by default those that the
-    shards hold. Truths are not used. Under torchrun the ranks share the work. After a stop, the same command goes on
+    shards hold. Truths are not used. Under torchrun the ranks share the work. After a stop, the same command continues
     with what it has not asked yet. Raises RecipeError if there is nothing to ask, DataError if no file can be read."""
     from medvlm.compositions._open import open_model
     from medvlm.compositions._opened import find

@@ -29,7 +29,8 @@ MOST_TOKENS = 1 << 16
 
 class Opened:
     """can: what it can do, see core/composition.py; other calls raise RecipeError. max_new_tokens: maximum length of an
-    answer. find_origin: returns what tells its weights from others, in plain JSON; may read all of them."""
+    answer. find_origin: returns what identifies its weights, such as their hash, as plain JSON; may read all of
+    them."""
 
     can: frozenset[str] = frozenset()
     max_new_tokens = 256

@@ -91,7 +91,10 @@ class ServedModel(OutsideModel):
         """Raises RecipeError if the server cannot be reached, has no such model, or is not on this machine although the
         recipe does not allow that."""
         self.config, self.boxes = config, boxes
-        if not config.sends_images and not _is_on_this_machine(config.url):
+        is_here = _is_on_this_machine(config.url)
+        # A proxy of the environment is another machine, which would get the images.
+        self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if is_here else []))
+        if not config.sends_images and not is_here:
             raise RecipeError(
                 f"model.composition.url: {urlsplit(config.url).hostname} is another machine, which would get the images"
                 " and questions; set model.composition.sends_images to true if it may"
@@ -139,7 +142,7 @@ class ServedModel(OutsideModel):
         for pause in [2**number for number in range(TRIES - 1)] + [0]:
             try:
                 request = urllib.request.Request(url, body, headers)
-                with urllib.request.urlopen(request, timeout=self.config.timeout_s) as reply:
+                with self._opener.open(request, timeout=self.config.timeout_s) as reply:
                     found = json.load(reply)
                 if not isinstance(found, dict):
                     raise RecipeError(f"{url}: answered in another form than OpenAI's servers")

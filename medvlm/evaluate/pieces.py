@@ -1,5 +1,5 @@
-"""Keeps the pieces of an evaluation in files as they are done, so that one that was stopped does not ask again, and
-deals them to the ranks.
+"""Divides an evaluation into pieces, assigns them to the ranks, and stores the result of each in a file at once, so
+that a stopped evaluation resumes without asking again.
 
     evaluate/unfinished/DATASET-SPLIT-PROTOCOL-IDENTITY/WHAT-RANK.jsonl: a line [number of the piece, its result] each
 
@@ -13,6 +13,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,9 @@ class KeptPieces:
     def _read(self, what: str) -> dict[int, Any]:
         kept: dict[int, Any] = {}
         for path in sorted(self.folder.glob(f"{what}-*.jsonl")):
-            for line in path.read_bytes().splitlines(keepends=True):
-                if line.endswith(b"\n"):  # the last one is incomplete if the process was killed
+            *lines, _ = path.read_bytes().split(b"\n")  # the last line has no end if the process was killed
+            for line in lines:
+                with suppress(ValueError, TypeError):  # a damaged piece is done again
                     number, result = json.loads(line)
                     kept[number] = result
         return kept

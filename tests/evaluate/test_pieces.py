@@ -1,4 +1,4 @@
-"""An evaluation that is stopped goes on where it was, and several ranks give the bytes of one."""
+"""A stopped evaluation resumes, and several ranks write the same bytes as one."""
 
 from __future__ import annotations
 
@@ -98,6 +98,21 @@ def test_pieces_of_another_identity_are_removed(tmp_path: Path) -> None:
     assert kept.collect("numbers", [1, 1], lambda number: pytest.fail("again"), ignore_progress) == [0.0, 1.0]
     open_pieces(tmp_path, "a-test-answers", {"model": 2})
     assert not kept.folder.exists()
+
+
+def test_a_damaged_piece_is_done_again(tmp_path: Path) -> None:
+    kept = open_pieces(tmp_path, "a-test-answers", {"model": 1})
+    kept.collect("numbers", [1, 1, 1], float, ignore_progress)
+    (path,) = kept.folder.iterdir()
+    path.write_bytes(path.read_bytes().replace(b"[1, 1.0]", b"\0\0\0\0"))
+    again: list[int] = []
+
+    def do(number: int) -> float:
+        again.append(number)
+        return float(number)
+
+    assert kept.collect("numbers", [1, 1, 1], do, ignore_progress) == [0.0, 1.0, 2.0]
+    assert again == [1]
 
 
 def test_a_rank_whose_files_are_elsewhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,6 +175,9 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_named(
         seen.append(body["key"])
         return next(replies, complete("left"))
 
+    for name in ("http_proxy", "HTTP_PROXY"):  # another machine, which must not get the images
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
     few = [*ON_FILMS, "evaluate.samples=1", "model.composition.parallel=1", "name=busy"]
     with serve(answer) as url:
         evaluate(url, ["card.yaml:test"], overrides=few)

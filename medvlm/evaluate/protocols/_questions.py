@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,22 +45,17 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
     majority = None
     if MAJORITY in split.baselines:
         majority = fit_majority(model, split, is_asked, composer)
-    samples = [split.shards.read(*place)[0] for place in split.places]
-    note_groups(samples, split)
-    points = choose_points(model, split, say, is_asked, samples)
-    partner = draw_partners(samples, split.seed) if SHUFFLED in split.baselines else [None] * len(samples)
-    num_asked = [sum(map(is_asked, sample.questions)) for sample in samples]
-    asked = [position for position, number in enumerate(num_asked) if number]
-    nearest = fit_nearest(model, split, is_asked) if NEAREST in split.baselines and asked else None
-    clusters: dict[str, int] = {}
-    for position in asked:
-        clusters.setdefault(name_cluster(samples[position]), len(clusters))
-    shown = {samples[position].key for position in asked[:GALLERY]}
-    pieces = group_samples(asked, num_asked, CHUNK)
+    plan = plan_questions(split, is_asked, CHUNK)
+    note_groups(plan.samples, split)
+    points = choose_points(model, split, say, is_asked, plan.samples)
+    partner = draw_partners(plan.samples, split.seed) if SHUFFLED in split.baselines else [None] * len(plan.samples)
+    nearest = fit_nearest(model, split, is_asked) if NEAREST in split.baselines and plan.pieces else None
+    asked = [position for piece in plan.pieces for position in piece]
+    shown = {plan.samples[position].key for position in asked[:GALLERY]}
 
     def do(number: int) -> Record:
         left_out: Counter[str] = Counter()
-        asks = list(list_asks(model, split, pieces[number], partner, is_asked, left_out))
+        asks = list(list_asks(model, split, plan.pieces[number], partner, is_asked, left_out))
         answers_of = _answer(say, asks, split.baselines) if asks else {}
         drawn, records = set[str](), []
         for at, (each, _) in enumerate(asks):
@@ -70,8 +66,8 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
                 _save(split.gallery / f"{sample.key}.png", model.draw_thumbnail(each))
             record = {
                 "key": sample.key,
-                "cluster": clusters[name_cluster(sample)],
-                **_describe(each, model),
+                "cluster": plan.clusters[name_cluster(sample)],
+                **describe(each, model),
                 **answers,
                 **_name_cut(answers),
                 "majority": majority.answer(each.question) if majority else None,
@@ -84,8 +80,35 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
             records.append({**record, **_judge(record, composer)})
         return {"records": records, "left_out": left_out}
 
-    sizes = [sum(num_asked[position] for position in piece) for piece in pieces]
-    for done in split.pieces.collect("questions", sizes, do, split.progress):
+    yield from collect_records(split, plan, do)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The questions of a split in pieces. samples: all of the split. clusters: name of a patient -> number. pieces: of
+    each, the indices of its samples. sizes: of each, the number of its questions."""
+
+    samples: Sequence[Sample]
+    clusters: Mapping[str, int]
+    pieces: Sequence[Sequence[int]]
+    sizes: Sequence[int]
+
+
+def plan_questions(split: Split, is_asked: IsAsked, most: int) -> Plan:
+    """most: number of questions that are asked together."""
+    samples = [split.shards.read(*place)[0] for place in split.places]
+    num_asked = [sum(map(is_asked, sample.questions)) for sample in samples]
+    asked = [position for position, number in enumerate(num_asked) if number]
+    clusters: dict[str, int] = {}
+    for position in asked:
+        clusters.setdefault(name_cluster(samples[position]), len(clusters))
+    pieces = _group(asked, num_asked, most)
+    return Plan(samples, clusters, pieces, [sum(num_asked[position] for position in piece) for piece in pieces])
+
+
+def collect_records(split: Split, plan: Plan, do: Callable[[int], Record]) -> Iterator[Record]:
+    """The records of all pieces. do: number of a piece -> {"records": ..., "left_out": reason -> number}."""
+    for done in split.pieces.collect("questions", plan.sizes, do, split.progress):
         split.left_out.update(done["left_out"])
         yield from done["records"]
 
@@ -94,7 +117,7 @@ def name_cluster(sample: Sample) -> str:
     return sample.patient or f"sample {sample.key}"
 
 
-def group_samples(asked: Sequence[int], num_asked: Sequence[int], most: int) -> list[list[int]]:
+def _group(asked: Sequence[int], num_asked: Sequence[int], most: int) -> list[list[int]]:
     """Consecutive samples with at most `most` questions together, or a single one with more, so that what a model
     answers at a time does not depend on the number of ranks."""
     pieces: list[list[int]] = []
@@ -127,7 +150,7 @@ def _name_cut(answers: Mapping[str, Any]) -> Record:
     return {"cut": cut} if cut else {}
 
 
-def _describe(ask: Ask, model: Asked) -> Record:
+def describe(ask: Ask, model: Asked) -> Record:
     truth = ask.question.truth
     is_placed = find_task(truth.task).has_coordinates(truth)
     return {

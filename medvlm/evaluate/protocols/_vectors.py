@@ -1,4 +1,4 @@
-"""What the vectors of an encoder know: answers of training samples, read off from the vectors of their images.
+"""Classifies images by their vectors. The vectors are those of an encoder, the classes the answers of training samples.
 
 Axes: N training samples, M evaluated samples, E width.
 """

@@ -25,9 +25,9 @@ from medvlm.core.ask import CutAnswer
 from medvlm.core.content import Content
 from medvlm.core.measure import Measure, average
 from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Row, Split, SplitRecord
-from medvlm.core.sample import Question, Truth
+from medvlm.core.sample import Question, Truth, truth_from_json
 from medvlm.core.tasks import find_task, is_scored, is_scored_task
-from medvlm.evaluate.protocols._questions import group_samples, list_asks, name_cluster
+from medvlm.evaluate.protocols._questions import collect_records, describe, list_asks, name_cluster, plan_questions
 from medvlm.evaluate.rows import Part, make_row
 from medvlm.metrics.draws import pass_at
 from medvlm.rewards._compose import Composer
@@ -68,31 +68,23 @@ def can_ask(content: Content, model: Any) -> bool:
 
 def ask(config: Config, model: Answerer, split: Split) -> Iterator[Record]:
     composer = Composer(split.rewards) if split.rewards else None
-    samples = [split.shards.read(*place)[0] for place in split.places]
-    num_asked = [sum(map(_is_asked, sample.questions)) for sample in samples]
-    asked = [position for position, number in enumerate(num_asked) if number]
-    clusters: dict[str, int] = {}
-    for position in asked:
-        clusters.setdefault(name_cluster(samples[position]), len(clusters))
-    pieces = group_samples(asked, num_asked, max(1, TOGETHER // config.draws))
-    alone = [None] * len(samples)
+    plan = plan_questions(split, _is_asked, max(1, TOGETHER // config.draws))
+    alone = [None] * len(plan.samples)
 
     def do(number: int) -> Record:
         left_out: Counter[str] = Counter()
-        asks = [each for each, _ in list_asks(model, split, pieces[number], alone, _is_asked, left_out)]
+        asks = [each for each, _ in list_asks(model, split, plan.pieces[number], alone, _is_asked, left_out)]
         greedy = model.answer(asks) if asks else []
         drawn = model.draw(asks, config.draws, config.temperature, split.seed) if asks else []
         records = []
         for each, answer, answers in zip(asks, greedy, drawn, strict=True):
-            needs_canvas = find_task(each.question.truth.task).has_coordinates(each.question.truth)
-            truth = model.place_truth(each) if needs_canvas else each.question.truth
+            described = describe(each, model)
+            truth = truth_from_json(described["truth"])
             records.append(
                 {
                     "key": each.sample.key,
-                    "cluster": clusters[name_cluster(each.sample)],
-                    "template": each.question.template,
-                    "task": truth.task,
-                    "question": each.question.text,
+                    "cluster": plan.clusters[name_cluster(each.sample)],
+                    **described,
                     "answer": answer,
                     "drawn": answers,
                     "greedy": _score(answer, truth, composer),
@@ -102,10 +94,7 @@ def ask(config: Config, model: Answerer, split: Split) -> Iterator[Record]:
             )
         return {"records": records, "left_out": left_out}
 
-    sizes = [sum(num_asked[position] for position in piece) for piece in pieces]
-    for done in split.pieces.collect("draws", sizes, do, split.progress):
-        split.left_out.update(done["left_out"])
-        yield from done["records"]
+    yield from collect_records(split, plan, do)
 
 
 def _is_asked(question: Question) -> bool:
