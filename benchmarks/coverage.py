@@ -1,6 +1,6 @@
 """How often does the 95 % interval hold the truth?
 
-    python benchmarks/coverage.py [--simulations 2000] [--of accuracy] [--of labels]
+    python benchmarks/coverage.py [--simulations 2000] [--of accuracy] [--of labels] [--of seeds]
 
 accuracy: answers are right with probability p; those of a patient are alike (beta-binomial, intra-class correlation
 0.3). For each number of patients, questions a patient and p it prints the share of simulated data sets whose interval
@@ -9,6 +9,10 @@ holds p: the interval of medvlm, and in brackets the plain percentile interval o
 labels: a share of the patients is ill, and scores of the ill and the well are normal with equal variance, so that
 every metric is known; those of a patient are alike (intra-class correlation 0.3). In brackets is the interval whose
 width goes by the number of all patients, not by that of the ill or the well.
+
+seeds: two models, each trained with several seeds; the accuracy of a seed is normal around that of its model. It
+prints the share of simulated pairs whose interval of the difference holds the true difference, and in brackets that of
+the interval by patients alone.
 
 One JSON line at the end of each.
 """
@@ -25,25 +29,28 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from medvlm.core.measure import mean
+from medvlm.core.measure import Measure, average, mean
 from medvlm.core.tasks import find_task
-from medvlm.evaluate.rows import Part, find_value, make_row
+from medvlm.evaluate.rows import ModelGap, Part, find_value, make_row
 from medvlm.metrics.bootstrap import interval, resample
 
 PATIENTS, QUESTIONS, SHARES = (10, 30, 100), (1, 4), (0.5, 0.8, 0.95, 0.99)
 SHARES_ILL, AREAS = (0.1, 0.3, 0.5), (0.7, 0.9, 0.97)
 ALIKE = 0.3
 """Intra-class correlation of the answers of a patient."""
+DEVIATIONS = (0.0, 0.03, 0.1)
+"""Standard deviations of the accuracy over seeds."""
 RESAMPLES = 500
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=2000)
-    parser.add_argument("--of", action="append", choices=("accuracy", "labels"))
+    measured = {"accuracy": measure_accuracy, "labels": measure_labels, "seeds": measure_seeds}
+    parser.add_argument("--of", action="append", choices=tuple(measured))
     args = parser.parse_args()
-    for what in args.of or ("accuracy", "labels"):
-        cells = list((measure_accuracy if what == "accuracy" else measure_labels)(args.simulations))
+    for what in args.of or measured:
+        cells = list(measured[what](args.simulations))
         print(json.dumps({"benchmark": f"coverage of {what}", "simulations": args.simulations, "cells": cells}))
 
 
@@ -119,6 +126,37 @@ def find_truths(gap: float, ill: float) -> dict[str, float]:
         "sensitivity_at_0.9": float(norm.sf(norm.ppf(0.9) - gap)),
         "f1": float(2 * found[at] / (found[at] + alarms[at] + ill)),
     }
+
+
+def measure_seeds(simulations: int) -> Iterator[dict[str, Any]]:
+    for patients, seeds, deviation in product((30, 100), (2, 3, 5), DEVIATIONS):
+        own, by_patients = simulate_seeds(patients, seeds, deviation, simulations)
+        words = f"{own:.3f} ({by_patients:.3f})"
+        print(f"{patients:4d} patients, {seeds} seeds, deviation {deviation}: {words}", flush=True)
+        yield {"patients": patients, "seeds": seeds, "deviation": deviation, "own": own, "by_patients": by_patients}
+
+
+def simulate_seeds(patients: int, seeds: int, deviation: float, simulations: int) -> tuple[float, float]:
+    """(coverage of the interval of patients and seeds, of patients alone), of a difference of 0.1. Questions differ in
+    how hard they are, equally for all seeds."""
+    rng = np.random.default_rng(0)
+    measure = Measure("accuracy", "vqa", average(lambda answer, truth: answer))
+    settings: dict[str, Any] = {"resamples": RESAMPLES, "seed": 0}
+    hits = np.zeros(2)
+    for seed in range(simulations):
+        ease_N = rng.normal(0, 0.2, patients)
+        columns = {}
+        for model, share in (("a", 0.6), ("b", 0.7)):
+            for number in range(seeds):
+                right_N = rng.random(patients) < np.clip(share + rng.normal(0, deviation) + ease_N, 0, 1)
+                columns[f"{model}{number}"] = np.stack([right_N, np.ones(patients)], axis=1).astype(float)
+        part = Part(range(patients), {"answer": columns["a0"], **columns}, range(patients))
+        names = [[f"{model}{number}" for number in range(seeds)] for model in "ab"]
+        gap = ModelGap(measure, [part], {**settings, "seed": seed}, *names)
+        by_patients = interval(gap.difference_R, gap.value, patients, (-1.0, 1.0))
+        hits += [low <= 0.1 <= high for low, high in (gap.find_bounds(), by_patients)]
+    own, alone = np.round(hits / simulations, 3).tolist()
+    return own, alone
 
 
 if __name__ == "__main__":

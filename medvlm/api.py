@@ -137,12 +137,15 @@ def rl_check(
     return run(who, on, stage, overrides, Path(runs), draws, temperature)
 
 
-def compare(runs: Sequence[Where], to: Where = "compare.html") -> list[Comparison]:
+def compare(runs: Sequence[Where | Sequence[Where]], to: Where = "compare.html") -> list[Comparison]:
     """Compare evaluated runs with the first one on the questions that they share, paired by patient. Writes a page to
-    `to`, and a JSON file beside it."""
+    `to`, and a JSON file beside it.
+
+    runs: run folders; several of one model, trained with other seeds, are a sequence of their own."""
     from medvlm.commands.compare import compare_runs as run
 
-    return run([Path(each) for each in runs], Path(to))
+    models = [[each] if isinstance(each, str | Path) else each for each in runs]
+    return run([[Path(folder) for folder in folders] for folders in models], Path(to))
 
 
 def report(run_folder: Where) -> Path:

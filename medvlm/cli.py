@@ -153,9 +153,9 @@ def run_rl_check(args: argparse.Namespace) -> None:
 
 
 def run_compare(args: argparse.Namespace) -> None:
-    from medvlm.commands.compare import compare_runs, format_comparisons
+    from medvlm.commands.compare import compare_runs, format_comparisons, split_runs
 
-    print(format_comparisons(compare_runs(args.runs, args.to)))
+    print(format_comparisons(compare_runs([split_runs(each) for each in args.runs], args.to)))
     print(args.to)
 
 

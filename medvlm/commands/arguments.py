@@ -154,7 +154,11 @@ def make_parser() -> argparse.ArgumentParser:
         "compare evaluated runs on the questions that they share, paired by patient; writes a page",
     )
     compare.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run folders; the others are compared with the first one"
+        "runs",
+        nargs="+",
+        metavar="RUN[,RUN...]",
+        help="run folders; the others are compared with the first one. Runs of one model that were trained with other"
+        " seeds are joined by commas",
     )
     compare.add_argument(
         "--to", type=Path, default=Path("compare.html"), metavar="FILE", help="page to write (default: compare.html)"

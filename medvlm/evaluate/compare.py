@@ -23,12 +23,14 @@ REFERENCE = "answer"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of two models on the questions that both answered.
+    """One metric of two models on the questions that all of their runs answered.
 
-    value: of the model. against: of the reference. difference: value - against, with its 95 % interval `ci` by
-    patients. p: of no difference, from the same draws. holm: p, corrected for all comparisons of headline metrics; None
-    for other metrics, which are only descriptive. mcnemar: the p-value of McNemar's test, for answers that are right or
-    wrong. better: None if the metric is only informative. left_out: records that only one of them has."""
+    value: of the model. against: of the reference. values, values_against: of each of their runs, which are trained
+    with different seeds; value and against are the means. difference: value - against, with its 95 % interval `ci` by
+    patients and by seeds. p: of no difference, like the interval. holm: p, corrected for all comparisons of headline
+    metrics; None for other metrics, which are only descriptive. mcnemar: the p-value of McNemar's test, for answers of
+    single runs that are right or wrong. better: None if the metric is only informative. left_out: records that some of
+    the runs lack."""
 
     model: str
     reference: str
@@ -47,6 +49,8 @@ class Comparison:
     n: int
     patients: int
     left_out: int
+    values: list[float]
+    values_against: list[float]
     holm: float | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -60,14 +64,38 @@ class Comparison:
         return "better" if (self.difference > 0) == (self.better == "higher") else "worse"
 
 
-def compare(evaluated: Mapping[str, Path]) -> list[Comparison]:
-    """Each model against the first one. evaluated: name -> RUN/evaluate.
+def find_deviation(values: Sequence[float]) -> float | None:
+    """The standard deviation over seeds; None with one seed."""
+    return shorten(float(np.std(values, ddof=1))) if len(values) > 1 else None
 
-    Raises DataError for damaged files, and if two models were asked nothing in common."""
-    (reference, first), *others = ((name, read_saved(folder)) for name, folder in evaluated.items())
+
+def list_seed_notes(found: Sequence[Comparison]) -> list[str]:
+    """What the numbers of several seeds are, if there are several."""
+    runs = {each.model: len(each.values) for each in found} | {found[0].reference: len(found[0].values_against)}
+    if max(runs.values()) < 2:
+        return []
+    listed = ", ".join(f"{name} {count}" for name, count in runs.items())
+    notes = [f"mean \N{PLUS-MINUS SIGN} standard deviation over seeds ({listed}); intervals hold patients and seeds"]
+    single = [name for name, count in runs.items() if count < 2]
+    if single:
+        notes.append(f"{', '.join(single)}: one seed, so its spread over seeds is unknown and in no interval")
+    return notes
+
+
+def compare(evaluated: Mapping[str, Sequence[Path]]) -> list[Comparison]:
+    """Each model against the first one. evaluated: name -> RUN/evaluate of each of its runs.
+
+    Raises DataError for damaged files, if two models were asked nothing in common, and if the runs of one model were
+    not asked the same."""
+    (reference, first), *others = ((name, _read_model(name, folders)) for name, folders in evaluated.items())
     found: list[Comparison] = []
-    for name, saved in others:
-        of_pair = [c for own in first for c in _compare_split(own, saved, name, reference)]
+    for name, runs in others:
+        of_pair = [
+            comparison
+            for where in first
+            if where in runs
+            for comparison in _compare_protocol(first[where], runs[where], where[2], name, reference)
+        ]
         if not of_pair:
             raise DataError(
                 f"{name} and {reference} have no data set, split and protocol in common; evaluate both on one"
@@ -86,28 +114,45 @@ def _is_repeated(at: int, found: Sequence[Comparison]) -> bool:
     return any(before.is_headline and before == replace(found[at], metric=before.metric) for before in found[:at])
 
 
-def _compare_split(own: SavedSplit, others: Sequence[SavedSplit], name: str, reference: str) -> list[Comparison]:
-    same = [other for other in others if (other.dataset, other.split) == (own.dataset, own.split)]
-    found: list[Comparison] = []
-    for other in same:
-        for kind in own.records.keys() & other.records.keys():
-            protocol = component(FOLDER, kind)
-            if hasattr(protocol, "merge"):
-                found += _compare_protocol(protocol, own, other, kind, name, reference)
+Where = tuple[str, str, str]
+"""Data set, split and protocol."""
+
+
+def _read_model(name: str, folders: Sequence[Path]) -> dict[Where, list[SavedSplit]]:
+    """What was asked, and by which runs of a model."""
+    found: dict[Where, list[SavedSplit]] = {}
+    for folder in folders:
+        for saved in read_saved(folder):
+            for kind in saved.records:
+                if hasattr(component(FOLDER, kind), "merge"):
+                    found.setdefault((saved.dataset, saved.split, kind), []).append(saved)
+    for (dataset, split, kind), runs in found.items():
+        if len(runs) < len(folders):
+            raise DataError(
+                f"{name}: {len(runs)} of its {len(folders)} runs are evaluated on {dataset}:{split} by the protocol"
+                f" {kind}; evaluate the others on it too"
+            )
     return found
 
 
 def _compare_protocol(
-    protocol: Any, own: SavedSplit, other: SavedSplit, kind: str, name: str, reference: str
+    own: Sequence[SavedSplit], others: Sequence[SavedSplit], kind: str, name: str, reference: str
 ) -> list[Comparison]:
-    who = f"run {name}"  # no baseline is called so
-    merged: list[Record] = protocol.merge(own.records[kind], other.records[kind], who)
-    left_out = len(own.records[kind]) + len(other.records[kind]) - 2 * len(merged)
-    settings = {**own.settings, "baselines": [who], "rewards": None}
+    protocol: Any = component(FOLDER, kind)
+    # No baseline is called so.
+    models, more = (
+        [f"run {who} {number}" for number in range(len(runs))] for who, runs in ((name, others), (reference, own[1:]))
+    )
+    merged: list[Record] = own[0].records[kind]
+    for who, saved in zip((*more, *models), (*own[1:], *others), strict=True):
+        merged = protocol.merge(merged, saved.records[kind], who)
+    runs = (*own, *others)
+    left_out = sum(len(saved.records[kind]) for saved in runs) - len(runs) * len(merged)
+    settings = {**own[0].settings, "baselines": [*more, *models], "rewards": None}
     found = []
     for measure, metric, parts in protocol.list_parts(merged, settings):
-        both = [part for part in (part.keep_answered(who) for part in parts if who in part.columns) if part.numbers]
-        gap = ModelGap(measure, both, who, settings) if both else None
+        answered = _keep_answered(parts, settings["baselines"])
+        gap = ModelGap(measure, answered, settings, models, [REFERENCE, *more]) if answered else None
         if gap is None or isnan(gap.value):
             continue
         low, high = gap.find_bounds()
@@ -115,8 +160,8 @@ def _compare_protocol(
             Comparison(
                 model=name,
                 reference=reference,
-                dataset=own.dataset,
-                split=own.split,
+                dataset=own[0].dataset,
+                split=own[0].split,
                 task=measure.group,
                 metric=metric,
                 better=measure.better,
@@ -126,13 +171,23 @@ def _compare_protocol(
                 difference=shorten(gap.other - gap.own) + 0.0,  # no -0.0
                 ci=round_bounds(0.0 - high, 0.0 - low),
                 p=round(gap.find_p(), 4),
-                mcnemar=_test(measure, both, who),
-                n=count_items(both),
-                patients=count_clusters(both),
+                mcnemar=_test(measure, answered, models[0]) if len(runs) == 2 else None,
+                n=count_items(answered),
+                patients=count_clusters(answered),
                 left_out=left_out,
+                values=list(map(shorten, gap.against)),
+                values_against=list(map(shorten, gap.values)),
             )
         )
     return found
+
+
+def _keep_answered(parts: Sequence[Part], runs: Sequence[str]) -> list[Part]:
+    """The items that all runs answered."""
+    kept = [part for part in parts if part.columns.keys() >= set(runs)]
+    for who in runs:
+        kept = [part.keep_answered(who) for part in kept]
+    return [part for part in kept if part.numbers]
 
 
 def _test(measure: Measure, parts: Sequence[Part], who: str) -> float | None:

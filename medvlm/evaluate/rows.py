@@ -86,7 +86,7 @@ def _compare(measure: Measure, answered: Mapping[str, Sequence[Part]], settings:
     is worse than the strongest at 5 % divided by their number (Bonferroni).
     """
     sign = 1 if measure.better == "higher" else -1
-    gaps = {who: Gap(measure, parts, who, settings) for who, parts in answered.items()}
+    gaps = {who: Gap(measure, parts, settings, [who]) for who, parts in answered.items()}
     strongest = max(gaps, key=lambda who: sign * gaps[who].other)
     strict = gaps[strongest].find_bounds(1 - 0.05 / len(gaps))
     is_better = all(min(sign * bound for bound in gap.find_bounds()) > 0 for gap in gaps.values())
@@ -100,13 +100,24 @@ def _compare(measure: Measure, answered: Mapping[str, Sequence[Part]], settings:
 
 
 class Gap:
-    """The difference of the model from a baseline on the items that the baseline answered."""
+    """The difference of the model from a baseline on the items that the baseline answered. others, own: columns of the
+    parts; of several, such as runs with other seeds, the mean."""
 
-    def __init__(self, measure: Measure, parts: Sequence[Part], who: str, settings: Mapping[str, Any]):
-        self.own, self.other = find_value(measure, parts), find_value(measure, parts, who)
+    def __init__(
+        self,
+        measure: Measure,
+        parts: Sequence[Part],
+        settings: Mapping[str, Any],
+        others: Sequence[str],
+        own: Sequence[str] = ("answer",),
+    ):
+        self.values, self.against = ([find_value(measure, parts, who) for who in of] for of in (own, others))
+        self.own, self.other = (float(np.mean(of)) for of in (self.values, self.against))
         self.value = self.own - self.other
-        self.own_R = _draw(measure, parts, "answer", settings)
-        self.difference_R = self.own_R - _draw(measure, parts, who, settings)
+        self.own_R, other_R = (
+            np.mean([_draw(measure, parts, who, settings) for who in of], axis=0) for of in (own, others)
+        )
+        self.difference_R = self.own_R - other_R
         self.num_clusters, self.bounds = count_support(measure, parts), measure.bounds
         defined = self.difference_R[~np.isnan(self.difference_R)]
         self.is_constant = bool(len(defined) and np.ptp(defined) < 1e-9)
@@ -127,14 +138,18 @@ class Gap:
 
 
 class ModelGap(Gap):
-    """The difference of two models, neither of which is a constant."""
+    """The difference of two models, neither of which is a constant, each trained with one or several seeds."""
 
     def find_bounds(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Where all patients agree on the difference, that of another one may still be different: the share of such
-        patients has the interval of a share of 0."""
-        if self.bounds is None or not self.is_constant:
+        """Of patients, and of seeds if there are several. Where all patients agree on the difference, that of another
+        one may still be different: the share of such patients has the interval of a share of 0."""
+        seeds = [of for of in (self.values, self.against) if len(of) > 1]
+        width = self.bounds[1] - self.bounds[0] if self.bounds else None
+        if any(np.ptp(of) > 0 for of in seeds):
+            bounds = None if width is None else (-width, width)
+            return interval(self.difference_R, self.value, self.num_clusters, bounds, confidence, seeds)
+        if width is None or not self.is_constant:
             return super().find_bounds(confidence)
-        width = self.bounds[1] - self.bounds[0]
         _, share = interval(np.zeros(1), 0.0, self.num_clusters, (0.0, 1.0), confidence)
         return max(-width, self.value - share * width), min(width, self.value + share * width)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvlm.evaluate.compare import Comparison
+from medvlm.evaluate.compare import Comparison, find_deviation, list_seed_notes
 from medvlm.report import numbers
 from medvlm.report.bars import choose_bar_axis, draw_bar, draw_bar_ruler
 from medvlm.report.markup import Child, Html, tag
@@ -29,7 +29,7 @@ def write_comparison(path: Path, found: Sequence[Comparison]) -> Path:
     reference = found[0].reference
     lead = tag("p", f"{' and '.join(names)} against {reference}, on the same questions.", class_="lead")
     left_out = {
-        f"{each.model}, {each.dataset}:{each.split}: {each.left_out} records are of only one of the two models."
+        f"{each.model}, {each.dataset}:{each.split}: {each.left_out} records are not of all runs."
         for each in found
         if each.left_out
     }
@@ -38,7 +38,11 @@ def write_comparison(path: Path, found: Sequence[Comparison]) -> Path:
         path,
         title=f"{' and '.join(names)} against {reference}",
         eyebrow="comparison",
-        head=[lead, make_notes("What is not compared", sorted(left_out))],
+        head=[
+            lead,
+            *(tag("p", note) for note in list_seed_notes(found)),
+            make_notes("What is not compared", sorted(left_out)),
+        ],
         sections=sections,
     )
 
@@ -75,7 +79,7 @@ def _describe_verdict(each: Comparison) -> Html:
     p = f"p {_format_p(each.holm)} (Holm)"
     marks = {"better": ("\N{CHECK MARK} better", "good"), "worse": ("\N{BALLOT X} worse", "bad")}
     words, style = marks.get(each.verdict, ("\N{ALMOST EQUAL TO} no significant difference", "part"))
-    values = f"{numbers.format_value(each.value)} against {numbers.format_value(each.against)}"
+    values = f"{_format_mean(each.value, each.values)} against {_format_mean(each.against, each.values_against)}"
     return tag("span", f"{words}: {values}, {p}", class_=f"verdict {style}")
 
 
@@ -86,8 +90,8 @@ def _make_all(found: Sequence[Comparison]) -> Section:
             each.task,
             tag("span", f"{_describe(each)} {_draw_arrow(each)}", class_="nowrap"),
             each.model,
-            numbers.format_value(each.value),
-            numbers.format_value(each.against),
+            tag("span", _format_mean(each.value, each.values), class_="nowrap"),
+            tag("span", _format_mean(each.against, each.values_against), class_="nowrap"),
             tag("strong", numbers.format_value(each.difference)),
             tag("span", numbers.format_interval(each.ci), class_="nowrap"),
             _format_p(each.p),
@@ -101,6 +105,13 @@ def _make_all(found: Sequence[Comparison]) -> Section:
                "McNemar", "n"]  # fmt: skip
     table = make_table("All metrics of both models", columns, rows, {4, 5, 6, 8, 9, 10, 11})
     return make_section("All comparisons", "all", table, about=ABOUT_ALL)
+
+
+def _format_mean(value: float, values: Sequence[float]) -> str:
+    """With the standard deviation over seeds, if there are several."""
+    deviation = find_deviation(values)
+    shown = numbers.format_value(value)
+    return shown if deviation is None else f"{shown} \N{PLUS-MINUS SIGN} {numbers.format_value(deviation)}"
 
 
 def _describe(each: Comparison) -> str:

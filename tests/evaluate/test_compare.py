@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from medvlm import cli
 from medvlm.core.ask import Ask
 from medvlm.evaluate.compare import Comparison, compare
 from medvlm.io.shards import ShardSet
+from medvlm.report import numbers
 from tests.evaluate.toy import Noisy, evaluate_toy, is_noisy, write_shards
 
 SAMPLES = 60
@@ -54,7 +59,7 @@ def find(found: list[Comparison], model: str, metric: str) -> Comparison:
 
 
 def test_the_difference_is_that_of_the_answers_and_its_interval_goes_by_patients(runs: Path) -> None:
-    found = compare({name: runs / name / "evaluate" for name in ("noisy", "better", "same")})
+    found = compare({name: [runs / name / "evaluate"] for name in ("noisy", "better", "same")})
     one = find(found, "better", "vqa accuracy")
     templates = ("side", "place", "closed:hilum")
     keys = [f"test{i:04d}" for i in range(SAMPLES)]
@@ -76,7 +81,7 @@ def test_the_difference_is_that_of_the_answers_and_its_interval_goes_by_patients
 
 
 def test_a_model_does_not_differ_from_itself(runs: Path) -> None:
-    found = compare({name: runs / name / "evaluate" for name in ("noisy", "same")})
+    found = compare({name: [runs / name / "evaluate"] for name in ("noisy", "same")})
     assert {each.difference for each in found} == {0.0}
     assert {each.p for each in found} == {1.0} and {each.verdict for each in found} == {""}
     accuracy = find(found, "same", "vqa accuracy")
@@ -90,7 +95,7 @@ def test_the_same_numbers_under_two_names_are_one_comparison(runs: Path, tmp_pat
         shutil.copytree(runs / name / "evaluate", tmp_path / name)
         answers = tmp_path / name / "answers.jsonl"
         answers.write_text(answers.read_text().replace('"template": "place"', '"template": "closed:place"'))
-    found = compare({name: tmp_path / name for name in ("noisy", "better")})
+    found = compare({name: [tmp_path / name] for name in ("noisy", "better")})
     closed, both = (find(found, "better", f"vqa {metric}") for metric in ("accuracy_closed", "accuracy"))
     assert closed.difference == both.difference > 0 and (closed.is_headline, closed.holm) == (False, None)
     assert both.is_headline and len([each for each in found if each.is_headline and each.task == "vqa"]) == 1
@@ -106,7 +111,7 @@ def test_chance_alone_is_seldom_called_a_difference(shards: ShardSet, tmp_path: 
 
     evaluate_toy(Noisy(), shards, tmp_path / "a")
     evaluate_toy(Other(), shards, tmp_path / "b")
-    found = compare({name: tmp_path / name / "evaluate" for name in "ab"})
+    found = compare({name: [tmp_path / name / "evaluate"] for name in "ab"})
     assert {each.verdict for each in found} == {""}
 
 
@@ -158,3 +163,79 @@ def test_runs_on_other_data_have_nothing_in_common(
         file.write_text(file.read_text().replace('"dataset": "toy"', '"dataset": "another"'))
     assert cli.main(["compare", str(runs / "noisy"), str(tmp_path / "other"), "--to", str(tmp_path / "page.html")]) == 2
     assert "other and noisy have no data set, split and protocol in common" in capsys.readouterr().err
+
+
+class Seeded(Noisy):
+    """Is right on a share of the questions about the side, chosen by its seed; the other answers are Noisy's."""
+
+    def __init__(self, seed: int, share: float):
+        super().__init__()
+        self.seed, self.share = seed, share
+        self.identity = {"seed": seed, "share": share}
+
+    def _answer(self, ask: Ask) -> str:
+        if ask.question.template != "side":
+            return super()._answer(ask)
+        is_right = random.Random(f"{self.seed} {ask.sample.key}").random() < self.share
+        return ask.question.truth.answer if is_right else "neither"
+
+
+def write_seeds(shards: ShardSet, folder: Path, name: str, shares: Sequence[float], **changes: Any) -> list[str]:
+    """Evaluated runs whose recipes differ in their seed."""
+    for seed, share in enumerate(shares):
+        run = folder / f"{name}-{seed}"
+        evaluate_toy(Seeded(seed, share), shards, run, protocols=["answers"], baselines=[])
+        (run / "recipe.resolved.yaml").write_text(
+            yaml.safe_dump({"name": run.name, "seed": seed, "model": name, **changes})
+        )
+    return [str(folder / f"{name}-{seed}") for seed in range(len(shares))]
+
+
+def test_a_difference_of_seeds_is_that_of_their_means_and_as_uncertain_as_they_are(
+    shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steady = write_seeds(shards, tmp_path, "steady", (0.5, 0.5, 0.5))
+    better = write_seeds(shards, tmp_path, "better", (0.9, 0.95, 0.92))
+    lucky = write_seeds(shards, tmp_path, "lucky", (0.95, 0.35, 0.4))
+    page = tmp_path / "page.html"
+    assert cli.main(["compare", *map(",".join, (steady, better, lucky)), "--to", str(page)]) == 0
+    out = capsys.readouterr().out
+    assert "compared with steady" in out and "(better 3, lucky 3, steady 3)" in out and "one seed" not in out
+    rows = json.loads(page.with_suffix(".json").read_text())
+    of = {row["model"]: row for row in rows if (row["task"], row["metric"]) == ("vqa", "accuracy:side")}
+    for name, folders in (("better", better), ("lucky", lucky)):
+        single = [
+            next(row for row in json.loads(Path(f, "evaluate", "results.json").read_text())
+                 if (row["task"], row["metric"]) == ("vqa", "accuracy:side"))["value"]
+            for f in folders
+        ]  # fmt: skip
+        assert of[name]["values"] == pytest.approx(single) and of[name]["value"] == pytest.approx(
+            np.mean(single), abs=2e-6
+        )
+        assert of[name]["mcnemar"] is None
+    width = {name: row["ci"][1] - row["ci"][0] for name, row in of.items()}
+    assert width["lucky"] > 2 * width["better"] and of["better"]["ci"][0] > 0 > of["lucky"]["ci"][0]
+    assert f"\N{PLUS-MINUS SIGN} {numbers.format_value(np.std(of['lucky']['values'], ddof=1))}" in page.read_text()
+    assert cli.main(["compare", steady[0], ",".join(lucky), "--to", str(page)]) == 0
+    assert "steady-0: one seed, so its spread over seeds is unknown and in no interval" in capsys.readouterr().out
+
+
+def test_runs_that_are_not_one_model_with_other_seeds_are_refused(
+    shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = write_seeds(shards, tmp_path, "a", (0.5, 0.6))
+    (c,) = write_seeds(shards, tmp_path, "c", (0.5,), stages=[])
+    path = tmp_path / "page.html"
+
+    def refuse(*words: str) -> str:
+        assert cli.main(["compare", *words, "--to", str(path)]) == 2 and not path.exists()
+        return capsys.readouterr().err
+
+    assert "are not one model with other seeds: their recipes differ in model, stages" in refuse(f"{a},{c}", b)
+    shutil.copytree(a, tmp_path / "copy")
+    assert "have the same seed (0)" in refuse(f"{a},{tmp_path / 'copy'}", b)
+    settings = Path(b, "evaluate", "protocol.json")
+    settings.write_text(settings.read_text().replace('"split": "test"', '"split": "val"'))
+    for file in Path(b, "evaluate").glob("*.jsonl"):
+        file.write_text(file.read_text().replace('"split": "test"', '"split": "val"'))
+    assert "a: 1 of its 2 runs are evaluated on toy:test by the protocol answers" in refuse(f"{a},{b}", c)

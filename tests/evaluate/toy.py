@@ -148,8 +148,8 @@ def write_shards(folder: Path, sizes: Mapping[str, int]) -> ShardSet:
     return open_shards(folder)
 
 
-def evaluate_toy(model: Noisy, shards: ShardSet, folder: Path) -> list[Row]:
-    """The test split, without the intervals that take long."""
+def evaluate_toy(model: Noisy, shards: ShardSet, folder: Path, **settings: Any) -> list[Row]:
+    """The test split, without the intervals that take long. settings: of `evaluate`."""
     training, places = ([(split, i) for i in range(shards.count(split))] for split in ("train", "test"))
     return evaluate(
         [model],
@@ -160,4 +160,5 @@ def evaluate_toy(model: Noisy, shards: ShardSet, folder: Path) -> list[Row]:
         training=lambda: training,
         out=RunFolder(folder),
         resamples=10,
+        **settings,
     )

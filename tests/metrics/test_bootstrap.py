@@ -57,6 +57,29 @@ def test_one_patient_and_equal_errors_have_no_interval() -> None:
     assert interval(equal, 0.3, 20, SHARE) != (0.3, 0.3)
 
 
+def test_the_variance_of_seeds_is_added_with_its_own_degrees_of_freedom() -> None:
+    """Welch 1947 and Satterthwaite 1946, by hand: variances 0.0004 (99 degrees of freedom), 0.0003 / 3 and 0.0001 / 2
+    (2 and 1 degrees)."""
+    drawn = np.random.default_rng(0).normal(0.5, 0.02, 200_000)
+    first, second = [0.48, 0.50, 0.52], [0.5, 0.5 + 0.02 / math.sqrt(2)]
+    parts = ((float(drawn.var()) * 100 / 99, 99), (0.0004 / 3, 2), (0.0001 / 2, 1))
+    total = sum(variance for variance, _ in parts)
+    freedom = total**2 / sum(variance**2 / of for variance, of in parts)
+    half = float(t.ppf(0.975, freedom)) * math.sqrt(total)
+    found = interval(drawn, 0.5, 100, None, seeds=[first, second])
+    assert found == pytest.approx((0.5 - half, 0.5 + half), abs=1e-9)
+    bounded = interval(drawn, 0.5, 100, (-99.0, 100.0), seeds=[first, second])  # far from its bounds
+    assert bounded == pytest.approx(found, abs=1e-3)
+
+
+def test_one_seed_adds_nothing_and_equal_seeds_add_nothing() -> None:
+    drawn = np.random.default_rng(0).normal(0.5, 0.02, 1000)
+    alone = interval(drawn, 0.5, 100, SHARE)
+    assert interval(drawn, 0.5, 100, SHARE, seeds=[[0.7]]) == alone
+    low, high = interval(drawn, 0.5, 100, SHARE, seeds=[[0.4, 0.6, 0.5]])
+    assert low < alone[0] and high > alone[1]
+
+
 def test_a_mean_error_s_interval_is_the_normal_one() -> None:
     """For many independent items the mean is normal with the standard error s / sqrt(n)."""
     errors = np.random.default_rng(1).exponential(3, size=2000)
