@@ -27,8 +27,10 @@ class CutOff(str):
 
 
 @contextmanager
-def serve(reply: Callable[[dict[str, Any]], Reply], models: tuple[str, ...] = ("tiny",)) -> Iterator[str]:
-    """Yields its address. reply: to the body of a chat completion."""
+def serve(
+    reply: Callable[[dict[str, Any]], Reply], models: tuple[str, ...] = ("tiny",), port: int = 0
+) -> Iterator[str]:
+    """Yields its address. reply: to the body of a chat completion. port: 0 for a free one."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -48,7 +50,7 @@ def serve(reply: Callable[[dict[str, Any]], Reply], models: tuple[str, ...] = ("
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -11,7 +11,7 @@ from medvlm.core.config import permit
 from medvlm.core.document import read_yaml
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder, write_json
-from medvlm.evaluate.compare import Comparison, compare, find_deviation, list_seed_notes
+from medvlm.evaluate.compare import Comparison, compare, explain_left_out, find_deviation, list_seed_notes
 from medvlm.evaluate.saved import SETTINGS
 from medvlm.report.comparison import write_comparison
 
@@ -116,7 +116,5 @@ def format_comparisons(found: Sequence[Comparison]) -> str:
         ).rstrip()
         for row in rows
     ]
-    left_out = {
-        f"{c.model}: {c.left_out} records of {c.dataset}:{c.split} are not of all runs" for c in found if c.left_out
-    }
-    return "\n".join([f"compared with {found[0].reference}", *lines, *sorted(left_out), *list_seed_notes(found)])
+    notes = [*explain_left_out(found), *list_seed_notes(found)]
+    return "\n".join([f"compared with {found[0].reference}", *lines, *notes])

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from medvlm.commands.train import write_lineage
 from medvlm.commands.who import Who, find_who
-from medvlm.compositions._open import open_run
+from medvlm.compositions._open import open_judge, open_run
 from medvlm.compositions._opened import find
 from medvlm.core.errors import RecipeError
 from medvlm.core.live import Live
 from medvlm.core.protocols import ProtocolConfig, Row, find_protocol, ignore_progress, read_protocols
 from medvlm.core.run import RunFolder
+from medvlm.core.weights import find_published
+from medvlm.evaluate.judge import Judge
 from medvlm.evaluate.ranks import find_rank, join_ranks
 from medvlm.evaluate.run import evaluate as evaluate_split
 from medvlm.evaluate.run import say_nothing
@@ -60,6 +62,7 @@ def _evaluate(found: Who, stage: str, device: str, protocols: Sequence[ProtocolC
     elif is_first:
         loaded.save(run.root)
         write_lineage(loaded, run, sources)
+    judge = make_judge(settings.judge, device)
     rows = []
     asked = protocols or settings.protocols
     for config in read_protocols(asked) if asked else ():
@@ -81,6 +84,7 @@ def _evaluate(found: Who, stage: str, device: str, protocols: Sequence[ProtocolC
             baselines=None if protocols else settings.baselines,
             rewards=find_rewards(recipe.stages),
             groups=settings.groups,
+            judge=judge,
             limit=settings.samples,
             resamples=settings.bootstrap,
             seed=recipe.seed,
@@ -88,6 +92,23 @@ def _evaluate(found: Who, stage: str, device: str, protocols: Sequence[ProtocolC
             say=say,
         )
     return rows
+
+
+def make_judge(settings: Any, device: str) -> Judge | None:
+    """settings: `evaluate.judge` of a recipe. Raises RecipeError for a model that cannot be found or reached. Weights
+    are read once the judge is asked."""
+    if settings is None:
+        return None
+    where, open_model = (
+        settings.model.pretrained,
+        cache(partial(open_judge, settings.model, device, settings.max_new_tokens)),
+    )
+    try:
+        origin = find_published(where) if where else open_model().find_origin()
+    except OSError as reason:
+        raise RecipeError(f"evaluate.judge.model: {where} cannot be read ({str(reason).splitlines()[0]})") from None
+    identity = {**origin, "decoding": "greedy", "max_new_tokens": settings.max_new_tokens}
+    return Judge(open_model, identity, dict(settings.rubrics))
 
 
 def _locate_validation(source: OpenSource) -> list[tuple[str, int]]:

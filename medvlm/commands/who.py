@@ -17,7 +17,7 @@ from medvlm.core.problems import validate
 from medvlm.core.run import RunFolder
 from medvlm.io.shards import RECEIPT
 from medvlm.recipe.load import LoadedRecipe, find_card, find_shipped, load, load_plain, load_run
-from medvlm.recipe.schema import Evaluate
+from medvlm.recipe.schema import Evaluate, describe_model
 
 FREE = re.compile(r"evaluate\.|cache\.|data\.[^.]+\.(root|shards|salt_file)$")
 """The keys of a run that do not change what was trained."""
@@ -108,7 +108,6 @@ def _describe(who: str, on: Sequence[str]) -> dict[str, Any]:
             f"{who}: is no run folder and no recipe; if it is a model, say what to evaluate it on: --on"
             " CARD_OR_SHARDS[:SPLIT]"
         )
-    model: dict[str, Any] = {"composition": {"kind": "server", "url": who}} if is_server else {"pretrained": who}
     name = urlsplit(who).netloc.rpartition("@")[2] if is_server else who.rstrip("/").rpartition("/")[2]
     data, pairs = {}, []
     for place, split in map(split_place, on):
@@ -121,7 +120,7 @@ def _describe(who: str, on: Sequence[str]) -> dict[str, Any]:
         data[source] = described
         pairs.append(f"{source}:{split}")
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-")[:100] or "model"
-    return {"name": slug, "model": model, "data": data, "evaluate": {"on": pairs}}
+    return {"name": slug, "model": describe_model(who), "data": data, "evaluate": {"on": pairs}}
 
 
 def split_place(place: str, default: str = "test") -> tuple[str, str]:

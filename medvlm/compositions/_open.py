@@ -11,7 +11,7 @@ import torch
 from medvlm.compositions._composed import refuse_to_train
 from medvlm.compositions._folder import is_model_folder, open_folder
 from medvlm.compositions._opened import AssembledModel, Opened
-from medvlm.compositions._stock import StockAnswering, StockTower
+from medvlm.compositions._stock import StockAnswering, StockLanguage, StockTower, is_language_model
 from medvlm.core.composition import composition_as_is, composition_of_stage, name_of
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import CheckpointError, RecipeError
@@ -95,6 +95,23 @@ def open_as_is(recipe: Any, device: str, max_new_tokens: int) -> Opened:
             opened.boxes = Writing(model.boxes.codec, model.boxes.scale)
     if model.pretrained:
         opened.find_origin = partial(find_published, model.pretrained)
+    opened.max_new_tokens = max_new_tokens
+    return opened
+
+
+def open_judge(model: Any, device: str, max_new_tokens: int) -> Opened:
+    """A ready model that answers in words, with or without images. model: like the section `model` of a recipe.
+
+    Raises RecipeError for what is none, and for a server that cannot be used."""
+    opened: Opened | None
+    if model.pretrained and is_language_model(model.pretrained):
+        opened = StockLanguage(model.pretrained, device)
+    else:
+        try:
+            opened = composition_as_is(model).open_as_is(model, device)
+        except RecipeError as reason:
+            raise RecipeError(f"evaluate.judge.{reason}") from None
+    opened = opened or StockAnswering(model.pretrained, device)
     opened.max_new_tokens = max_new_tokens
     return opened
 

@@ -56,20 +56,66 @@ class StockAnswering(OutsideModel):
     def _answer(self, ask: Ask) -> str:
         pictures = [{"type": "image", "image": picture} for picture in list_pictures(ask)]
         content = [*pictures, {"type": "text", "text": ask.question.text}]
-        inputs = fill_template(
-            self.processor,
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        ).to(self.model.device, self.model.dtype)
-        with torch.no_grad():
-            out = self.model.generate(**inputs, do_sample=False, max_new_tokens=self.max_new_tokens)
-        ids = out[0, inputs["input_ids"].shape[1] :].tolist()
-        text = str(self.processor.decode(ids, skip_special_tokens=True)).strip()
-        ends = list_end_ids(self.model.generation_config, self.processor.tokenizer)
-        return CutAnswer(text) if is_cut(ids, self.max_new_tokens, ends) else text
+        return _continue(self.model, self.processor, self.processor.tokenizer, content, self.max_new_tokens)
+
+
+def _continue(model: Any, speaker: Any, tokenizer: Any, content: Any, max_new_tokens: int) -> str:
+    """The greedy answer to a message of the user. speaker: what has the chat template."""
+    inputs = fill_template(
+        speaker,
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    # What a tokenizer returns has no numbers to cast, and no argument for it.
+    inputs = inputs.to(model.device) if speaker is tokenizer else inputs.to(model.device, model.dtype)
+    with torch.no_grad():
+        out = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+    ids = out[0, inputs["input_ids"].shape[1] :].tolist()
+    text = str(speaker.decode(ids, skip_special_tokens=True)).strip()
+    ends = list_end_ids(model.generation_config, tokenizer)
+    return CutAnswer(text) if is_cut(ids, max_new_tokens, ends) else text
+
+
+def is_language_model(where: str) -> bool:
+    """Whether a folder or hub id is a language model that takes no images. Raises RecipeError if there is none."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig
+
+    try:
+        kind = type(open_stock(AutoConfig, _base_of(where)[0]))
+    except (OSError, ValueError) as reason:
+        raise RecipeError(f"{where}: no model that transformers opens ({str(reason).splitlines()[0]})") from None
+    return kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+class StockLanguage(Opened):
+    """A language model of transformers with a chat template, which is asked in words alone."""
+
+    can = frozenset({"answer"})
+
+    def __init__(self, where: str, device: str):
+        """Raises RecipeError if transformers cannot open it."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        try:
+            self.tokenizer = open_stock(AutoTokenizer, where)
+            self.model = open_stock(AutoModelForCausalLM, where, dtype="auto").to(device).eval()
+        except (OSError, ValueError) as reason:
+            raise RecipeError(
+                f"{where}: no language model that transformers opens ({str(reason).splitlines()[0]})"
+            ) from None
+
+    def _describe_computing(self) -> Mapping[str, Any]:
+        return describe_computing(self.model)
+
+    def answer(self, asks: Sequence[Ask]) -> list[str]:
+        return [self._answer(ask) for ask in asks]
+
+    def _answer(self, ask: Ask) -> str:
+        assert ask.shows == "none", "a language model sees no images"
+        return _continue(self.model, self.tokenizer, self.tokenizer, ask.question.text, self.max_new_tokens)
 
 
 class StockTower(Opened):

@@ -48,7 +48,8 @@ class Config(CompositionConfig):
     key_variable: str = "OPENAI_API_KEY"
     """The environment variable with the key of the server. Keys are never stored."""
     sends_images: bool = False
-    """Allows a server on another machine, to which images and questions are sent."""
+    """Allows a server on another machine, to which images and questions are sent; of a judge the questions, references
+    and answers."""
     parallel: int = Field(8, gt=0)
     """How many questions are sent at the same time."""
     timeout_s: float = Field(300.0, gt=0)
@@ -97,7 +98,8 @@ class ServedModel(OutsideModel):
         if not config.sends_images and not is_here:
             raise RecipeError(
                 f"model.composition.url: {urlsplit(config.url).hostname} is another machine, which would get the images"
-                " and questions; set model.composition.sends_images to true if it may"
+                " and questions, or of a judge the questions, references and answers; set"
+                " model.composition.sends_images to true if it may"
             )
         known = [each.get("id") for each in self._send("models").get("data", [])]
         if config.model and known and config.model not in known:

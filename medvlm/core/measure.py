@@ -55,6 +55,18 @@ class AtPoints:
 
 
 @dataclass(frozen=True)
+class OfJudge:
+    """Columns of the score that a judge model gave to an answer, if there is a judge.
+
+    rubric: by which it judged, a field of core/judge_config.Rubrics. Answers without a score do not count."""
+
+    rubric: str
+
+    def __call__(self, score: float, truth: Any) -> tuple[float, ...]:
+        return (score, 1.0)
+
+
+@dataclass(frozen=True)
 class OfItems:
     """A statistic that needs the single questions, such as an AUROC.
 

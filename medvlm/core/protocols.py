@@ -102,6 +102,16 @@ class Pieces(Typed):
         sizes: number of items of each piece, for the progress."""
 
 
+class Judging(Typed):
+    """A judge model that scores answers, see medvlm/evaluate/judge.py."""
+
+    def judge(self, records: Sequence[Record], split: Any) -> list[Record]:
+        """The records of a protocol, with the scores of the judge where a task has a measure for them."""
+
+    def describe(self) -> dict[str, Any]:
+        """What decides its scores, in plain JSON."""
+
+
 def list_nothing() -> Sequence[Place]:
     return ()
 
@@ -128,6 +138,8 @@ class Split:
     """Returns the places of the validation samples, on which operating points are chosen."""
     groups: Sequence[str] = ()
     """Groups of the samples, such as `sex`, for each value of which there are results too."""
+    judge: Judging | None = None
+    """Scores answers in words, if there is one."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Reason -> questions that a protocol could not ask for it. The evaluation reports them."""
     notes: list[str] = field(default_factory=list)
@@ -148,7 +160,7 @@ class Row(TypedDict):
     """One result. metric: `accuracy`, or `accuracy:TEMPLATE` for the questions of one template. ci: 95 %; None with one
     patient. patients: how many the n items are of (a sample without a patient is its own). unanswered: how many items
     a baseline could not answer; it is compared on the others. group: `sex=f` for the samples of one group; its metric
-    is `accuracy:sex=f`."""
+    is `accuracy:sex=f`. unread: for how many questions a judge gave no readable score; they are not among the n."""
 
     dataset: str
     split: str
@@ -162,6 +174,7 @@ class Row(TypedDict):
     unanswered: dict[str, int]
     paired: Paired | None
     group: NotRequired[str]
+    unread: NotRequired[int]
 
 
 class ProtocolConfig(config.Config):

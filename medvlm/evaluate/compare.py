@@ -12,7 +12,7 @@ import numpy as np
 
 from medvlm.core.config import component
 from medvlm.core.errors import DataError
-from medvlm.core.measure import Measure, mean
+from medvlm.core.measure import Measure, OfJudge, mean
 from medvlm.core.protocols import FOLDER, Record
 from medvlm.evaluate.rows import ModelGap, Part, count_clusters, count_items, round_bounds, shorten
 from medvlm.evaluate.saved import SavedSplit, read_saved
@@ -30,7 +30,7 @@ class Comparison:
     patients and by seeds. p: of no difference, like the interval. holm: p, corrected for all comparisons of headline
     metrics; None for other metrics, which are only descriptive. mcnemar: the p-value of McNemar's test, for answers of
     single runs that are right or wrong. better: None if the metric is only informative. left_out: records that some of
-    the runs lack."""
+    the runs lack. other_judge: the answers were scored by different judges, so these scores are not compared."""
 
     model: str
     reference: str
@@ -52,6 +52,7 @@ class Comparison:
     values: list[float]
     values_against: list[float]
     holm: float | None = None
+    other_judge: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,6 +68,18 @@ class Comparison:
 def find_deviation(values: Sequence[float]) -> float | None:
     """The standard deviation over seeds; None with one seed."""
     return shorten(float(np.std(values, ddof=1))) if len(values) > 1 else None
+
+
+def explain_left_out(found: Sequence[Comparison]) -> list[str]:
+    """What is not compared, a sentence each."""
+    notes = set()
+    for each in found:
+        where = f"{each.model}, {each.dataset}:{each.split}"
+        if each.left_out:
+            notes.add(f"{where}: {each.left_out} records are not of all runs.")
+        if each.other_judge:
+            notes.add(f"{where}: judged by another model or other prompts, so scores of judges are not compared.")
+    return sorted(notes)
 
 
 def list_seed_notes(found: Sequence[Comparison]) -> list[str]:
@@ -149,8 +162,11 @@ def _compare_protocol(
     runs = (*own, *others)
     left_out = sum(len(saved.records[kind]) for saved in runs) - len(runs) * len(merged)
     settings = {**own[0].settings, "baselines": [*more, *models], "rewards": None}
+    has_one_judge = all(saved.settings.get("judge") == settings.get("judge") for saved in runs)
     found = []
     for measure, metric, parts in protocol.list_parts(merged, settings):
+        if isinstance(measure.columns, OfJudge) and not has_one_judge:
+            continue
         answered = _keep_answered(parts, settings["baselines"])
         gap = ModelGap(measure, answered, settings, models, [REFERENCE, *more]) if answered else None
         if gap is None or isnan(gap.value):
@@ -175,6 +191,7 @@ def _compare_protocol(
                 n=count_items(answered),
                 patients=count_clusters(answered),
                 left_out=left_out,
+                other_judge=not has_one_judge,
                 values=list(map(shorten, gap.against)),
                 values_against=list(map(shorten, gap.values)),
             )

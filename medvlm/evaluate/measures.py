@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from medvlm.core.measure import AtPoints, Measure, OfCorpus, average
+from medvlm.core.measure import AtPoints, Measure, OfCorpus, OfJudge, average
 from medvlm.core.sample import Truth
 from medvlm.core.tasks import find_task, list_tasks
 from medvlm.rewards._compose import Composer
@@ -41,12 +41,14 @@ def _join(by_task: Mapping[str, Measure]) -> Measure:
 
     def add_columns(answer: Any, truth: Truth) -> Any:
         columns = by_task[truth.task].columns
-        assert not isinstance(columns, OfCorpus | AtPoints), f"tasks {', '.join(by_task)} share {columns}"
+        assert not isinstance(columns, OfCorpus | AtPoints | OfJudge), f"tasks {', '.join(by_task)} share {columns}"
         return columns(answer, truth)
 
     if len(by_task) == 1:
         return replace(*by_task.values(), is_about=is_about)
-    joined = {replace(measure, is_about=is_about, columns=add_columns) for measure in by_task.values()}
+    own = {measure.columns for measure in by_task.values()}
+    columns = own.pop() if len(own) == 1 else add_columns  # of a judge, who judges all tasks alike
+    joined = {replace(measure, is_about=is_about, columns=columns) for measure in by_task.values()}
     assert len(joined) == 1, f"tasks {', '.join(by_task)} mean different things by one measure: {joined}"
     return joined.pop()
 

@@ -13,6 +13,7 @@ import medvlm
 from medvlm.compositions._opened import find
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.protocols import (
+    Judging,
     Place,
     Progress,
     ProtocolConfig,
@@ -56,6 +57,7 @@ def evaluate(
     baselines: Sequence[str] | None = None,
     rewards: Mapping[str, Any] | None = None,
     groups: Sequence[str] = (),
+    judge: Judging | None = None,
     limit: int = 0,
     resamples: int = 1000,
     seed: int = 0,
@@ -68,15 +70,15 @@ def evaluate(
     models: a protocol asks the first one that can do what it needs. dataset, split: names in the rows. training,
     validation: return the samples that baselines are fitted on and operating points chosen on. protocols: names or
     settings; by default all of medvlm. baselines: by default all of the protocols. rewards: weights or settings, by
-    name. groups: of the samples, that get rows. limit: maximum number of samples, drawn by the seed; 0: all. progress:
-    called with (what, done, total). say: called with lines for the user.
+    name. groups: of the samples, that get rows. judge: scores answers in words. limit: maximum number of samples, drawn
+    by the seed; 0: all. progress: called with (what, done, total). say: called with lines for the user.
     Raises RecipeError for an unknown baseline or reward, DataError if there is nothing to evaluate.
     """
     known = read_protocols(protocols)
     names = list_baselines(known) if baselines is None else _require_baselines(baselines, known)
     places, fitted, folder = _draw(places, limit, seed), _Once(training), out.answers.parent
-    kept, chosen = KeptPieces(folder), partial(_draw, validation(), limit, seed)
-    base = Split(shards, places, fitted, names, rewards or {}, seed, folder / "gallery", kept, progress, chosen, groups)
+    kept, chosen, gallery = KeptPieces(folder), partial(_draw, validation(), limit, seed), folder / "gallery"
+    base = Split(shards, places, fitted, names, rewards or {}, seed, gallery, kept, progress, chosen, groups, judge)
     asked = {c.kind: _Asking(c, model, base, f"{dataset}-{split}") for c, model in _pair(known, models)}
     records = {kind: each.ask() for kind, each in asked.items()}
     if find_rank()[0] > 0:
@@ -89,8 +91,7 @@ def evaluate(
         "dataset": dataset,
         "split": split,
         "shards": _describe_shards(shards, places, fitted.places, limit),
-        "models": {kind: each.model.identity for kind, each in asked.items()},
-        "protocols": [config.model_dump(mode="json") for config in known if config.kind in records],
+        **_describe_asked(asked),
         "baselines": names,
         "left_out": left_out,
         "rewards": Composer(rewards).to_json() if rewards else None,
@@ -132,6 +133,16 @@ class _Asking:
 
     def ask(self) -> list[Record]:
         return list(self.protocol.ask(self.config, self.model, self.split))
+
+
+def _describe_asked(asked: Mapping[str, _Asking]) -> dict[str, Any]:
+    """Who was asked by which protocols, and who judged."""
+    judge = next((each.split.judge for each in asked.values()), None)
+    return {
+        "models": {kind: each.model.identity for kind, each in asked.items()},
+        "protocols": [each.config.model_dump(mode="json") for each in asked.values()],
+        **({"judge": judge.describe()} if judge else {}),
+    }
 
 
 def _say_what_is_missing(

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from medvlm.core.config import Config, Slot, did_you_mean, kinds
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import list_some
+from medvlm.core.judge_config import Rubrics
 from medvlm.core.problems import Problem, wrap_problems
 from medvlm.core.protocols import MOST_RESAMPLES, list_baselines, read_protocols, refuse_baseline
 from medvlm.core.track_config import TrackConfig
@@ -106,6 +107,29 @@ class CacheConfig(Config):
     """Maximum size. The least recently used files are removed first."""
 
 
+def describe_model(where: str) -> dict[str, Any]:
+    """The section `model` of a ready model by folder, hub id or address of a server."""
+    if where.startswith(("http://", "https://")):
+        return {"composition": {"kind": "server", "url": where}}
+    return {"pretrained": where}
+
+
+class Judge(Config):
+    """A model that scores answers in words, beside the strict score."""
+
+    model: Model
+    """A ready model that follows instructions, by folder, hub id or address of a server; or a section like `model` of
+    the recipe, with further settings. A language model without images will do."""
+    rubrics: Rubrics = Rubrics()
+    max_new_tokens: int = Field(512, gt=0)
+    """Length of a reply. One that has not ended by then has no score."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _by_name(cls, model: Any) -> Any:
+        return describe_model(model) if isinstance(model, str) else model
+
+
 class Evaluate(Config):
     on: tuple[str, ...] = ()
     """SOURCE:SPLIT; SOURCE alone is its test split."""
@@ -119,6 +143,8 @@ class Evaluate(Config):
     the training image that looks most alike (`nearest`)."""
     groups: tuple[str, ...] = ()
     """Groups of the samples (`groups` in the card), such as [sex, view]: each of their values has rows of its own."""
+    judge: Judge | None = Field(None, exclude_if=lambda judge: judge is None)
+    """Scores the answers to choices, open questions and reports, and those of the baselines."""
     samples: int = Field(0, ge=0)
     """At most this many samples of a split; 0: all."""
     max_new_tokens: int = Field(64, gt=0)

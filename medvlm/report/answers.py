@@ -160,9 +160,19 @@ def _make_question(answer: Record) -> Html:
         ),
         tag("dl", *pairs),
         tag("p", tag("span", "reward ", class_="muted small"), *chips, class_="rewards") if rewards else None,
+        _show_judge(answer),
         tag("details", tag("summary", "answers without this image"), tag("dl", *other)) if other else None,
         class_="qa right" if mark_of(answer) == "right" else "qa",
     )
+
+
+def _show_judge(answer: Record) -> Html | None:
+    """The score of a judge, in [0, 1]."""
+    scores = [of_who.get("answer") for of_who in (answer.get("judged") or {}).values()]
+    if not scores:
+        return None
+    shown = "no readable score" if scores[0] is None else numbers.format_value(scores[0])
+    return tag("p", tag("span", "judge ", class_="muted small"), tag("span", shown, class_="chip"), class_="rewards")
 
 
 def _make_verdict(answer: Record) -> Html:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvlm.evaluate.compare import Comparison, find_deviation, list_seed_notes
+from medvlm.evaluate.compare import Comparison, explain_left_out, find_deviation, list_seed_notes
 from medvlm.report import numbers
 from medvlm.report.bars import choose_bar_axis, draw_bar, draw_bar_ruler
 from medvlm.report.markup import Child, Html, tag
@@ -28,11 +28,6 @@ def write_comparison(path: Path, found: Sequence[Comparison]) -> Path:
     names = list(dict.fromkeys(each.model for each in found))
     reference = found[0].reference
     lead = tag("p", f"{' and '.join(names)} against {reference}, on the same questions.", class_="lead")
-    left_out = {
-        f"{each.model}, {each.dataset}:{each.split}: {each.left_out} records are not of all runs."
-        for each in found
-        if each.left_out
-    }
     sections = [_make_headlines([each for each in found if each.is_headline]), _make_all(found)]
     return write_page(
         path,
@@ -41,7 +36,7 @@ def write_comparison(path: Path, found: Sequence[Comparison]) -> Path:
         head=[
             lead,
             *(tag("p", note) for note in list_seed_notes(found)),
-            make_notes("What is not compared", sorted(left_out)),
+            make_notes("What is not compared", explain_left_out(found)),
         ],
         sections=sections,
     )

@@ -85,10 +85,15 @@ class EvaluatedShards(TypedDict, total=False):
     limit: int | None
 
 
+class ShownJudge(TypedDict, total=False):
+    model: str
+
+
 class EvaluatedSplit(TypedDict, total=False):
     dataset: str
     split: str
     shards: EvaluatedShards | None
+    judge: ShownJudge | None
 
 
 class ShownDifference(TypedDict, total=False):
@@ -104,6 +109,7 @@ class ResultRow(TypedDict, total=False):
     task: str
     metric: str
     n: int | None
+    unread: int | None
     paired: ShownDifference | None
     baselines: dict[str, Any] | None
 
@@ -114,6 +120,7 @@ class ShownAnswer(TypedDict, total=False):
     key: str
     scale: float | list[float] | None
     rewards: dict[str, Any] | None
+    judged: dict[str, dict[str, float | None]] | None
 
 
 class MetricsLine(TypedDict, total=False):

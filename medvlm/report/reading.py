@@ -141,6 +141,11 @@ def read_run(run: RunFolder) -> RunRecord:
                 f"{protocol.get('dataset')}:{protocol.get('split')} was evaluated on"
                 f" {protocol['shards'].get('samples')} randomly drawn samples, not on all."
             )
+        if judge := protocol.get("judge"):
+            notes.append(
+                f"{protocol.get('dataset')}:{protocol.get('split')} has scores that the model {judge.get('model')} gave"
+                " as a judge; its prompts are in evaluate/protocol.json."
+            )
     if results and not answers:
         notes.append("The evaluation saved no answers, so there is no gallery.")
     return RunRecord(

@@ -247,13 +247,21 @@ def _make_table(caption: str, results: list[Record]) -> Html:
                 tag("span", f"{describe_metric(row)} ", tag("span", arrow, class_="muted"), class_="nowrap"),
                 tag("strong", numbers.format_value(row["value"]) if is_usable(row) else "not scored"),
                 tag("span", numbers.format_interval(_get_interval(row)), class_="nowrap"),
-                numbers.format_whole(row["n"]) if isinstance(row.get("n"), int | float) else "\N{EN DASH}",
+                _describe_number(row),
                 *(numbers.format_value(baselines.get(n)) for n in names),
                 against if _is_number(difference) else "\N{EN DASH}",
             ]
         )
     columns = ["data", "task", "metric", "value", "95 % interval", "n", *names, "paired difference"]
     return make_table(caption, columns, rows, numeric)
+
+
+def _describe_number(row: Record) -> str:
+    """The number of scored items, and of those without a readable score of the judge."""
+    if not isinstance(row.get("n"), int | float):
+        return "\N{EN DASH}"
+    unread = f" ({numbers.format_whole(row['unread'])} unread)" if isinstance(row.get("unread"), int) else ""
+    return numbers.format_whole(row["n"]) + unread
 
 
 def list_baselines(results: list[Record]) -> list[str]:

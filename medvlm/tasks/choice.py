@@ -11,7 +11,7 @@ from pydantic import Field
 from medvlm.core import sample
 from medvlm.core.config import Config as Base
 from medvlm.core.errors import DataError
-from medvlm.core.measure import Measure, average
+from medvlm.core.measure import Measure, OfJudge, average
 from medvlm.core.sample import Medium
 from medvlm.core.tasks import Choices, Drawing
 from medvlm.tasks import _words
@@ -90,6 +90,7 @@ def is_formatted(answer: str, truth: Truth) -> bool:
 MEASURES = (
     Measure("accuracy", _words.GROUP, average(score), by_template=True, headline=True),
     Measure("accuracy_closed", _words.GROUP, average(score), headline=True),
+    Measure("judged_closed", _words.GROUP, OfJudge("closed"), headline=True),
 )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from medvlm.core import sample
 from medvlm.core.config import Config as Base
-from medvlm.core.measure import Measure, average
+from medvlm.core.measure import Measure, OfJudge, average
 from medvlm.core.sample import Medium
 from medvlm.tasks import _words
 from medvlm.tasks._made_up import WORDS, draw_answer, make_question
@@ -97,6 +97,8 @@ MEASURES = (
     Measure("accuracy_closed", _words.GROUP, average(score), is_closed, headline=True),
     Measure("accuracy_open", _words.GROUP, average(score), is_open),
     *(Measure(metric, _words.GROUP, average(share), is_open) for metric, share in SHARES.items()),
+    Measure("judged_closed", _words.GROUP, OfJudge("closed"), is_closed, headline=True),
+    Measure("judged_open", _words.GROUP, OfJudge("open"), is_open, headline=True),
 )
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from medvlm.core import sample
 from medvlm.core.config import Config as Base
 from medvlm.core.errors import DataError
-from medvlm.core.measure import Measure, OfCorpus, OfItems, average, fit_columns
+from medvlm.core.measure import Measure, OfCorpus, OfItems, OfJudge, average, fit_columns
 from medvlm.core.sample import Medium
 from medvlm.tasks._made_up import draw_answer, make_question
 from medvlm.tasks._sections import SECTIONS, read_sections
@@ -213,15 +213,17 @@ MEASURES = (
     Measure("cider", GROUP, OfCorpus(_fit_cider), headline=True, words="CIDEr", bounds=(0.0, 10.0)),
     Measure("token_f1", GROUP, average(score), by_template=True, words="F1 of words"),
     Measure("token_recall", GROUP, average(find_recall), words="recall of words"),
+    Measure("judged", GROUP, OfJudge("long"), headline=True, words="score of the judge"),
     *_OF_FINDINGS,
     *(_measure_section(measure, section) for section in SECTIONS for measure in (_BLEU_4, _ROUGE_L, _FINDING_F1)),
 )
 
 
 def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> str:
-    """Of the most frequent texts, the one with the best value of the measure on these truths; for a measure that is
-    about none of them, that of the first measure."""
-    about = [truth for truth in truths if measure and measure.is_about("", truth)]
+    """Of the most frequent texts, the one with the best value of the measure on these truths; for the score of a judge,
+    and for a measure that is about none of them, that of the first measure."""
+    is_of_answers = measure is not None and not isinstance(measure.columns, OfJudge)
+    about = [truth for truth in truths if measure and is_of_answers and measure.is_about("", truth)]
     return _find_constant(tuple(about), measure) if measure and about else _find_constant(tuple(truths), MEASURES[0])
 
 

@@ -16,7 +16,7 @@ import pytest
 from medvlm.core import geometry
 from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas
-from medvlm.core.measure import AtPoints, Measure, OfCorpus, fit_columns
+from medvlm.core.measure import AtPoints, Measure, OfCorpus, OfJudge, fit_columns
 from medvlm.core.sample import Medium, Truth, UnknownTruth, make_truth, truth_from_json
 from medvlm.core.tasks import FIRST_TASKS, find_task, list_tasks, list_text_tasks
 from medvlm.evaluate.measures import join_measures
@@ -265,7 +265,7 @@ def list_judged_measures() -> Iterator[tuple[str, Measure]]:
     for kind in SCORED:
         task = find_task(kind)
         for measure in task.MEASURES[:1] if task.IS_LONG else task.MEASURES:
-            if measure.better and not measure.by_class and not isinstance(measure.columns, OfCorpus):
+            if measure.better and not measure.by_class and not isinstance(measure.columns, OfCorpus | OfJudge):
                 yield kind, measure
 
 
@@ -293,6 +293,8 @@ def test_no_other_constant_is_better_for_a_measure(kind: str, measure: Measure) 
 def test_measures_are_numbers_and_have_names_of_their_own(kind: str) -> None:
     task = find_task(kind)
     for measure in task.MEASURES:
+        if isinstance(measure.columns, OfJudge):
+            continue  # of the scores of a judge, not of answers
         truths = [truth for _, truth, _ in task.EXAMPLES]
         columns = fit_columns(measure, truths)
         found: list[Any] = [columns(answer, truth) for answer, truth, _ in task.EXAMPLES]
@@ -309,12 +311,14 @@ def test_measures_that_tasks_share_mean_the_same() -> None:
     joined = join_measures(list_tasks())
     names = [(measure.group, measure.metric) for measure in joined]
     assert len(set(names)) == len(names)
-    assert names[:6] == [
+    assert names[:8] == [
         ("vqa", "accuracy"),
         ("vqa", "accuracy_closed"),
+        ("vqa", "judged_closed"),
         ("vqa", "accuracy_open"),
         ("vqa", "f1_open"),
         ("vqa", "recall_open"),
+        ("vqa", "judged_open"),
         ("count", "mae"),
     ]
 

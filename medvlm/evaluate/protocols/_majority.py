@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from medvlm.core.ask import Ask
 from medvlm.core.errors import DataError
+from medvlm.core.measure import OfJudge
 from medvlm.core.protocols import Asked, Split
 from medvlm.core.sample import Question, Truth
 from medvlm.core.tasks import find_task
@@ -111,6 +112,8 @@ def _fit(truths: Sequence[Truth], composer: Composer | None) -> Constants:
     for metric, kinds in tasks_of.items():
         own, about = find_task(kinds[0]), [truth for truth in truths if truth.task in kinds]
         measure = next(each for each in own.MEASURES if each.metric == metric)
+        if isinstance(measure.columns, OfJudge):
+            continue  # the judge scores the first constant, so that it is not asked about many
         if own.best_constant and (constant := own.best_constant(about, measure)) != constants[""]:
             constants[metric] = constant
     judged = [truth for truth in spread(truths, FIT_PLACED) if composer and composer.applies(truth)]

@@ -80,7 +80,8 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
             records.append({**record, **_judge(record, composer)})
         return {"records": records, "left_out": left_out}
 
-    yield from collect_records(split, plan, do)
+    records = collect_records(split, plan, do)
+    yield from split.judge.judge(list(records), split) if split.judge else records
 
 
 @dataclass(frozen=True)

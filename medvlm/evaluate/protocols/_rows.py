@@ -10,7 +10,7 @@ from typing import Any, NotRequired
 
 import numpy as np
 
-from medvlm.core.measure import AtPoints, Measure, fit_columns
+from medvlm.core.measure import AtPoints, Measure, OfJudge, fit_columns
 from medvlm.core.protocols import Record, Row, SplitRecord
 from medvlm.core.sample import Truth, truth_from_json
 from medvlm.core.tasks import find_task
@@ -34,6 +34,7 @@ class AskedRecord(SplitRecord):
     constants: NotRequired[dict[str, Any] | None]
     points: NotRequired[dict[str, Any] | None]
     groups: NotRequired[dict[str, str] | None]
+    judged: NotRequired[dict[str, dict[str, float | None]]]
 
 
 class TextRecord(AskedRecord):
@@ -53,6 +54,8 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
     groups = list_groups(records)
     for measure, metric, parts in list_parts(records, settings):
         rows.append(make_row(measure, metric, parts, settings))
+        if isinstance(measure.columns, OfJudge) and (unread := _count_unread(measure, metric, records)):
+            rows[-1]["unread"] = unread
         for group, numbers in groups.items() if metric == measure.metric else ():
             own = [kept for part in parts if (kept := part.keep(numbers)).numbers]
             if own and not isnan(find_value(measure, own)):
@@ -68,10 +71,10 @@ def list_parts(records: Sequence[Record], settings: Mapping[str, Any]) -> Iterat
         about = [n for n, record in enumerate(records) if measure.is_about(record["template"], truths[n])]
         measure = replace(measure, columns=fit_columns(measure, [truths[n] for n in about]))
         said: dict[str, list[Sequence[Any]]] = {
-            who: [_list_said(who, records[n], measure.metric) for n in about]
+            who: [_list_said(who, records[n], measure) for n in about]
             for who in ("answer", *(name for name in settings["baselines"] if name != CHANCE))
         }
-        if CHANCE in settings["baselines"]:
+        if CHANCE in settings["baselines"] and not isinstance(measure.columns, OfJudge):
             said[CHANCE] = [_guess(truths[n]) if records[n]["template"] in with_own_choices else () for n in about]
         said = {who: of_who for who, of_who in said.items() if any(map(len, of_who))}
         if "answer" in said:
@@ -92,7 +95,11 @@ def merge(records: Sequence[Record], others: Sequence[Record], name: str) -> lis
         if other is not None:
             cut = [*record.get("cut", ()), *([name] if "answer" in other.get("cut", ()) else ())]
             own = {**record.get("own", {}), name: {"truth": other["truth"], "points": other.get("points")}}
-            merged.append({**record, name: other["answer"], "cut": cut, "own": own})
+            judged = {
+                rubric: {**of_who, name: other.get("judged", {}).get(rubric, {}).get("answer")}
+                for rubric, of_who in record.get("judged", {}).items()
+            }
+            merged.append({**record, name: other["answer"], "cut": cut, "own": own, "judged": judged})
     return merged
 
 
@@ -107,14 +114,29 @@ def _identify(records: Sequence[Record]) -> list[tuple[Any, ...]]:
     return found
 
 
-def _list_said(who: str, record: Record, metric: str) -> Sequence[Any]:
+def _list_said(who: str, record: Record, measure: Measure) -> Sequence[Any]:
     """The answer, as a sequence of one; for the majority baseline, the best constant for this metric; "" for one that
-    was cut. Empty if the baseline could not be asked."""
+    was cut; for the measure of a judge, its score. Empty if the baseline could not be asked, or there is no score."""
+    if isinstance(measure.columns, OfJudge):
+        score = record.get("judged", {}).get(measure.columns.rubric, {}).get(who)
+        return () if score is None else (score,)
     if is_lost(who, record):
         return ("",)
     constants: dict[str, Any] = record.get("constants") or {} if who == MAJORITY else {}
-    said = constants.get(metric, record.get(who))
+    said = constants.get(measure.metric, record.get(who))
     return () if said is None else (said,)
+
+
+def _count_unread(measure: Measure, metric: str, records: Sequence[Record]) -> int:
+    """The questions of a row whose answer the judge gave no readable score."""
+    assert isinstance(measure.columns, OfJudge)
+    template = metric.partition(":")[2]
+    scores = [
+        record.get("judged", {}).get(measure.columns.rubric, {}).get("answer", 0.0)
+        for record in records
+        if not template or record["template"] == template
+    ]
+    return scores.count(None)
 
 
 def _guess(truth: Truth) -> Sequence[Any]:
