@@ -27,7 +27,7 @@ class Content:
 
     tasks: of its questions. media: kinds, as the card's `media` calls them. has_reports: False if no sample has one.
     answered: template -> its questions for decoders. splits: those that the archive names, for a card whose
-    `splits.by` is `column`.
+    `splits.by` is `column`. has_steps: False if no question has steps.
     """
 
     tasks: frozenset[str] | None = None
@@ -35,6 +35,7 @@ class Content:
     has_reports: bool | None = None
     answered: Mapping[str, Offer] | None = None
     splits: frozenset[str] | None = None
+    has_steps: bool | None = None
 
 
 def name_asked(**asked: Any) -> frozenset[str]:

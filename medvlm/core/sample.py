@@ -153,11 +153,19 @@ def _freeze(value: Any) -> Any:
 @dataclass(frozen=True)
 class Question:
     """template: groups questions that ask the same thing (`side`, `count:RBC`). The majority baseline is per
-    template."""
+    template. steps: what leads to the answer, in order: name of a step (`modality`) -> its text; {} if unknown. around:
+    text that a model is to write before and after the answer; set by what trains it, never stored."""
 
     text: str
     truth: Truth
     template: str
+    steps: dict[str, str] = field(default_factory=dict, hash=False)
+    around: tuple[str, str] = ("", "")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What a tokenizer should know."""
+        return self.text, self.truth.answer, *self.steps.values()
 
 
 class MediumRecord(TypedDict):
@@ -176,6 +184,7 @@ class QuestionRecord(TypedDict):
     text: str
     truth: dict[str, Any]
     template: str
+    steps: NotRequired[dict[str, str]]
 
 
 class SampleRecord(TypedDict):
@@ -212,7 +221,15 @@ class Sample:
     groups: dict[str, str] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
-        questions = [{"text": q.text, "truth": q.truth.to_json(), "template": q.template} for q in self.questions]
+        questions = [
+            {
+                "text": q.text,
+                "truth": q.truth.to_json(),
+                "template": q.template,
+                **({"steps": q.steps} if q.steps else {}),
+            }
+            for q in self.questions
+        ]
         record = {**asdict(replace(self, questions=())), "questions": questions}
         return record if self.groups else {name: value for name, value in record.items() if name != "groups"}
 
@@ -232,7 +249,8 @@ class Sample:
             for m in record.get("media", ())
         )
         questions = tuple(
-            Question(q["text"], truth_from_json(q["truth"]), q["template"]) for q in record.get("questions", ())
+            Question(q["text"], truth_from_json(q["truth"]), q["template"], q.get("steps", {}))
+            for q in record.get("questions", ())
         )
         return Sample(**{**record, "media": media, "questions": questions})
 

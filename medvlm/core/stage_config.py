@@ -113,12 +113,13 @@ class Toy:
 class Needs:
     """What a sample must have so that a stage can use it.
 
-    tasks: a question of one of these; of any task if empty, none is needed if None. report, media: whether it needs
-    them."""
+    tasks: a question of one of these; of any task if empty, none is needed if None. report, media, steps: whether it
+    needs them; steps are those of its questions."""
 
     tasks: tuple[str, ...] | None = None
     report: bool = False
     media: bool = False
+    steps: bool = False
 
 
 DURATION = r"^[0-9]+(\.[0-9]+)? (s|min|h)$"

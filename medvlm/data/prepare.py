@@ -94,8 +94,12 @@ def ask(
     shows: Sequence[str],
     answer: str | None,
 ) -> Turn:
-    """One question about a sample, with its report and images if `shows` names them."""
+    """One question about a sample, with its report and images if `shows` names them. answer: without what stands around
+    it; None if it is to be generated."""
     text = f"{sample.report}\n{question.text}" if "report" in shows else question.text
+    if answer is not None:
+        before, after = question.around
+        answer = f"{before}{answer}{after}"
     return dialogue.turn(text, images if "media" in shows else [], answer)
 
 

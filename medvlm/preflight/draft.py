@@ -70,5 +70,5 @@ def _add_vocabulary(part: Any) -> Any:
 
 def _list_texts(looks: Mapping[str, Look]) -> list[str]:
     samples = [sample for look in looks.values() for sample in look.samples]
-    found = [t for s in samples for t in (s.report, *(x for q in s.questions for x in (q.text, q.truth.answer)))]
+    found = [t for s in samples for t in (s.report, *(x for q in s.questions for x in q.texts))]
     return [text for text in found if text]

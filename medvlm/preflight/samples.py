@@ -12,6 +12,7 @@ import numpy as np
 
 from medvlm.core.card import Card
 from medvlm.core.config import component
+from medvlm.core.content import find_content
 from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample
@@ -140,13 +141,14 @@ def _make_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:
     """One sample for each kind of medium in the card, with a report and a question of each task."""
     words = {what: " ".join(["finding"] * n) for what, n in ASSUMED_WORDS.items()}
     taken = list_media_kinds(loaded.recipe)
+    steps = {"made up": words["report"]} if find_content(loaded.cards[name]).has_steps else {}
     made = partial(Sample, source=name, split="train", report=words["report"])
     for kind in loaded.cards[name].media:
         if taken is None or kind in taken:
             yield made(
                 key=f"assumed-{kind}",
                 media=(Medium(kind, "0.png", ()),),
-                questions=(*_make_questions(kind, words), *_list_labelled(kind, loaded.recipe.model)),
+                questions=(*_make_questions(kind, words, steps), *_list_labelled(kind, loaded.recipe.model)),
             )
 
 
@@ -156,7 +158,7 @@ def _list_labelled(kind: str, model: Any) -> list[Question]:
     return [question for question, _ in make_labelled(np.random.default_rng(0), media, model)]
 
 
-def _make_questions(kind: str, words: dict[str, str]) -> Iterator[Question]:
+def _make_questions(kind: str, words: dict[str, str], steps: dict[str, str]) -> Iterator[Question]:
     """A question of every task that is answered in text. Free text and coordinates get a typical length."""
     media = (Medium(kind, "0.png", ()),)
     for name in list_text_tasks():
@@ -168,4 +170,4 @@ def _make_questions(kind: str, words: dict[str, str]) -> Iterator[Question]:
         if not truth and task.NEEDS_CANVAS:
             truth = task.Truth(answer=words["question"])  # nothing to place, since the image has no size
         if truth:
-            yield Question(words["question"], truth, name)
+            yield Question(words["question"], truth, name, steps)

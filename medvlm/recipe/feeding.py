@@ -47,6 +47,11 @@ def explain_lack(needs: Needs, card: Card, file: str) -> str:
         return (
             f"its card has no reports, which this stage needs; set `report` of the reader in {file}, or remove it here"
         )
+    if needs.steps and content.has_steps is False:
+        return (
+            "its questions have no `steps`, which this stage trains on (`rationale`); add them to the questions of the"
+            f" reader in {file}, or remove `rationale` here"
+        )
     if needs.tasks is None or content.tasks is None or content.tasks & set(needs.tasks or content.tasks):
         return ""
     asks = f"the questions of its card are of {_list(content.tasks)}" if content.tasks else "its card has no questions"

@@ -190,7 +190,7 @@ def collect_texts(sources: Mapping[str, OpenSource]) -> list[str]:
         view = source.view("train")
         for i in range(min(len(view), TOKENIZER_SAMPLES // len(sources))):
             sample, _ = view.read(i)
-            texts += [sample.report, *(t for q in sample.questions for t in (q.text, q.truth.answer))]
+            texts += [sample.report, *(t for q in sample.questions for t in q.texts)]
     return [t for t in texts if t]
 
 

@@ -104,4 +104,7 @@ def _make_question(question: Question) -> Html:
     answer = tag("details", tag("summary", drawing.summary), tag("p", written)) if folded else written
     rest = tag("span", f" \N{EM DASH} {drawing.aside}", class_="muted") if drawing.aside else None
     head = tag("p", tag("span", question.template, class_="muted verdicts"), tag("strong", question.text), class_="q")
-    return tag("div", head, tag("p", answer, rest), class_="qa")
+    steps = [
+        tag("li", tag("span", f"{name}: ", class_="muted"), tag("bdi", text)) for name, text in question.steps.items()
+    ]
+    return tag("div", head, tag("p", answer, rest), tag("ol", *steps, class_="small") if steps else None, class_="qa")

@@ -16,6 +16,7 @@ from medvlm.core.tasks import TextTask, find_task, list_text_tasks
 from medvlm.data.budget import Overlong, TooLong, partition, shrink_to_fit
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.prepare import Seen, choose
+from medvlm.data.rationale import Order, write_questions
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import answer_losses, token_losses
 from medvlm.stages._base import Base, Setup, split_evenly
@@ -35,6 +36,10 @@ class Config(StageConfig):
     tasks with answers in coordinates, such as `boxes`. [report] is captioning."""
     questions: int = Field(1, gt=0)
     """Questions per sample and step. They share the images of the sample, which are read once."""
+    rationale: Order | Literal[""] = ""
+    """Trains on the `steps` of the questions too: before the answer (`reasoning`), behind it (`explanation`), or as a
+    question of its own, and then given with the question (`two_stage`). Questions without steps cannot be used. The
+    protocol `reasoning` asks with the same setting."""
     weigh: Literal["tokens", "answers"] = "tokens"
     """What has equal weight in the loss: every trained token, or every answer, whatever its length."""
     max_tokens: int = Field(2048, gt=0)
@@ -67,7 +72,8 @@ class Config(StageConfig):
         return self
 
     def find_needs(self, model: Any) -> Needs:
-        return Needs(self.asked_tasks, report="report" in self.shows, media="media" in self.shows)
+        has_media, has_report = "media" in self.shows, "report" in self.shows
+        return Needs(self.asked_tasks, report=has_report, media=has_media, steps=bool(self.rationale))
 
     def shows_media(self) -> bool:
         return "media" in self.shows
@@ -108,6 +114,8 @@ class Supervised(Base):
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> TokenSequence:
         config = self.config
         questions = choose(sample, config.asked_tasks, config.questions, epoch, self.setup.seed, config.name)
+        if config.rationale:
+            questions = [each for question in questions for each in write_questions(question, config.rationale)]
         prepare, shows, limit = self.setup.prepare, self.config.shows, self.config.max_tokens
         seen = prepare.see(sample, files) if "media" in shows else Seen([], None)
         made = prepare.document(sample, questions, seen, shows)

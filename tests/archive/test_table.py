@@ -15,7 +15,7 @@ from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
 from medvlm.core.document import parse
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.problems import validate
-from medvlm.core.sample import Question, make_truth
+from medvlm.core.sample import Question, Sample, make_truth
 from medvlm.io.images import encode_png
 
 ROWS = [
@@ -71,6 +71,17 @@ def test_an_answer_among_the_choices_is_a_choice_and_any_other_is_open(tmp_path)
         make_truth("open", "left"),
         make_truth("open", "4"),
     ]
+
+
+def test_steps_come_from_columns_in_the_order_of_the_card(tmp_path):
+    write_csv(tmp_path, [{**row, "first": "" if i else "An X-ray", "last": "Dark."} for i, row in enumerate(ROWS)])
+    card = config(questions=[{**QUESTION, "steps": {"modality": "{first}", "finding": "{last}"}}])
+    a, _ = samples(read(card, tmp_path))
+    steps = [question.steps for question in a.sample.questions]
+    assert steps == [{"modality": "An X-ray", "finding": "Dark."}, {"finding": "Dark."}]
+    assert Sample.from_json(json.loads(json.dumps(a.sample.to_json()))).questions[0].steps == steps[0]
+    plain = samples(read(config(questions=[QUESTION]), tmp_path))[0].sample
+    assert "steps" not in json.dumps(plain.to_json())  # shards of cards without steps stay the same
 
 
 def test_of_several_lists_of_choices_a_question_offers_the_one_with_its_answer(tmp_path):

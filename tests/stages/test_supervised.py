@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,6 +73,26 @@ def test_answers_can_weigh_alike_however_long(stage_of: Make) -> None:
     surprise = -stage.model(whole)["logits_LV"].log_softmax(-1)[torch.arange(len(whole.targets_L)), whole.targets_L]
     expected = sum(part.mean() for part in surprise.split([len(a) for a in answers]))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("reasoning", ["It is dark.\nThe answer is {}."]),
+        ("explanation", ["The answer is {}.\nIt is dark."]),
+        ("two_stage", ["It is dark.", "{}"]),
+    ],
+)
+def test_rationales_are_trained_where_the_stage_says(stage_of: Make, order: str, expected: list[str]) -> None:
+    stage = stage_of("supervised", tasks=["choice"], rationale=order, questions=1)
+    sample, files = stage.setup.open_source("films", "train", stage.wants).read(0)
+    with_steps = [replace(each, steps={"look": "It is dark."}) for each in sample.questions]
+    document = stage.prepare_sample(replace(sample, questions=tuple(with_steps)), files, epoch=0, position=0)
+    answers = {each.truth.answer for each in sample.questions if each.truth.task == "choice"}
+    texts = trained_texts(stage, document)
+    assert any(texts == [text.format(answer) for text in expected] for answer in answers), texts
+    with pytest.raises(DataError, match="has no rationale"):
+        stage.prepare_sample(sample, files, epoch=0, position=0)
 
 
 def test_reading_needs_no_image(stage_of: Make) -> None:

@@ -33,6 +33,7 @@ def check_texts(raw: RawSample, card: Card) -> None:
         texts += [
             ("a question", question.text),
             ("a template", question.template),
+            *(("a step", text) for step in question.steps.items() for text in step),
             *((f"`{name}` of a truth", text) for name, text in _list_texts(question.truth)),
         ]
     for what, text in texts:
@@ -43,7 +44,7 @@ def looks_misread(sample: Sample) -> bool:
     """Whether a text of the sample looks like UTF-8 that was read as Windows-1252 and saved again."""
     texts = [sample.report, sample.concept]
     for question in sample.questions:
-        texts += [question.text, *(text for _, text in _list_texts(question.truth))]
+        texts += [question.text, *question.steps.values(), *(text for _, text in _list_texts(question.truth))]
     return any(map(_MISREAD.search, texts))
 
 

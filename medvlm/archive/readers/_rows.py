@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from medvlm.archive.tables.card_words import OTHER_WORDS, CardWords, find_choice
-from medvlm.archive.tables.columns import Columns, MoreColumns, Prior, Row, columns_in, fill, with_prior
+from medvlm.archive.tables.columns import Columns, MoreColumns, Row, add_prior, columns_in, fill
 from medvlm.archive.tables.records import NAMES_FIRST, Format, cell_text, find_fault, guess_delimiter, word_for
 from medvlm.archive.tables.split_files import SPLIT, Files
 from medvlm.archive.tables.wording import choose
@@ -59,6 +59,9 @@ class TableQuestion(Config):
     a choice between those of the list that has its answer."""
     lower: bool = False
     """Answer, choices and template in lower case."""
+    steps: dict[str, str] = Field(default_factory=dict)
+    """What leads to the answer, in order: name of a step -> its text, e.g. {findings: "{rationale}"}. A step without a
+    value is left out."""
 
     @field_validator("text", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
@@ -82,7 +85,8 @@ class TableQuestion(Config):
     @property
     def templates(self) -> tuple[str, ...]:
         """Every text of it that may name a column."""
-        return (*self.text, self.answer, self.template, *(self.labels.columns.values() if self.labels else ()))
+        labels = self.labels.columns.values() if self.labels else ()
+        return (*self.text, self.answer, self.template, *labels, *self.steps.values())
 
 
 class Rows(MoreColumns):
@@ -158,7 +162,8 @@ def make_question(asked: TableQuestion, row: Row, key: str) -> Question | None:
     truth = _read_labels(asked.labels, row) if asked.labels else _read_answer(asked, fill(asked.answer, row))
     if truth is None or not wordings:
         return None
-    return Question(choose(wordings, key, asked.template), truth, template or "question")
+    steps = {name: text for name, wording in asked.steps.items() if (text := fill(wording, row))}
+    return Question(choose(wordings, key, asked.template), truth, template or "question", steps)
 
 
 def _read_answer(asked: TableQuestion, answer: str) -> Truth | None:
@@ -251,7 +256,7 @@ def group_rows(
             left_out[f"{other} is not {' or '.join(config.where[other])}"] += 1
         else:
             kept.append((file, number, row))
-    has_prior = _add_prior(config.prior, kept, left_out, form) if config.prior else []
+    has_prior = add_prior(config.prior, kept, left_out, form) if config.prior else []
     samples: dict[str, list[Numbered]] = {}
     for index, (file, number, row) in enumerate(kept):
         if config.prior and config.prior.needed and not has_prior[index]:
@@ -263,16 +268,6 @@ def group_rows(
             bad.append(BadSample(where, f"no value for {key}", where))
     left_out += columns.left_out  # counted while the rows were read
     return samples, bad + [LeftOut(reason, n) for reason, n in left_out.items()]
-
-
-def _add_prior(prior: Prior, rows: list[Numbered], left_out: Counter[str], form: Format | None) -> list[bool]:
-    places = [f"{word_for(file, form)} {number} of {file}" for file, number, _ in rows]
-    has_prior, without = with_prior([row for _, _, row in rows], prior, places)
-    if without:
-        left_out["row without a patient or a time to order it by: it has no prior and is none"] += without
-    if not prior.needed and (first := has_prior.count(False) - without):
-        left_out["prior: row without an earlier study of its patient"] += first
-    return has_prior
 
 
 def check_columns(columns: Columns, seen: set[str], path: Path) -> None:

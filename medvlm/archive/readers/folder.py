@@ -112,6 +112,7 @@ def list_content(config: Config) -> Content:
         has_reports=bool(config.report or config.classes),
         answered=answered,
         splits=list_splits_of(config.split),
+        has_steps=any(asked.steps for asked in config.questions),
     )
 
 

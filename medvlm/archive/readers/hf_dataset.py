@@ -106,6 +106,7 @@ def list_content(config: Config) -> Content:
         has_reports=bool(config.report),
         answered=list_offers(config.questions),
         splits=list_splits_of(config.split, config.file),
+        has_steps=any(asked.steps for asked in config.questions),
     )
 
 

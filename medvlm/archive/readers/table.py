@@ -151,6 +151,7 @@ def list_content(config: Config) -> Content:
         has_reports=bool(config.report),
         answered=None if offers is None else {**offers, **mask},
         splits=list_splits_of(config.split, config.file),
+        has_steps=any(asked.steps for asked in config.questions),
     )
 
 

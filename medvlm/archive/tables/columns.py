@@ -9,7 +9,7 @@ from pathlib import Path, PureWindowsPath
 
 from pydantic import Field, field_validator
 
-from medvlm.archive.tables.records import Format, cell_text, find_fault, format_of, guess_delimiter, records
+from medvlm.archive.tables.records import Format, cell_text, find_fault, format_of, guess_delimiter, records, word_for
 from medvlm.core.cell_values import identify, is_date, order_value
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError
@@ -206,7 +206,21 @@ def _identify(values: tuple[str, ...], where: str) -> tuple[str, ...]:
         raise DataError(f"{where}: {reason}") from None
 
 
-def with_prior(rows: Sequence[Row], prior: Prior, places: Sequence[str]) -> tuple[list[bool], int]:
+def add_prior(
+    prior: Prior, rows: Sequence[tuple[str, int, Row]], left_out: Counter[str], form: Format | None
+) -> list[bool]:
+    """For each row with its place, whether it has an earlier one, whose columns it gets. left_out: counts those
+    without."""
+    places = [f"{word_for(file, form)} {number} of {file}" for file, number, _ in rows]
+    has_prior, without = _find_prior([row for _, _, row in rows], prior, places)
+    if without:
+        left_out["row without a patient or a time to order it by: it has no prior and is none"] += without
+    if not prior.needed and (first := has_prior.count(False) - without):
+        left_out["prior: row without an earlier study of its patient"] += first
+    return has_prior
+
+
+def _find_prior(rows: Sequence[Row], prior: Prior, places: Sequence[str]) -> tuple[list[bool], int]:
     """Adds to each row the columns of the last earlier row, empty if there is none. Returns for each whether there is
     one, and how many rows have no patient or no time.
 

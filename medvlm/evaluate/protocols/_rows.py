@@ -88,9 +88,9 @@ def list_parts(records: Sequence[Record], settings: Mapping[str, Any]) -> Iterat
 def merge(records: Sequence[Record], others: Sequence[Record], name: str) -> list[Record]:
     """The records of the questions that both have, with what another model answered as the baseline `name`. It is
     judged by its own truth, because it may perceive another canvas."""
-    found = dict(zip(_identify(others), others, strict=True))
+    found = dict(zip(identify_records(others), others, strict=True))
     merged = []
-    for identity, record in zip(_identify(records), records, strict=True):
+    for identity, record in zip(identify_records(records), records, strict=True):
         other = found.get(identity)
         if other is not None:
             cut = [*record.get("cut", ()), *([name] if "answer" in other.get("cut", ()) else ())]
@@ -103,7 +103,7 @@ def merge(records: Sequence[Record], others: Sequence[Record], name: str) -> lis
     return merged
 
 
-def _identify(records: Sequence[Record]) -> list[tuple[Any, ...]]:
+def identify_records(records: Sequence[Record]) -> list[tuple[Any, ...]]:
     """Of each record, what it has in common with that of another model. A question may stand twice in a sample."""
     times: Counter[tuple[str, ...]] = Counter()
     found = []

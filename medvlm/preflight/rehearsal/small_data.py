@@ -172,4 +172,4 @@ def _make_questions(rng: Any, media: Sequence[Medium], report: str, content: Con
     for name in named:
         example = find_task(name).example
         if example and (made := example(rng, media, report)):
-            yield Question(*made, name)
+            yield Question(*made, name, {"made up": report} if content.has_steps else {})
