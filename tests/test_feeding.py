@@ -80,7 +80,7 @@ def refuse(path: Path) -> str:
             "stages.instruct.mix.films",
             "has no media, which this stage shows",
         ),
-        (make_card(SIDE), {**INSTRUCT, "rationale": "reasoning"}, "stages.instruct.mix.films", "have no `steps`"),
+        (make_card(SIDE), {**INSTRUCT, "rationale": "before"}, "stages.instruct.mix.films", "have no `steps`"),
         (make_card(REPORT), tiny_run.REASON, "stages.reason.mix.films", "this stage asks only those of"),
         ({**make_card(SIDE), "media": ["xray"]}, INSTRUCT, "data.films.card", "reader makes media of kind 'film'"),
         (

@@ -1,8 +1,9 @@
 """Answers with a rationale: how they are asked for, written and read, in training and evaluation alike.
 
 A rationale is what leads to an answer: the `steps` of a question, one a line. It may stand before the answer
-(`reasoning`), behind it (`explanation`), or be asked for by itself and then given with the question (`two_stage`).
-Source: the three orders of MedThink (Gai et al., https://arxiv.org/abs/2404.12372); the wording is our own.
+(`before`), behind it (`after`), or be asked for by itself and then given with the question (`apart`).
+Source: MedThink (Gai et al., https://arxiv.org/abs/2404.12372), which calls these orders reasoning, explanation and
+two-stage; the wording is our own.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from typing import Literal
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Question, make_truth
 
-Order = Literal["reasoning", "explanation", "two_stage"]
+Order = Literal["before", "after", "apart"]
 
 DIRECT = "Give only the answer."
 PROMPTS: dict[Order, str] = {
-    "reasoning": "Reason step by step first. Then end with the words `The answer is` and the answer.",
-    "explanation": "Begin with the words `The answer is` and the answer. Then explain it step by step.",
-    "two_stage": "Reason step by step, without giving an answer yet.",
+    "before": "Reason step by step first. Then end with the words `The answer is` and the answer.",
+    "after": "Begin with the words `The answer is` and the answer. Then explain it step by step.",
+    "apart": "Reason step by step, without giving an answer yet.",
 }
-"""What is added to a question. Of `two_stage`, to the question for the rationale alone."""
+"""What is added to a question. Of `apart`, to the question for the rationale alone."""
 SAYS = "The answer is "
 _MARK = re.compile(
-    r"<answer>|\\boxed\{|(?:\b(?:so|thus|hence|therefore),?\s+)?(?:\b(?:the|my)\s+)?(?:\b(?:final|correct|right|best)\s+)?"
+    r"<answer>|\\boxed\{"
+    r"|(?:\b(?:so|thus|hence|therefore),?\s+)?(?:\b(?:the|my)\s+)?(?:\b(?:final|correct|right|best)\s+)?"
     r"\banswer(?:\W{0,4}\s+(?:is|would be|should be)\b|\W{0,3}:)[\s:*_\"'`]*",
     re.IGNORECASE,
 )
@@ -55,20 +57,20 @@ def ask_for(question: Question, prompt: str) -> Question:
 
 
 def give_rationale(question: Question, rationale: str, prompt: str = DIRECT) -> Question:
-    """The second question of `two_stage`."""
+    """The second question of `apart`."""
     return replace(question, text=f"{question.text}\nRationale: {rationale}\n{prompt}")
 
 
 def write_questions(question: Question, order: Order) -> Iterator[Question]:
-    """What a model is trained on: one question, or two of `two_stage`. Raises DataError for a question without
+    """What a model is trained on: one question, or two of `apart`. Raises DataError for a question without
     steps."""
     rationale = join_steps(question)
     if not rationale:
         raise DataError(f"question {question.template!r} has no rationale; its card gives no `steps` for it")
     asked = ask_for(question, PROMPTS[order])
-    if order == "reasoning":
+    if order == "before":
         yield replace(asked, around=(f"{rationale}\n{SAYS}", "."))
-    elif order == "explanation":
+    elif order == "after":
         yield replace(asked, around=(SAYS, f".\n{rationale}"))
     else:
         yield replace(asked, truth=make_truth("open", rationale))
@@ -81,19 +83,19 @@ def read_direct(text: str) -> str:
     return said.answer if said.is_stated else text
 
 
-def read_said(text: str, order: Order = "reasoning") -> Said:
+def read_said(text: str, order: Order = "before") -> Said:
     """Splits a text at the words `The answer is` or `Answer:`, `<answer>` or a box of LaTeX: the last place, or of an
     explanation the first. What stands between `<think>` and `</think>` belongs to the rationale."""
     thought = "\n".join(each.strip() for each in _THOUGHT.findall(text))
     spoken = _THOUGHT.sub("", text).strip()
     marks = list(_MARK.finditer(spoken))
     if marks:
-        mark = marks[0] if order == "explanation" else marks[-1]
+        mark = marks[0] if order == "after" else marks[-1]
         answer, *rest = _CLOSED.split(spoken[mark.end() :], maxsplit=1)
         parts = [thought, spoken[: mark.start()], *rest]
     else:
         lines = [line for line in spoken.split("\n") if line.strip()]
-        answer = lines.pop(0 if order == "explanation" else -1) if lines else ""
+        answer = lines.pop(0 if order == "after" else -1) if lines else ""
         parts = [thought, *lines]
     rationale = "\n".join(part.strip(_MARKUP) for part in parts if re.search(r"\w", part))
     return Said(answer.strip(f"{_MARKUP}\"'"), rationale, bool(marks))

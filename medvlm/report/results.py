@@ -228,7 +228,7 @@ def _make_table(caption: str, results: list[Record]) -> Html:
     for row in results:
         baselines, paired, measure = _get_baselines(row), row.get("paired") or {}, _find_measure(row)
         arrow = "\N{DOWNWARDS ARROW}" if is_lower_better(row) else "\N{UPWARDS ARROW}"
-        if measure is not None and measure.better is None:
+        if measure.better is None if measure else not paired:
             arrow = ""
         difference = paired.get("difference")
         against = tag(

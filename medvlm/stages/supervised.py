@@ -37,9 +37,9 @@ class Config(StageConfig):
     questions: int = Field(1, gt=0)
     """Questions per sample and step. They share the images of the sample, which are read once."""
     rationale: Order | Literal[""] = ""
-    """Trains on the `steps` of the questions too: before the answer (`reasoning`), behind it (`explanation`), or as a
-    question of its own, and then given with the question (`two_stage`). Questions without steps cannot be used. The
-    protocol `reasoning` asks with the same setting."""
+    """Trains on the `steps` of the questions too: before the answer (`before`), behind it (`after`), or as a
+    question of its own, and then given with the question (`apart`). Questions without steps cannot be used. The
+    protocol `before` asks with the same setting."""
     weigh: Literal["tokens", "answers"] = "tokens"
     """What has equal weight in the loss: every trained token, or every answer, whatever its length."""
     max_tokens: int = Field(2048, gt=0)

@@ -35,7 +35,8 @@ _OPPOSITES = {
     word: other for pair in _PAIRS.split(",") for one, two in [pair.split()] for word, other in ((one, two), (two, one))
 }
 _BREAK = re.compile(
-    r"(?<!\b\w)[.;!?]+(?=\s|$)|\n|[。；！？]|,\s+(?:and\s+|but\s+)?(?=no\b|without\b)|\s(?:and|but)\s+(?=no\b)|\s(?=without\b)",
+    r"(?<!\b\w)[.;!?]+(?=\s|$)|\n|[。；！？]"
+    r"|,\s+(?:and\s+|but\s+)?(?=no\b|without\b)|\s(?:and|but)\s+(?=no\b)|\s(?=without\b)",
     re.IGNORECASE,
 )
 """Between sentences, and before what is denied, which does not reach back."""

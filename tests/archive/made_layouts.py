@@ -482,6 +482,62 @@ def med_mat(root: Path, cases: int = 1, zoom: int = 1) -> None:
         put(root, f"{name}.json", json.dumps(rows))
 
 
+def m3cotbench(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """Its two tables as CSV. Each case is a question of one choice, of true or false, of several choices, and a short
+    one without further analysis."""
+    asked, types = [], []
+    for number in range(1, 4 * cases + 1):
+        put(root, f"images/{number}.png", film(number, zoom, colour=True))
+        kind = number % 4
+        text = (
+            "What grows here?",
+            "Select one option. A. Cyst B. Stone",
+            "True or false: a cyst?",
+            "Select all that apply. A, B, C",
+        )
+        steps = {"modality": "Ultrasound", "feature": f"A dark round area of size {number}", "key_conclusion": "A cyst"}
+        analysis = {"additional_analysis": "" if kind == 0 else "Cysts hold fluid."}
+        answer = ("Cyst", "A", "True", "A, C")[kind]
+        asked.append({"index": number, "question": text[kind], "answer": answer, **steps, **analysis})
+        types.append({"index": number, "analysis_type": ("Diagnosis", "Recognition")[number % 2]})
+    put_csv(root, "M3CoTBench.csv", asked)
+    put_csv(root, "type.csv", types)
+
+
+def _put_rationales(
+    root: Path, folder: str, names: dict[str, str], cases: int, own: Callable[[int], dict[str, str]]
+) -> None:
+    """JSON objects, and the lists that the card's command makes of them. names: file -> list."""
+    for part, (name, made) in enumerate(names.items()):
+        asked = {
+            str(case): {
+                "question": "Is there a mass?",
+                "choices": ["yes", "no"],
+                "answer": case % 2,
+                "solution": f"The area {case} is {'bright' if case % 2 else 'dark'}.",
+                **own(case),
+            }
+            for case in range(part * cases, (part + 1) * cases)
+        }
+        put(root, f"{folder}/{name}.json", json.dumps(asked))
+        listed = [{**each, "answer": each["choices"][each["answer"]]} for each in asked.values()]
+        put(root, f"{folder}/{made}.json", json.dumps(listed))
+
+
+def medthink_rad(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    for case in range(2 * cases):
+        put(root, f"R-RAD/images/synpic{100 + case}.jpg", film(case, zoom))
+    names = {"trainset": "train-list", "testset": "test-list"}
+    _put_rationales(root, "R-RAD/closed-end", names, cases, lambda case: {"image": f"synpic{100 + case}.jpg"})
+
+
+def medthink_slake(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    for case in range(2 * cases):
+        put(root, f"R-SLAKE/images/xmlab{case}/source.jpg", film(case, zoom))
+    names = {"train": "train-list", "test": "test-list"}
+    _put_rationales(root, "R-SLAKE/closed-end", names, cases, lambda case: {"img_id": str(case)})
+
+
 def vqa_rad(root: Path, cases: int = 1, zoom: int = 1) -> None:
     rows = []
     for case in range(cases):

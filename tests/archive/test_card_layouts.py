@@ -74,6 +74,9 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
         {"object of a class that the card does not name": 2},
     ),
     "med_mat": ({"train": 1, "test": 1}, {"train": 1, "test": 1}, {}),
+    "m3cotbench": ({"test": 4}, {"test": 4}, {}),
+    "medthink_rad": ({"train": 1, "test": 1}, {"train": 1, "test": 1}, {}),
+    "medthink_slake": ({"train": 1, "test": 1}, {"train": 1, "test": 1}, {}),
     "med_sg": ({}, {}, {}),
     "medreg_instruct": ({}, {}, {}),
     "med_multi_points": ({}, {}, {}),
@@ -189,6 +192,21 @@ def test_vindr_asks_where_a_finding_is_and_whether_it_is_there(packed):
         q.truth.answer for sample in packed("vindr_cxr").samples for q in sample.questions if q.truth.task == "choice"
     )
     assert said == {"yes": 2, "no": 2 * 28 - 2}
+
+
+def test_m3cotbench_has_steps_and_answers_of_each_form(packed):
+    found = {q.truth.answer: q for sample in packed("m3cotbench").samples for q in sample.questions}
+    tasks = {answer: q.truth.task for answer, q in found.items()}
+    assert tasks == {"Cyst": "open", "A": "choice", "True": "choice", "A, C": "open"}
+    assert list(found["True"].steps) == ["modality", "feature", "conclusion", "analysis"]
+    assert list(found["Cyst"].steps) == ["modality", "feature", "conclusion"]
+    assert found["True"].template == "Diagnosis"
+
+
+@pytest.mark.parametrize("name", ["medthink_rad", "medthink_slake"])
+def test_medthink_gives_a_rationale_with_each_answer(packed, name):
+    answers = {q.truth.answer: q.steps for sample in packed(name).samples for q in sample.questions}
+    assert answers == {"yes": {"rationale": "The area 0 is dark."}, "no": {"rationale": "The area 1 is bright."}}
 
 
 def test_a_choice_of_med_mat_is_a_letter_and_its_collection_the_template(packed):

@@ -12,7 +12,7 @@ TRUTH = make_truth("choice", "B. pneumonia", choices=("A. effusion", "B. pneumon
 QUESTION = Question("Which?", TRUTH, "t", {"feature": "A dense lobe.", "conclusion": "It is infected."})
 
 
-@pytest.mark.parametrize("order", ["reasoning", "explanation"])
+@pytest.mark.parametrize("order", ["before", "after"])
 def test_what_training_writes_is_read_again(order: Order) -> None:
     (asked,) = write_questions(QUESTION, order)
     before, after = asked.around
@@ -22,14 +22,14 @@ def test_what_training_writes_is_read_again(order: Order) -> None:
 
 
 def test_two_stages_are_two_questions() -> None:
-    rationale, answer = write_questions(QUESTION, "two_stage")
+    rationale, answer = write_questions(QUESTION, "apart")
     assert rationale.truth.answer == "A dense lobe.\nIt is infected." and rationale.around == ("", "")
     assert answer.truth == TRUTH and "A dense lobe.\nIt is infected." in answer.text
 
 
 def test_a_question_without_steps_is_refused() -> None:
     with pytest.raises(DataError, match="'t' has no rationale; its card gives no `steps`"):
-        list(write_questions(Question("Which?", TRUTH, "t"), "reasoning"))
+        list(write_questions(Question("Which?", TRUTH, "t"), "before"))
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,8 @@ def test_the_answer_is_found_in_a_text(text: str, answer: str, rationale: str, i
 
 def test_of_an_explanation_the_first_answer_counts() -> None:
     text = "The answer is B. pneumonia. The answer is not A, since it is dense."
-    assert (
-        read_said(text, "explanation").answer == "B. pneumonia" and "dense" in read_said(text, "explanation").rationale
-    )
-    assert read_said("Left.\nIt is dark there.", "explanation") == Said("Left.", "It is dark there.", False)
+    assert read_said(text, "after").answer == "B. pneumonia" and "dense" in read_said(text, "after").rationale
+    assert read_said("Left.\nIt is dark there.", "after") == Said("Left.", "It is dark there.", False)
 
 
 def test_a_direct_answer_is_the_whole_text_unless_it_names_one() -> None:

@@ -78,9 +78,9 @@ def test_answers_can_weigh_alike_however_long(stage_of: Make) -> None:
 @pytest.mark.parametrize(
     ("order", "expected"),
     [
-        ("reasoning", ["It is dark.\nThe answer is {}."]),
-        ("explanation", ["The answer is {}.\nIt is dark."]),
-        ("two_stage", ["It is dark.", "{}"]),
+        ("before", ["It is dark.\nThe answer is {}."]),
+        ("after", ["The answer is {}.\nIt is dark."]),
+        ("apart", ["It is dark.", "{}"]),
     ],
 )
 def test_rationales_are_trained_where_the_stage_says(stage_of: Make, order: str, expected: list[str]) -> None:

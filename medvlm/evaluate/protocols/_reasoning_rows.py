@@ -46,6 +46,8 @@ from medvlm.tasks._steps import find_steps
 from medvlm.tasks._words import normalise, words
 
 DIRECT, OTHER = "direct", "other"
+MODELS = "models"
+"""Of a record of two models: name of the other one -> its record."""
 GROUP, ACCURACY = "reasoning", "accuracy_reasoned"
 Columns = tuple[float, ...]
 Count = Callable[[Record], Columns]
@@ -80,11 +82,11 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
 
 
 def list_parts(records: Sequence[Record], settings: Mapping[str, Any]) -> Iterator[Found]:
-    models = [name for name in settings["baselines"] if name not in (DIRECT, OTHER)]  # of a comparison
+    models = [name for record in records[:1] for name in record.get(MODELS, ())]
     yield from _list_answers(_Answers(records, models, DIRECT in settings["baselines"]))
     if with_steps := [record for record in records if record["steps"]]:
         yield from _list_steps(_Answers(with_steps, models, OTHER in settings["baselines"]))
-    drawn = [r for r in records if all(len(each["drawn"]) > 1 for each in (r, *(r[name] for name in models)))]
+    drawn = [r for r in records if all(len(each["drawn"]) > 1 for each in (r, *r.get(MODELS, {}).values()))]
     if drawn:
         yield _make("same_answer", None), "same_answer", [_Answers(drawn, models).count(_count_same_answers)]
     if drawn := [record for record in drawn if record["steps"]]:
@@ -92,10 +94,10 @@ def list_parts(records: Sequence[Record], settings: Mapping[str, Any]) -> Iterat
 
 
 def merge(records: Sequence[Record], others: Sequence[Record], name: str) -> list[Record]:
-    """The records that both have, with that of the other model under its name."""
+    """The records that both have, with that of the other model."""
     found = dict(zip(identify_records(others), others, strict=True))
     return [
-        {**record, name: found[identity]}
+        {**record, MODELS: {name: found[identity]}}
         for identity, record in zip(identify_records(records), records, strict=True)
         if identity in found
     ]
@@ -103,8 +105,8 @@ def merge(records: Sequence[Record], others: Sequence[Record], name: str) -> lis
 
 @dataclass(frozen=True)
 class _Answers:
-    """Records, and who answered beside the model itself. models: other models, whose records are in these under their
-    names. has_baseline: whether the baseline of the rows is measured."""
+    """Records, and who answered beside the model itself. models: names of other models, whose records are in these.
+    has_baseline: whether the baseline of the rows is measured."""
 
     records: Sequence[Record]
     models: Sequence[str]
@@ -121,7 +123,7 @@ class _Answers:
     def list_of_each(self, numbers: Sequence[int]) -> dict[str, list[Record]]:
         """`answer` and the other models -> their records with these numbers."""
         own = [self.records[n] for n in numbers]
-        return {"answer": own, **{name: [record[name] for record in own] for name in self.models}}
+        return {"answer": own, **{name: [record[MODELS][name] for record in own] for name in self.models}}
 
     def make_part(self, numbers: Sequence[int], columns: Mapping[str, Sequence[Columns]]) -> Part:
         return Part(
@@ -252,23 +254,23 @@ def _compare_paths(answers: _Answers, numbers: Sequence[int]) -> Part:
 
 
 def compare_orders(one: Sequence[str], other: Sequence[str]) -> float:
-    """The length of the longest common subsequence, divided by that of the longer one; 1 for two empty ones."""
+    """The length of the longest common subsequence, divided by that of the longer one; 0 where nothing is said, since
+    saying nothing twice is no agreement (1 in M3CoTBench)."""
     longer = max(len(one), len(other))
-    return find_common_length(one, other) / longer if longer else 1.0
+    return find_common_length(one, other) / longer if longer else 0.0
 
 
 # --- draws ------------------------------------------------------------------------------------------
 
 
 def _count_same_answers(record: Record) -> Columns:
-    """The share of pairs of draws with the same answer. Two that cannot be read are the same if they are equal."""
+    """The share of pairs of draws with the same answer. One that cannot be read is like no other."""
     truth, parse = truth_from_json(record["truth"]), find_task(record["task"]).parse
-    read = []
+    read: list[Any] = []
     for said in record["drawn"]:
-        answer = "" if said["cut"] else _read(record, said).answer
-        found = parse(answer, truth)
-        read.append(normalise(answer) if found is None or isinstance(found, str) else found)
-    return _average(_average_pairs(read, lambda one, other: float(one == other)))
+        found = None if said["cut"] else parse(_read(record, said).answer, truth)
+        read.append(normalise(found) or None if isinstance(found, str) else found)
+    return _average(_average_pairs(read, lambda one, other: float(one is not None and one == other)))
 
 
 def _count_same_paths(record: Record) -> Columns:

@@ -37,9 +37,9 @@ rows_of, list_parts, merge = _reasoning_rows.rows_of, _reasoning_rows.list_parts
 
 class Config(ProtocolConfig):
     kind: Literal["reasoning"] = "reasoning"
-    rationale: Order = "reasoning"
-    """Where the rationale stands: before the answer (`reasoning`), behind it (`explanation`), or asked for by itself
-    and then given with the question (`two_stage`). A model that was trained with `rationale` needs the same."""
+    rationale: Order = "before"
+    """Where the rationale stands: before the answer (`before`), behind it (`after`), or asked for by itself
+    and then given with the question (`apart`). A model that was trained with `rationale` needs the same."""
     direct: str = DIRECT
     """What is added to a question to get the answer alone."""
     prompt: str = ""
@@ -50,7 +50,7 @@ class Config(ProtocolConfig):
 
 
 class Text(TypedDict):
-    """What a model said. final: its second answer, of `two_stage`. cut: it did not end."""
+    """What a model said. final: its second answer, of `apart`. cut: it did not end."""
 
     text: str
     final: str | None
@@ -131,9 +131,9 @@ def _draw(config: Config, model: Answerer, asks: Sequence[Ask], seed: int) -> li
 
 
 def _finish(config: Config, model: Answerer, asks: Sequence[Ask], texts: Sequence[str]) -> list[Text]:
-    """Of `two_stage`, with the greedy answers to the questions with their rationales."""
+    """Of `apart`, with the greedy answers to the questions with their rationales."""
     kept = list(map(_keep, texts))
-    if config.rationale != "two_stage":
+    if config.rationale != "apart":
         return kept
     given = [
         replace(each, question=give_rationale(each.question, text, config.direct))
