@@ -192,7 +192,7 @@ def test_a_stopped_evaluation_asks_nothing_twice_and_gives_the_same_bytes(shards
 def test_two_models_are_compared(shards: ShardSet, tmp_path: Path) -> None:
     check(Reasoner(0.5, 0.3, ("modality",)), shards, tmp_path / "a", draws=2)
     check(Reasoner(0.5, 0.95, ALL), shards, tmp_path / "b", draws=2)
-    found = {c.metric: c for c in compare({"a": tmp_path / "a/evaluate", "b": tmp_path / "b/evaluate"})}
+    found = {c.metric: c for c in compare({"a": [tmp_path / "a/evaluate"], "b": [tmp_path / "b/evaluate"] * 2})}
     assert found["accuracy_reasoned"].difference > 0.4 and found["accuracy_reasoned"].ci[0] > 0  # type: ignore[index]
     assert found["step_recall"].difference == pytest.approx(2 / 3, abs=1e-5) and "path" in found
     assert json.loads((tmp_path / "a/evaluate/reasoning.jsonl").read_text().splitlines()[0])["steps"]

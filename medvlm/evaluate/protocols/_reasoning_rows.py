@@ -47,7 +47,7 @@ from medvlm.tasks._words import normalise, words
 
 DIRECT, OTHER = "direct", "other"
 MODELS = "models"
-"""Of a record of two models: name of the other one -> its record."""
+"""Of a record of several models: name of each other one -> its record."""
 GROUP, ACCURACY = "reasoning", "accuracy_reasoned"
 Columns = tuple[float, ...]
 Count = Callable[[Record], Columns]
@@ -97,7 +97,7 @@ def merge(records: Sequence[Record], others: Sequence[Record], name: str) -> lis
     """The records that both have, with that of the other model."""
     found = dict(zip(identify_records(others), others, strict=True))
     return [
-        {**record, MODELS: {name: found[identity]}}
+        {**record, MODELS: {**record.get(MODELS, {}), name: found[identity]}}
         for identity, record in zip(identify_records(records), records, strict=True)
         if identity in found
     ]
