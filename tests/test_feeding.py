@@ -227,6 +227,14 @@ def test_what_the_packed_data_cannot_evaluate_stops_training_at_its_start(
         require_evaluation(recipe, sources)
 
 
+def test_a_combination_whose_parts_are_in_no_training_sample_stops_training_at_its_start(tmp_path: Path) -> None:
+    content = tiny_run.recipe(stages=[INSTRUCT], evaluate={"on": ["films:held_out"]})
+    content["data"]["films"]["hold_out"] = {"combination": {"media": "film", "task": "choice"}}
+    recipe, sources = store(tmp_path, content, "train:report test:choice", SIDE, REPORT)
+    with pytest.raises(DataError, match="no training sample has task 'choice', which the held-out combination"):
+        require_evaluation(recipe, sources)
+
+
 @pytest.mark.slow
 def test_reports_alone_are_held_out_and_scored_in_the_rehearsal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

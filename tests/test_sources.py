@@ -149,3 +149,20 @@ def test_held_out_groups_are_in_no_split_and_are_evaluated_on_by_themselves(tmp_
     whole = sum(source.shards.count(split) for split in source.shards.splits)
     assert sum(map(len, views.values())) == whole
     assert source.describe()["hold_out"]["share"] == 0.3
+
+
+def test_a_control_without_related_samples_is_tested_on_the_same_ones(tmp_path: Path) -> None:
+    sizes = {}
+    for related in (True, False):
+        combination = {"media": "film", "concept": find_concept(tmp_path)}
+        data = {"films": {"card": "card.yaml", "hold_out": {"combination": combination, "related": related}}}
+        source = open_sources(load(written(tmp_path, recipe(data=data))), tmp_path / "runs", lambda _: None)["films"]
+        sizes[related] = {split: source.locate_samples(split) for split in ("train", "val", "test", "held_out")}
+    assert sizes[True]["held_out"] == sizes[False]["held_out"] and sizes[True]["test"] == sizes[False]["test"]
+    assert sizes[True]["held_out"] and sizes[True]["train"] and not sizes[False]["train"]  # all of them are films
+
+
+def find_concept(folder: Path) -> str:
+    data = {"films": {"card": "card.yaml"}}
+    source = open_sources(load(written(folder, recipe(data=data))), folder / "runs", lambda _: None)["films"]
+    return find_group(source.view("train").entry(0), "concept")

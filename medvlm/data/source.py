@@ -119,7 +119,7 @@ class HoldOut(Config):
     """`data.SOURCE.hold_out`: groups that no stage trains or validates on, e.g. a hospital; SOURCE:held_out evaluates
     on them."""
 
-    by: str
+    by: str = ""
     """`task`, `media`, or a group that the samples have (concept, site ...)."""
     values: tuple[str, ...] = ()
     """The groups that are held out ..."""
@@ -128,19 +128,49 @@ class HoldOut(Config):
     in or out."""
     salt: str = "medvlm"
     """Another salt chooses other groups."""
+    combination: dict[str, str] = Field(default_factory=dict)
+    """In place of `by`: samples that have all of these values, e.g. {modality: CT, area: lung, purpose: covid}. Other
+    combinations of them stay in training, so the held-out one tests whether a model combines what it learnt apart."""
+    related: bool = True
+    """Whether to train on samples with some, but not all, values of the combination. `false` is the control: training
+    and validation have none of its values."""
 
     @model_validator(mode="after")
     def _says_which(self) -> HoldOut:
+        if self.combination:
+            if self.by or self.values or self.share:
+                raise ValueError("expected either `combination` or `by`, with `values` or `share`")
+            if len(self.combination) < 2:
+                raise ValueError("a combination has several values; of one group, use `by` and `values`")
+            return self
+        if not self.related:
+            raise ValueError("`related` is about a `combination`, and there is none")
+        if not self.by:
+            raise ValueError("expected `by` (a group), or a `combination` of the values of several groups")
         if bool(self.values) == bool(self.share):
             raise ValueError("expected either `values` (names of groups) or `share` (a fraction of them, e.g. 0.1)")
         return self
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups that decide."""
+        return tuple(self.combination) or (self.by,)
+
     def holds(self, entry: Entry) -> bool:
         """Whether a sample is held out. Samples without a group never are."""
+        if self.combination:
+            return self._count_shared(entry) == len(self.combination)
         group = find_group(entry, self.by)
         return group in self.values or bool(
             self.share and group and draw_below(1 << 53, self.salt, self.by, group) < self.share * (1 << 53)
         )
+
+    def trains(self, entry: Entry) -> bool:
+        """Whether a sample may be trained and validated on."""
+        return not self.holds(entry) and (self.related or not self._count_shared(entry))
+
+    def _count_shared(self, entry: Entry) -> int:
+        return sum(find_group(entry, name) == value for name, value in self.combination.items())
 
 
 def make_filter(

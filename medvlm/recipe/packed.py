@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from medvlm.core.content import Content, find_content
 from medvlm.core.errors import DataError
-from medvlm.data.source import make_filter
+from medvlm.data.source import HELD_OUT, HoldOut, find_group, make_filter
 from medvlm.io.shards import Entry
 from medvlm.recipe.feeding import explain_unmeasured
 from medvlm.recipe.schema import Recipe
@@ -47,6 +47,22 @@ def require_evaluation(recipe: Recipe, sources: Mapping[str, OpenSource]) -> Non
             raise DataError(f"{key}: its shards have no sample in {split!r}; evaluate another split, or pack more data")
         if why := explain_unmeasured(recipe, content):
             raise DataError(f"{key}: its shards have {why}")
+        rule = sources[name].hold_out
+        if split == HELD_OUT and rule is not None and rule.related and recipe.stages:
+            _require_parts(rule, _list_entries(sources[name], "train", key), key)
+
+
+def _require_parts(rule: HoldOut, training: Iterable[Entry], key: str) -> None:
+    """Raises DataError if a value of a combination is in no other one: then nothing can be combined."""
+    missing = set(rule.combination.items())
+    for entry in training:
+        missing -= {(name, find_group(entry, name)) for name in rule.combination}
+    if missing:
+        named = ", ".join(f"{name} {value!r}" for name, value in sorted(missing))
+        raise DataError(
+            f"{key}: no training sample has {named}, which the held-out combination is made of; hold out another"
+            " one, or set related: false for a control without any of its values"
+        )
 
 
 def _find_content(source: OpenSource, entries: Iterable[Entry]) -> Content | None:

@@ -44,19 +44,21 @@ class OpenSource:
     hold_out: HoldOut | None = None
 
     def view(self, split: str, wants: Callable[[Entry], bool] | None = None) -> SourceView:
-        """split: train, val or test without the held-out samples, or held_out: those of all splits."""
+        """split: train, val or test without the held-out samples, or held_out: those of all splits. train and val may
+        lack further ones, see HoldOut."""
         if self.hold_out is None:
             return SourceView(self.shards, choose_splits(self.shards, split, self.fold), wants)
-        held = self.hold_out.holds
-        if split == HELD_OUT:
-            return SourceView(
-                self.shards, self.shards.splits, lambda entry: held(entry) and (wants is None or wants(entry))
-            )
-        return SourceView(
-            self.shards,
-            choose_splits(self.shards, split, self.fold),
-            lambda entry: not held(entry) and (wants is None or wants(entry)),
-        )
+        rule = self.hold_out
+        splits = self.shards.splits if split == HELD_OUT else choose_splits(self.shards, split, self.fold)
+
+        def keep(entry: Entry) -> bool:
+            if split == HELD_OUT:
+                chosen = rule.holds(entry)
+            else:
+                chosen = not rule.holds(entry) if split == "test" else rule.trains(entry)
+            return chosen and (wants is None or wants(entry))
+
+        return SourceView(self.shards, splits, keep)
 
     def locate_samples(self, split: str) -> list[tuple[str, int]]:
         """For each sample of the split: the split of the shards that it is in, and its index there."""

@@ -464,7 +464,18 @@ def medreg_instruct(root: Path, cases: int = 1, zoom: int = 1) -> None:
 
 
 def med_mat(root: Path, cases: int = 1, zoom: int = 1) -> None:
-    """Twenty collections, or as many as there are cases."""
+    """Twenty collections, or as many as there are cases, and the table of them."""
+    kinds = [("CT", "X-Ray"), ("Lung", "Brain"), ("Cancer", "COVID")]
+    table = [
+        {
+            "data-no": f"{2 + n}",
+            "modality": kinds[0][n % 2],
+            "area": kinds[1][n // 2 % 2],
+            "purpose": kinds[2][n // 4 % 2],
+        }
+        for n in range(20)
+    ]
+    put_csv(root, "collections.csv", table)
     for number, name in enumerate(("train", "test")):
         rows = []
         for case in range(cases):
@@ -509,7 +520,7 @@ def _put_rationales(
 ) -> None:
     """JSON objects, and the lists that the card's command makes of them. names: file -> list."""
     for part, (name, made) in enumerate(names.items()):
-        asked = {
+        asked: dict[str, dict[str, Any]] = {
             str(case): {
                 "question": "Is there a mass?",
                 "choices": ["yes", "no"],

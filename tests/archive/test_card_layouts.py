@@ -194,6 +194,11 @@ def test_vindr_asks_where_a_finding_is_and_whether_it_is_there(packed):
     assert said == {"yes": 2, "no": 2 * 28 - 2}
 
 
+def test_a_sample_of_med_mat_knows_the_combination_of_its_collection(packed):
+    groups = packed("med_mat").samples[0].groups
+    assert groups == {"collection": "2", "modality": "CT", "area": "Lung", "purpose": "Cancer"}
+
+
 def test_m3cotbench_has_steps_and_answers_of_each_form(packed):
     found = {q.truth.answer: q for sample in packed("m3cotbench").samples for q in sample.questions}
     tasks = {answer: q.truth.task for answer, q in found.items()}

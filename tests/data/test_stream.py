@@ -505,6 +505,39 @@ def test_what_is_held_out_depends_on_its_name_alone(hospitals: SourceView) -> No
     assert [i for i in range(30) if named.holds(hospitals.entry(i))] == list(range(24, 29))
 
 
+def test_a_combination_is_held_out_and_its_parts_stay_unless_they_are_left_out_too() -> None:
+    whole = {"modality": "CT", "area": "lung", "purpose": "covid"}
+    entries = {
+        name: Entry(name, {}, False, (), {**whole, **other})
+        for name, other in {
+            "same": {},
+            "one shared": {"modality": "MR", "area": "brain"},
+            "two shared": {"area": "brain"},
+            "none": {"modality": "MR", "area": "brain", "purpose": "tumour"},
+        }.items()
+    } | {"no groups": Entry("x", {}, False, (), {})}
+    rule, control = HoldOut(combination=whole), HoldOut(combination=whole, related=False)
+    assert [name for name, entry in entries.items() if rule.holds(entry)] == ["same"]
+    assert [name for name, entry in entries.items() if control.holds(entry)] == ["same"]
+    trained = [name for name, entry in entries.items() if rule.trains(entry)]
+    assert trained == ["one shared", "two shared", "none", "no groups"]
+    assert [name for name, entry in entries.items() if control.trains(entry)] == ["none", "no groups"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"combination": {"modality": "CT"}}, "has several values"),
+        ({"combination": {"modality": "CT", "area": "lung"}, "by": "site"}, "either `combination` or `by`"),
+        ({"by": "site", "values": ("a",), "related": False}, "there is none"),
+        ({"values": ("a",)}, "expected `by`"),
+    ],
+)
+def test_a_rule_that_says_two_things_is_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        HoldOut(**settings)
+
+
 def test_blocks_fetch_what_lies_far_away_about_once_with_a_cache_of_a_fifth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,7 +121,7 @@ def _make_up(
     content = find_content(card)
     held = recipe.data[name].hold_out
     groups = {
-        *([held.by] if held else []),
+        *(held.groups if held else ()),
         *recipe.evaluate.groups,
         *(stage.sampling.balance[name] for stage in recipe.stages if name in stage.sampling.balance),
     } - {*KINDS_OF_GROUPS}
@@ -150,7 +150,7 @@ def _make_up(
                 "" if content.has_reports is False else text,
                 concept,
                 tuple(questions),
-                groups=dict.fromkeys(groups, WORDS[i % 4]),
+                groups={name: WORDS[i // 4**n % 4] for n, name in enumerate(sorted(groups))},
             ),
             files,
         )

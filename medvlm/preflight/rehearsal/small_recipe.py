@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from medvlm.core.errors import RecipeError
 from medvlm.core.stage_config import Toy
 from medvlm.data.estimate import is_deep
 from medvlm.data.processor import Processor
-from medvlm.data.source import KINDS_OF_GROUPS, SourceView
+from medvlm.data.source import KINDS_OF_GROUPS, SourceView, find_group
 from medvlm.io.opening import open_shards
 from medvlm.preflight.rehearsal import fake_reward as spread
 from medvlm.preflight.rehearsal.ready import save_tiny
@@ -77,7 +77,11 @@ def _write_recipe(loaded: LoadedRecipe, shards: Mapping[str, Path], folder: Path
     for name, source in plain["data"].items():
         (folder / f"{name}.yaml").write_text(copy_text(loaded.cards[name], loaded.card_paths[name]), encoding="utf-8")
         source |= {"card": f"{name}.yaml", "root": "", "salt_file": "", "shards": str(shards[name])}
-        if (hold := recipe.data[name].hold_out) is not None and hold.by not in KINDS_OF_GROUPS:
+        if (hold := recipe.data[name].hold_out) is None or hold.by in KINDS_OF_GROUPS:
+            continue
+        if hold.combination:
+            source["hold_out"] |= {"combination": _choose_combination(shards[name], hold.groups)}
+        else:
             source["hold_out"] = {"by": hold.by, "values": [_choose_group(shards[name], hold.by)]}
     plain["engine"] |= {"kind": "single", "device": "cpu", "precision": "32-true", "workers": 0}
     plain["evaluate"] |= {"samples": SAMPLES, "bootstrap": 20, "max_new_tokens": 8}
@@ -92,6 +96,20 @@ def _choose_group(folder: Path, by: str) -> str:
     """A group that some sample is in. With so few samples, a share of the groups could be empty."""
     shards = open_shards(folder)
     return next(name for name in SourceView(shards, shards.splits).groups(by) if name)
+
+
+def _choose_combination(folder: Path, groups: Sequence[str]) -> dict[str, str]:
+    """A combination in training of values each of which is in another one there too; the first one if there is none."""
+    shards = open_shards(folder)
+    view = SourceView(shards, [split for split in shards.splits if split not in ("val", "test")])
+    found = list(dict.fromkeys(tuple(find_group(view.entry(i), by) for by in groups) for i in range(len(view))))
+    complete = [values for values in found if all(values)]
+    shared = (
+        values
+        for values in complete
+        if all(any(other[n] == value and other != values for other in found) for n, value in enumerate(values))
+    )
+    return dict(zip(groups, next(shared, complete[0]), strict=True))
 
 
 def _load_small(path: Path) -> tuple[LoadedRecipe, str]:
