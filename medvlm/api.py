@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medvlm.commands.rl_check import Finding
     from medvlm.core.protocols import Row
     from medvlm.evaluate.compare import Comparison
+    from medvlm.evaluate.reinforcement import Judgement
     from medvlm.export.run import ExportReceipt
     from medvlm.preflight.plan import Plan
 
@@ -135,6 +136,23 @@ def rl_check(
     from medvlm.commands.rl_check import rl_check as run
 
     return run(who, on, stage, overrides, Path(runs), draws, temperature)
+
+
+def rl_helps(
+    run_folder: Where,
+    on: Sequence[str] = (),
+    *,
+    stage: str = "",
+    seeds: int = 3,
+    overrides: Sequence[str] = (),
+    to: Where | None = None,
+) -> Judgement:
+    """Train the stage with rewards and a supervised control of equal compute with several seeds, and judge whether
+    reinforcement helped. `to`: folder of these runs, by default RUN/rl-helps. If called again, it resumes."""
+    from medvlm.commands.rl_helps import plan
+    from medvlm.commands.rl_helps import rl_helps as run
+
+    return run(plan(Path(run_folder), on, stage, seeds, overrides, Path(to) if to else None))
 
 
 def compare(runs: Sequence[Where | Sequence[Where]], to: Where = "compare.html") -> list[Comparison]:

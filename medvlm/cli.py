@@ -18,7 +18,7 @@ from medvlm.train.stopping import OF_SCHEDULERS, Preempted, Wish, raise_on_signa
 EXIT_DONE, EXIT_USER, EXIT_PREEMPTED, EXIT_INTERRUPTED = 0, 2, 75, 130
 PRINTING = ("validate", "plan", "lineage", "chat", "schema")
 """Commands whose result is what they print. If nobody reads it any more, they end; all others go on."""
-CONTINUED = ("train", "evaluate", "predict", "rl_check")
+CONTINUED = ("train", "evaluate", "predict", "rl_check", "rl_helps")
 """Commands that end with EXIT_PREEMPTED after a signal, because the same command continues them."""
 STOPPED = "stopped, and nothing is half-written; run the same command again"
 
@@ -150,6 +150,17 @@ def run_rl_check(args: argparse.Namespace) -> None:
     found = rl_check(args.who, args.on, args.stage, args.overrides, args.runs, args.draws, args.temperature)
     if os.environ.get("RANK", "0") == "0":
         print(format_findings(found))
+
+
+def run_rl_helps(args: argparse.Namespace) -> None:
+    from medvlm.commands.rl_helps import describe_plan, format_judgement, plan, rl_helps
+
+    trial = plan(args.run_folder, args.on, args.stage, args.seeds, args.overrides, args.to)
+    print(describe_plan(trial), flush=True)
+    if args.yes:
+        print("", format_judgement(rl_helps(trial), trial.folder), sep="\n")
+    else:
+        print("nothing was trained; to do it, run the same command with --yes")
 
 
 def run_compare(args: argparse.Namespace) -> None:

@@ -71,6 +71,7 @@ VERBS = {
     "rl_check": Verb(("rl-check", "runs/first", "evaluate.max_new_tokens=3", "--draws", "2"),
                      (*RUN, *STEP, *SHARDS, *TOKENIZER),
                      ("runs/first/rl-check", "runs/cache", "runs/shards", *INDEXES)),
+    "rl_helps": Verb(("rl-helps", "runs/first"), RUN),
     "compare": Verb(("compare", "runs/first", "runs/second"),
                     ("runs/first/evaluate/*.json*", "runs/first/recipe.resolved.yaml"),
                     ("compare.html", "compare.json")),

@@ -148,6 +148,31 @@ def make_parser() -> argparse.ArgumentParser:
     rl_check.add_argument("--temperature", type=float, default=1.0, help="of drawing (default: 1)")
     rl_check.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
 
+    rl_helps = add_verb(
+        verbs,
+        "rl-helps",
+        "train a stage with rewards and a supervised control of equal compute with several seeds, and say whether"
+        " reinforcement helped; says what it costs, and does it with --yes; run the same command again to resume",
+    )
+    rl_helps.add_argument("run_folder", type=Path, metavar="RUN", help="a run whose recipe has a stage with rewards")
+    rl_helps.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key.path=value",
+        help="evaluate.*, engine.*, stages.reinforced.* and stages.control.*, e.g. stages.control.optim.lr=1e-4",
+    )
+    rl_helps.add_argument(
+        "--on",
+        action="append",
+        default=[],
+        metavar="SOURCE[:SPLIT]",
+        help="data to evaluate on; may be repeated (default: evaluate.on of the recipe)",
+    )
+    rl_helps.add_argument("--stage", default="", help="the stage with rewards (default: the last one)")
+    rl_helps.add_argument("--seeds", type=int, default=3, help="number of runs of each arm (default: 3)")
+    rl_helps.add_argument("--to", type=Path, metavar="DIR", help="folder of these runs (default: RUN/rl-helps)")
+    rl_helps.add_argument("--yes", action="store_true", help="train and evaluate")
+
     compare = add_verb(
         verbs,
         "compare",

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,11 @@ from medvlm.train.stopping import end_with_torchrun
 from medvlm.train.watch import Watch
 
 
-def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = "") -> RunFolder:
+def train(
+    loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = "", counts_flops: bool = False
+) -> RunFolder:
     """Trains all stages, or the one named `only`. again_from: sets this stage and all later ones aside and trains them
-    again.
+    again. counts_flops: whether the operations of some steps are counted, see train/flops.py.
 
     Raises Preempted after a clean save, and UserError for mistakes that the user can fix.
     """
@@ -67,7 +69,8 @@ def train(loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = ""
         for number, config in enumerate(loaded.recipe.stages, 1):
             begun = _begin_stage(training, config, number) if not only or config.name == only else None
             if begun is not None:
-                state, proof = loop.run(begun.stage, config, engine, begun.place, begun.fresh)
+                place = replace(begun.place, counts_flops=counts_flops)
+                state, proof = loop.run(begun.stage, config, engine, place, begun.fresh)
                 _finish_stage(training, begun, state, proof)
                 del begun, proof  # frees the model before the next one is built
             engine.release()

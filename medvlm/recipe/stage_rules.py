@@ -13,7 +13,7 @@ from medvlm.core.document import KeyPath
 from medvlm.core.errors import did_you_mean, list_some
 from medvlm.core.problems import Problem
 from medvlm.recipe.graph import find_composition, find_outside_origins, find_start_stages
-from medvlm.recipe.origins import name_outside
+from medvlm.recipe.origins import StageOrigin, name_outside
 from medvlm.recipe.schema import Recipe
 
 
@@ -153,7 +153,12 @@ def _has_adapters(recipe: Recipe, i: int) -> bool:
     machine, so it gets the benefit of the doubt."""
     if any(recipe.stages[j].lora is not None or _has_adapters(recipe, j) for j in find_start_stages(recipe, i)):
         return True
-    return any(origin.find_problem() or origin.find_adapters() for origin in find_outside_origins(recipe, i).values())
+    outside = list(find_outside_origins(recipe, i).values())
+    if any(origin.find_problem() for origin in outside):
+        return True
+    # Of another run, the language model may be that of a stage before the one that is named.
+    before = [each for origin in outside if isinstance(origin, StageOrigin) for each in origin.list_stages_before()]
+    return any(origin.find_adapters() for origin in (*outside, *before))
 
 
 def describe_absent(what: str, name: str, accepted: Iterable[str], where: str) -> str:

@@ -28,7 +28,6 @@ def write_comparison(path: Path, found: Sequence[Comparison]) -> Path:
     names = list(dict.fromkeys(each.model for each in found))
     reference = found[0].reference
     lead = tag("p", f"{' and '.join(names)} against {reference}, on the same questions.", class_="lead")
-    sections = [_make_headlines([each for each in found if each.is_headline]), _make_all(found)]
     return write_page(
         path,
         title=f"{' and '.join(names)} against {reference}",
@@ -38,8 +37,12 @@ def write_comparison(path: Path, found: Sequence[Comparison]) -> Path:
             *(tag("p", note) for note in list_seed_notes(found)),
             make_notes("What is not compared", explain_left_out(found)),
         ],
-        sections=sections,
+        sections=make_comparison_sections(found),
     )
+
+
+def make_comparison_sections(found: Sequence[Comparison]) -> list[Section | None]:
+    return [_make_headlines([each for each in found if each.is_headline]), _make_all(found)]
 
 
 def _make_headlines(found: Sequence[Comparison]) -> Section | None:

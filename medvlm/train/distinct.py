@@ -4,6 +4,7 @@ Such a run would train like a single process, at the cost of all of them."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,12 @@ from medvlm.train.engine import Engine
 SAMPLES = 16
 """Samples per rank before the ranks compare. So many equal samples in the same order are no coincidence, unless the
 data set has only a handful of samples."""
+
+
+def hash_order(keys: list[str], first: int) -> float:
+    """A hash of the samples of a step and their order, which is summed over ranks. The terms have 32 bits, so float64
+    is exact."""
+    return float(sum(zlib.crc32(f"{position} {key}".encode()) for position, key in enumerate(keys, first)))
 
 
 class Distinct:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import zlib
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -19,8 +18,9 @@ from medvlm.core.stage_config import StageConfig
 from medvlm.train import checkpoint
 from medvlm.train.accounts import account_for_sources, summarize
 from medvlm.train.accumulate import accumulate, accumulate_what_fits, sum_weights
-from medvlm.train.distinct import Distinct
+from medvlm.train.distinct import Distinct, hash_order
 from medvlm.train.engine import Engine
+from medvlm.train.flops import KEY, Count, count_flops, is_counted
 from medvlm.train.log import Log, ProgressLine
 from medvlm.train.optim import make_optimizers, set_rate
 from medvlm.train.proof import Proof
@@ -77,7 +77,8 @@ class State:
 @dataclass(frozen=True)
 class Place:
     """Where a stage is trained. number, stages: it is stage `number` of `stages`. may_save: raises if another process
-    has taken over the folder. aliases: identities of the same settings in earlier releases."""
+    has taken over the folder. aliases: identities of the same settings in earlier releases. counts_flops: whether some
+    steps are counted, see flops.py."""
 
     folder: Path
     log: Log
@@ -86,6 +87,7 @@ class Place:
     stages: int = 1
     may_save: Callable[[], None] = lambda: None
     aliases: tuple[str, ...] = ()
+    counts_flops: bool = False
 
 
 def run(stage: Stage, config: StageConfig, engine: Engine, place: Place, fresh: State) -> tuple[State, Proof]:
@@ -105,12 +107,13 @@ def run(stage: Stage, config: StageConfig, engine: Engine, place: Place, fresh: 
             watch.move_to(f"reads its samples from position {state.consumed}", config.name, state.step + 1)
             position, prepared = next(batches)
             assert position == state.consumed, (position, state.consumed)
-            found = loop.take_step(prepared, stop, saver)
+            with count_flops(place.counts_flops and is_counted(state.step, config.steps)) as count:
+                found = loop.take_step(prepared, stop, saver)
             if found.report.signals.unsaved:
                 saver.wait()
             state.step, state.consumed = state.step + 1, state.consumed + config.batch
             state.seconds += time.monotonic() - began
-            loop.log_step(found, time.monotonic() - began)
+            loop.log_step(found, time.monotonic() - began, count)
             is_best, is_last = loop.validate(), state.step == config.steps or _is_exhausted(state, config)
             loop.check_proof(is_last)
             is_asked_to_stop = bool(found.report.signals.stop)
@@ -162,7 +165,7 @@ class _Loop:
             for name, optim in self.settings.items()
         }
         keys = [item.key for item in prepared]
-        order = _hash(keys, state.consumed + engine.rank * len(keys))
+        order = hash_order(keys, state.consumed + engine.rank * len(keys))
         self.distinct.see(keys)
         self.place.watch.move_to("computes", config.name, state.step + 1, keys)
         terms: Terms | None = None
@@ -194,7 +197,7 @@ class _Loop:
             stage.after_step(state.step)
         return _join(reports, rates, norms)
 
-    def log_step(self, step: _Step, seconds: float) -> None:
+    def log_step(self, step: _Step, seconds: float, count: Count) -> None:
         config, state, found = self.config, self.state, step.report
         sources = account_for_sources(found.sources, self.stage.measure_usage(state.consumed))
         terms = found.to_json()
@@ -212,6 +215,7 @@ class _Loop:
             "tokens_per_s": tokens / seconds,
             "seconds": state.seconds,
             "samples": f"{int(found.signals.order):x}",
+            **({} if count.flops is None else {KEY: count.flops}),
         }
         self.place.log.write(record)
         is_last = state.step == config.steps
@@ -308,12 +312,6 @@ def _resume(engine: Engine, place: Place, fresh: State) -> State:
     if engine.is_first:
         print(f"stage {folder.name}: resuming from step {state.step}", flush=True)
     return state
-
-
-def _hash(keys: list[str], first: int) -> float:
-    """A hash of the samples of a step and their order, which is summed over ranks. The terms have 32 bits, so float64
-    is exact."""
-    return float(sum(zlib.crc32(f"{position} {key}".encode()) for position, key in enumerate(keys, first)))
 
 
 def _is_exhausted(state: State, config: StageConfig) -> bool:

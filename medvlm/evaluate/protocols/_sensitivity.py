@@ -37,9 +37,26 @@ def _make_measure(metric: str) -> Measure:
 CHANGED, RIGHT_LOST = _make_measure("changed"), _make_measure("right_lost")
 
 
+def is_measured(record: Record) -> bool:
+    """Whether a question was also asked with the images of another patient."""
+    return record.get(SHUFFLED) is not None
+
+
+def is_changed(record: Record) -> bool:
+    """Whether the answer is another one with the images of another patient."""
+    return not _is_same(record["answer"], record[SHUFFLED], truth_from_json(record["truth"]))
+
+
+def is_lost_without(record: Record) -> tuple[float, float]:
+    """(whether a right answer is wrong with the images of another patient, whether it is right)."""
+    truth = truth_from_json(record["truth"])
+    right = _is_right(record, truth)
+    return float(right and not _is_right(record, truth, SHUFFLED)), float(right)
+
+
 def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
     """[] without answers to the images of another patient."""
-    asked = [record for record in records if record.get(SHUFFLED) is not None]
+    asked = list(filter(is_measured, records))
     truths = [truth_from_json(record["truth"]) for record in asked]
     right = [n for n, (record, truth) in enumerate(zip(asked, truths, strict=True)) if _is_right(record, truth)]
     changed = {

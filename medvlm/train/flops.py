@@ -1,0 +1,66 @@
+"""Counts the floating-point operations that training steps really take: generating answers, frozen parts, reference
+models and recomputation included. The time of a step would depend on the machine and on what else runs there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medvlm.core.errors import DataError
+
+KEY = "flops"
+"""In the metrics of a step that was counted."""
+COUNTED = 25
+"""Number of steps of a stage that are counted, at equal distances. A counted step takes longer."""
+
+
+@dataclass
+class Count:
+    """flops: of this process; None if the step was not counted."""
+
+    flops: int | None = None
+
+
+def is_counted(step: int, steps: int) -> bool:
+    return step % max(1, steps // COUNTED) == 0
+
+
+@contextmanager
+def count_flops(active: bool) -> Iterator[Count]:
+    """Counts matrix products, convolutions and attention (two operations a multiplication with its addition), as
+    torch.utils.flop_counter does, which lacks attention on a CPU."""
+    found = Count()
+    if not active:
+        yield found
+        return
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+    def forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))
+
+    def backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_backward_flop_count(grad, query, key, value))
+
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    mapping = {on_cpu: forward, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward}
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        yield found
+    found.flops = counter.get_total_flops()
+
+
+def list_flops(metrics: Path, stage: str) -> list[int]:
+    """Of each counted step of a stage. Raises DataError if there is none."""
+    counts = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if record.get("stage") == stage and KEY in record:
+            counts.append(int(record[KEY]))
+    if not counts:
+        raise DataError(f"{metrics}: no step of {stage} was counted; it was trained by another command, so remove it")
+    return counts
