@@ -114,6 +114,9 @@ class Measure:
     needs: columns [N, K] -> groups of questions, each bool [N], such as the positive and the negative ones, if the
     metric needs some of each. Its interval is as wide as the number of patients of the rarest group demands, however
     many others there are.
+    deviation: items [N, K] -> a statistic of draws, by which the metric of a draw differs from that of these items at
+    most. For a metric that chance makes larger, such as a distance: its interval reaches so far down, as one around the
+    value would often lie above the truth.
     """
 
     metric: str
@@ -128,6 +131,7 @@ class Measure:
     by_class: bool = False
     bounds: tuple[float, float] | None = (0.0, 1.0)
     needs: Callable[[np.ndarray], Sequence[np.ndarray]] | None = None
+    deviation: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]] | None = None
 
 
 def fit_columns(measure: Measure, truths: Sequence[Any]) -> Any:

@@ -3,16 +3,17 @@ strongest baseline."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import isnan
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf, isnan
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
 from medvlm.core.measure import Measure
 from medvlm.core.protocols import Paired, Row
-from medvlm.metrics.bootstrap import interval, resample, value
+from medvlm.metrics.bootstrap import find_reach, interval, resample, value
 
 DIGITS = 6
 """Number of decimals in the results."""
@@ -68,13 +69,27 @@ def make_row(measure: Measure, metric: str, parts: Sequence[Part], settings: Map
         "task": measure.group,
         "metric": metric,
         "value": shorten(own),
-        "ci": round_bounds(*interval(_draw(measure, parts, "answer", settings), own, support, measure.bounds)),
+        "ci": round_bounds(*_find_interval(measure, parts, own, support, settings)),
         "n": n,
         "patients": count_clusters(parts),
         "baselines": {who: shorten(values[who][1]) for who in answered},
         "unanswered": {who: n - count for who, of in answered.items() if (count := count_items(of)) < n},
         "paired": _compare(measure, answered, settings) if measure.better and answered else None,
     }
+
+
+def _find_interval(
+    measure: Measure, parts: Sequence[Part], own: float, support: int, settings: Mapping[str, Any]
+) -> tuple[float, float]:
+    low, high = interval(_draw(measure, parts, "answer", settings), own, support, measure.bounds)
+    if measure.deviation is None or isnan(low):
+        return low, high
+    # Their mean is at least the deviation of the mean.
+    deviations = [
+        _draw(replace(measure, statistic=measure.deviation(part.columns["answer"])), [part], "answer", settings, parts)
+        for part in parts
+    ]
+    return max(measure.bounds[0] if measure.bounds else -inf, own - find_reach(_average(deviations), support)), high
 
 
 def _compare(measure: Measure, answered: Mapping[str, Sequence[Part]], settings: Mapping[str, Any]) -> Paired:
@@ -168,8 +183,15 @@ class ModelGap(Gap):
         return bottom > 0 or top < 0
 
 
-def _draw(measure: Measure, parts: Sequence[Part], who: str, settings: Mapping[str, Any]) -> np.ndarray:
-    together = tuple(dict.fromkeys(cluster for part in parts for cluster in part.clusters))
+def _draw(
+    measure: Measure,
+    parts: Sequence[Part],
+    who: str,
+    settings: Mapping[str, Any],
+    together_with: Sequence[Part] = (),
+) -> np.ndarray:
+    """The mean metric of the parts in each draw. together_with: draws patients as for these parts."""
+    together = tuple(dict.fromkeys(cluster for part in together_with or parts for cluster in part.clusters))
     how = measure.statistic, settings["resamples"], settings["seed"], together
     for part in parts:
         if (who, how) not in part.drawn:
@@ -193,15 +215,18 @@ def count_clusters(parts: Sequence[Part]) -> int:
 
 
 def count_support(measure: Measure, parts: Sequence[Part]) -> int:
-    """The number of clusters that determine the spread of the metric: of the rarest group of items that it needs."""
+    """The number of clusters that determine the spread of the metric: of the rarest group of items that it needs. Of
+    several parts, such as classes, the mean of their numbers, because rare classes contribute most to the spread."""
     if measure.needs is None:
         return count_clusters(parts)
-    groups: dict[int, set[int]] = {}
-    for part in parts:
-        for number, is_in_N in enumerate(measure.needs(part.columns["answer"])):
-            found = {cluster for cluster, is_in in zip(part.clusters, is_in_N, strict=True) if is_in}
-            groups.setdefault(number, set()).update(found)
-    return min(map(len, groups.values()))
+    return round(mean([_count_rarest(measure.needs, part) for part in parts]))
+
+
+def _count_rarest(needs: Callable[[np.ndarray], Sequence[np.ndarray]], part: Part) -> int:
+    groups = needs(part.columns["answer"])
+    return min(
+        len({cluster for cluster, is_in in zip(part.clusters, is_in_N, strict=True) if is_in}) for is_in_N in groups
+    )
 
 
 def find_value(measure: Measure, parts: Sequence[Part], who: str = "answer") -> float:

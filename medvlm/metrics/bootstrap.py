@@ -120,6 +120,16 @@ def _add_variances(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
     return total, total**2 / sum(variance**2 / freedom for variance, freedom in parts)
 
 
+def find_reach(deviation_R: np.ndarray, num_clusters: int, confidence: float = 0.95) -> float:
+    """How far the truth is at most from a metric whose draws deviate so much, in (1 + confidence) / 2 of cases.
+    Expanded for few clusters, as in `interval`."""
+    from scipy.stats import norm, t
+
+    level = (1 + confidence) / 2
+    few = float(t.ppf(level, num_clusters - 1) / norm.ppf(level)) * (num_clusters / (num_clusters - 1)) ** 0.5
+    return few * float(np.quantile(deviation_R[~np.isnan(deviation_R)], level))
+
+
 def _wilson(share: float, variance: float, quantile: float, num_clusters: int) -> tuple[float, float]:
     """(middle, half width) of Wilson's interval for a share with this variance."""
     spread = share * (1 - share)

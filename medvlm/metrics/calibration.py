@@ -5,6 +5,8 @@ Axes: K columns of an item, R draws of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 BINS = 10
@@ -31,3 +33,10 @@ def calibration_error(totals_RK: np.ndarray) -> np.ndarray:
     alone makes it positive: about 0.05 for 100 items of a well calibrated model.
     """
     return np.abs(totals_RK[:, :-1]).sum(axis=1) / totals_RK[:, -1]
+
+
+def measure_deviation(items_NK: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """How far the gaps of the bins in draws are from those of these items, summed up. The calibration errors of both
+    differ by no more than that (triangle inequality)."""
+    own_K = items_NK[:, :-1].sum(axis=0) / items_NK[:, -1].sum()
+    return lambda totals_RK: np.abs(totals_RK[:, :-1] / totals_RK[:, -1:] - own_K).sum(axis=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -174,6 +174,12 @@ def _calibration_error(totals_RK: np.ndarray) -> np.ndarray:
     return calibration_error(totals_RK)
 
 
+def _deviation(items_NK: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    from medvlm.metrics.calibration import measure_deviation
+
+    return measure_deviation(items_NK)
+
+
 # --- which questions a measure needs ----------------------------------------------------------------
 
 
@@ -264,5 +270,6 @@ MEASURES = (
         by_template=True,
         by_class=True,
         words="calibration error",
+        deviation=_deviation,
     ),
 )

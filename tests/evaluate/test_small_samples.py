@@ -17,13 +17,15 @@ from medvlm.core.measure import Measure, average
 from medvlm.core.protocols import Row, Split, ignore_progress
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Question, Sample, Truth, make_truth
+from medvlm.core.tasks import find_task
 from medvlm.evaluate.pieces import KeptPieces
 from medvlm.evaluate.protocols._majority import fit_majority
 from medvlm.evaluate.protocols._rows import rows_of
-from medvlm.evaluate.rows import Part, make_row
+from medvlm.evaluate.rows import Part, count_support, make_row
 from medvlm.evaluate.run import evaluate
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardWriter
+from medvlm.metrics.calibration import spread_gap
 from medvlm.rewards._compose import Composer
 from tests.evaluate.toy import Noisy, make_sample, write_shards
 
@@ -232,3 +234,38 @@ def test_the_best_constant_of_shared_words_is_that_of_the_open_questions(choices
     truths = [side("left")] * choices + [make_truth("open", text) for text in texts]
     words = {"f1_open": "left lower lobe", "recall_open": "left lower lobe"}
     assert fit(tmp_path, truths) == {"first": "cat", **words}
+
+
+def test_the_interval_of_the_calibration_error_of_a_calibrated_model_holds_zero() -> None:
+    """Chance alone makes the error positive, so an interval around the value never would."""
+    (measure,) = (each for each in find_task("labels").MEASURES if each.metric == "ece")
+    held = 0
+    for seed in range(40):
+        p_N = np.random.default_rng(seed).random(60)
+        is_there_N = np.random.default_rng([1, seed]).random(60) < p_N
+        columns = np.array([spread_gap(*each) for each in zip(p_N.tolist(), is_there_N.astype(float), strict=True)])
+        row = make_row(
+            measure, "ece", [Part(range(60), {"answer": columns}, range(60))], {**SETTINGS, "resamples": 200}
+        )
+        assert row["ci"] is not None and row["value"] > 0.03 and row["ci"][1] > row["value"]
+        held += row["ci"][0] == 0
+    assert held >= 36
+    # Far from calibrated, it leaves 0 out.
+    columns = np.array([spread_gap(0.9, float(n % 2)) for n in range(60)])
+    row = make_row(measure, "ece", [Part(range(60), {"answer": columns}, range(60))], SETTINGS)
+    assert row["ci"] is not None and 0.1 < row["ci"][0] < row["value"] == pytest.approx(0.4)
+
+
+def test_a_mean_over_classes_has_the_interval_of_the_patients_of_its_classes_and_not_of_all_together() -> None:
+    """Ten patients have one of five findings, two each; they are not ten positives of each class."""
+    (measure,) = (each for each in find_task("labels").MEASURES if each.metric == "auroc")
+    rng = np.random.default_rng(0)
+    parts = [
+        Part(
+            range(40),
+            {"answer": np.array([(rng.normal(float(n // 2 == finding)), float(n // 2 == finding)) for n in range(40)])},
+            range(40),
+        )
+        for finding in range(5)
+    ]
+    assert count_support(measure, parts) == count_support(measure, parts[:1]) == 2
