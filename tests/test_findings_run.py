@@ -117,7 +117,11 @@ def test_the_report_shows_sets(run: RunFolder) -> None:
     assert "F1 of sets" in page and "pleural effusion" in page
 
 
-@pytest.mark.parametrize("overrides", [[], ["data.films.root=''"]], ids=["archive", "made up"])
+@pytest.mark.parametrize(
+    "overrides",
+    [[], ["data.films.root=''"], ["data.films.root=''", "data.films.card=data_cards/cxr_cohen_findings.yaml"]],
+    ids=["archive", "made up", "shipped card"],
+)
 def test_a_dry_run_goes_through_all_of_it(overrides: list[str], path: Path, tmp_path: Path) -> None:
     done = {line.what: line.done for line in dry_run(load(path, overrides), tmp_path, lambda line: None)}
     assert all(done[what] for what in ("data", "stage instruct", "stage reason", "evaluate", "export", "report")), done

@@ -16,6 +16,7 @@ from medvlm.core.card import Card, load_card
 from medvlm.core.config import component
 from medvlm.core.contracts import RawSample
 from medvlm.core.sample import Sample
+from medvlm.core.tasks import find_task
 from medvlm.io.dicom.header import MEASURED, SHOWN
 from medvlm.io.images import decode
 from medvlm.io.masks import decode_mask
@@ -30,6 +31,7 @@ ROOTS = {
     "vqa_rad": "vqa_rad",
     "cxr_cohen": "nc/cxr_cohen",
     "cxr_cohen_by": "cxr_cohen_by",
+    "cxr_cohen_findings": "nc/cxr_cohen",
     "cxr_cohen_lungs": "nc/cxr_cohen",
     "cxr_hannover": "cxr_hannover",
     "cxr_hannover_pairs": "cxr_hannover",
@@ -155,6 +157,7 @@ def test_licences_are_those_of_the_archives():
         "vqa_rad": ("CC0-1.0", True, False),
         "cxr_cohen": ("CC-BY-NC-SA-4.0", False, True),
         "cxr_cohen_by": ("custom", True, True),
+        "cxr_cohen_findings": ("CC-BY-NC-SA-4.0", False, True),
         "cxr_cohen_lungs": ("CC-BY-NC-SA-4.0", False, True),
         "cxr_hannover": ("CC-BY-3.0", True, False),
         "cxr_hannover_pairs": ("CC-BY-3.0", True, False),
@@ -177,6 +180,7 @@ COUNTS = {
     "vqa_rad": (252, 1812, 0),
     "cxr_cohen": (118, 286, 62),
     "cxr_cohen_by": (7, 7, 6),
+    "cxr_cohen_findings": (118, 73, 62),
     "cxr_cohen_lungs": (19, 38, 11),
     "cxr_hannover": (98, 240, 49),
     "cxr_hannover_pairs": (44, 44, 26),
@@ -320,6 +324,16 @@ def test_cxr_cohen_keeps_118_films_of_143_images_and_says_what_became_of_the_res
         "no text or no answer for the question finding": sum(row["finding"] == "todo" for row in films),
         "no text or no answer for the question view": sum(row["view"] in ("", "?") for row in films),
     }
+
+
+def test_cxr_cohen_findings_are_sets_of_its_ontology(packed):
+    """By hand from the column `finding`: 38 COVID-19, 6 of it with ARDS, 9 pneumonias of unknown cause, ..."""
+    counted = Counter(question.truth.answer for question in packed("cxr_cohen_findings").questions)
+    by_hand = {"COVID-19": 38, "COVID-19; ARDS": 6, "pneumonia": 9, "klebsiella pneumonia": 6, "no finding": 1}
+    assert {answer: counted[answer] for answer in by_hand} == by_hand and counted.total() == 73
+    (covid, *_) = (q.truth for q in packed("cxr_cohen_findings").questions if q.truth.answer == "COVID-19")
+    assert covid.members_of_set == {"COVID-19", "viral pneumonia", "pneumonia"}
+    assert find_task("findings").score("viral pneumonia", covid) == pytest.approx(0.8)
 
 
 def test_cxr_cohen_patients_are_in_one_split_each(packed):
