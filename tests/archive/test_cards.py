@@ -16,11 +16,11 @@ from medvlm.core.card import Card, load_card
 from medvlm.core.config import component
 from medvlm.core.contracts import RawSample
 from medvlm.core.sample import Sample
-from medvlm.core.tasks import find_task
 from medvlm.io.dicom.header import MEASURED, SHOWN
 from medvlm.io.images import decode
 from medvlm.io.masks import decode_mask
 from medvlm.io.opening import open_shards
+from medvlm.tasks import findings
 from tests.archive import made_layouts, test_card_layouts
 
 MOSAIC = "a mosaic: the slices of a volume side by side in one image; split it, e.g. with dcm2niix, and read the NIfTI"
@@ -333,7 +333,7 @@ def test_cxr_cohen_findings_are_sets_of_its_ontology(packed):
     assert {answer: counted[answer] for answer in by_hand} == by_hand and counted.total() == 73
     (covid, *_) = (q.truth for q in packed("cxr_cohen_findings").questions if q.truth.answer == "COVID-19")
     assert covid.members_of_set == {"COVID-19", "viral pneumonia", "pneumonia"}
-    assert find_task("findings").score("viral pneumonia", covid) == pytest.approx(0.8)
+    assert findings.score("viral pneumonia", covid) == pytest.approx(0.8)
 
 
 def test_cxr_cohen_patients_are_in_one_split_each(packed):
