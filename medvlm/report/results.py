@@ -17,12 +17,14 @@ from medvlm.report.page import Section, make_section, make_table
 from medvlm.report.reading import Record
 from medvlm.report.scales import Axis
 
-HEADLINE = frozenset({"image_to_text_top1", "total", "accuracy_reasoned"})
+HEADLINE = frozenset({"image_to_text_top1", "total", "accuracy_reasoned", "refused_other_modality", "refused_no_image"})
 """Metrics in the headline, in addition to the measures that tasks mark for it. All others are only in the table."""
 SPOKEN = {
     "image_to_text_top1": "image to text, top 1",
     "text_to_image_top1": "text to image, top 1",
     "accuracy_reasoned": "accuracy with a rationale",
+    "refused_other_modality": "refused with an image of another modality",
+    "refused_no_image": "refused without an image",
     "changed": "answers that another patient's image changes",
     "right_lost": "right answers that it makes wrong",
 }

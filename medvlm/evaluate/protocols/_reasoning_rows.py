@@ -39,15 +39,13 @@ from medvlm.core.protocols import Record, Row
 from medvlm.core.sample import truth_from_json
 from medvlm.core.tasks import find_task
 from medvlm.data.rationale import Said, read_direct, read_said
-from medvlm.evaluate.protocols._rows import identify_records
+from medvlm.evaluate.protocols._models import MODELS, list_models
 from medvlm.evaluate.rows import Part, make_row
 from medvlm.metrics.text import find_common_length, rouge_l
 from medvlm.tasks._steps import find_steps
 from medvlm.tasks._words import normalise, words
 
 DIRECT, OTHER = "direct", "other"
-MODELS = "models"
-"""Of a record of several models: name of each other one -> its record."""
 GROUP, ACCURACY = "reasoning", "accuracy_reasoned"
 Columns = tuple[float, ...]
 Count = Callable[[Record], Columns]
@@ -82,7 +80,7 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
 
 
 def list_parts(records: Sequence[Record], settings: Mapping[str, Any]) -> Iterator[Found]:
-    models = [name for record in records[:1] for name in record.get(MODELS, ())]
+    models = list_models(records)
     yield from _list_answers(_Answers(records, models, DIRECT in settings["baselines"]))
     if with_steps := [record for record in records if record["steps"]]:
         yield from _list_steps(_Answers(with_steps, models, OTHER in settings["baselines"]))
@@ -91,16 +89,6 @@ def list_parts(records: Sequence[Record], settings: Mapping[str, Any]) -> Iterat
         yield _make("same_answer", None), "same_answer", [_Answers(drawn, models).count(_count_same_answers)]
     if drawn := [record for record in drawn if record["steps"]]:
         yield _make("same_path", None), "same_path", [_Answers(drawn, models).count(_count_same_paths)]
-
-
-def merge(records: Sequence[Record], others: Sequence[Record], name: str) -> list[Record]:
-    """The records that both have, with that of the other model."""
-    found = dict(zip(identify_records(others), others, strict=True))
-    return [
-        {**record, MODELS: {**record.get(MODELS, {}), name: found[identity]}}
-        for identity, record in zip(identify_records(records), records, strict=True)
-        if identity in found
-    ]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Split, Split
 from medvlm.core.sample import Question
 from medvlm.core.tasks import is_scored, is_scored_task
 from medvlm.data.rationale import DIRECT, PROMPTS, Order, ask_for, give_rationale
-from medvlm.evaluate.protocols import _reasoning_rows
+from medvlm.evaluate.protocols import _models, _reasoning_rows
 from medvlm.evaluate.protocols._questions import collect_records, describe, list_asks, name_cluster, plan_questions
 
 NEEDS = "answer"
@@ -32,7 +32,7 @@ NOTHING = "no question that can be scored"
 BY_NAME_ONLY = True
 TOGETHER = 64
 """Maximum number of answers that are asked for together."""
-rows_of, list_parts, merge = _reasoning_rows.rows_of, _reasoning_rows.list_parts, _reasoning_rows.merge
+rows_of, list_parts, merge = _reasoning_rows.rows_of, _reasoning_rows.list_parts, _models.merge
 
 
 class Config(ProtocolConfig):
