@@ -33,7 +33,8 @@ _PHRASES = "|".join(
         rf"(?:no|without an?|without any) {_PICTURE} (?:is |was |has been |have been )?"
         r"(?:here|provided|attached|available|given|uploaded|to look at)",
         r"there (?:is|was) no (?:image|picture|photo)\b",
-        rf"{_PICTURE} (?:is|are|was|were|has|have)(?: not|n't) (?:been )?(?:provided|attached|available|given|uploaded)",
+        rf"{_PICTURE} (?:is|are|was|were|has|have)(?: not|n't) (?:been )?"
+        r"(?:provided|attached|available|given|uploaded)",
         rf"please (?:provide|upload|attach|share|send) (?:\w+ ){{0,3}}{_PICTURE}",
         rf"{_PICTURE} (?:does not|doesn't|do not|don't) (?:match|fit|correspond|allow|permit|belong"
         r"|(?:contain|provide|give|have) (?:enough|sufficient|the necessary|the required))",

@@ -126,8 +126,8 @@ def _answer(model: Answerer, asks: Sequence[Ask | None]) -> list[str | None]:
 
 
 def _choose_partners(samples: Sequence[Sample], by: str, seed: int) -> list[int | None]:
-    """For each sample the position of one with another modality, of another patient; None if its own modality or that of
-    all others is unknown or the same."""
+    """For each sample the position of one of another modality and another patient; None if there is none, or if its
+    own modality is unknown."""
     of_modality: dict[str, list[int]] = defaultdict(list)
     for position, sample in enumerate(samples):
         if sample.media and (modality := _find_modality(sample, by)):
