@@ -13,10 +13,11 @@ from medvlm.compositions._open import open_judge, open_run
 from medvlm.compositions._opened import find
 from medvlm.core.errors import RecipeError
 from medvlm.core.live import Live
-from medvlm.core.protocols import ProtocolConfig, Row, find_protocol, ignore_progress, read_protocols
+from medvlm.core.protocols import Judging, ProtocolConfig, Row, find_protocol, ignore_progress, read_protocols
 from medvlm.core.run import RunFolder
 from medvlm.core.weights import find_published
 from medvlm.evaluate.judge import Judge
+from medvlm.evaluate.radeval import RadEval
 from medvlm.evaluate.ranks import find_rank, join_ranks
 from medvlm.evaluate.run import evaluate as evaluate_split
 from medvlm.evaluate.run import say_nothing
@@ -62,7 +63,8 @@ def _evaluate(found: Who, stage: str, device: str, protocols: Sequence[ProtocolC
     elif is_first:
         loaded.save(run.root)
         write_lineage(loaded, run, sources)
-    judge = make_judge(settings.judge, device)
+    judges: list[Judging] = [*make_judge(settings.judge, device)]
+    judges += [RadEval(settings.radeval)] if settings.radeval else []
     rows = []
     asked = protocols or settings.protocols
     for config in read_protocols(asked) if asked else ():
@@ -84,7 +86,7 @@ def _evaluate(found: Who, stage: str, device: str, protocols: Sequence[ProtocolC
             baselines=None if protocols else settings.baselines,
             rewards=find_rewards(recipe.stages),
             groups=settings.groups,
-            judge=judge,
+            judges=judges,
             limit=settings.samples,
             resamples=settings.bootstrap,
             seed=recipe.seed,
@@ -94,21 +96,20 @@ def _evaluate(found: Who, stage: str, device: str, protocols: Sequence[ProtocolC
     return rows
 
 
-def make_judge(settings: Any, device: str) -> Judge | None:
-    """settings: `evaluate.judge` of a recipe. Raises RecipeError for a model that cannot be found or reached. Weights
-    are read once the judge is asked."""
+def make_judge(settings: Any, device: str) -> list[Judge]:
+    """[] without one. settings: `evaluate.judge` of a recipe. Weights are read once the judge is asked.
+
+    Raises RecipeError for a model that cannot be found or reached."""
     if settings is None:
-        return None
-    where, open_model = (
-        settings.model.pretrained,
-        cache(partial(open_judge, settings.model, device, settings.max_new_tokens)),
-    )
+        return []
+    where = settings.model.pretrained
+    open_model = cache(partial(open_judge, settings.model, device, settings.max_new_tokens))
     try:
         origin = find_published(where) if where else open_model().find_origin()
     except OSError as reason:
         raise RecipeError(f"evaluate.judge.model: {where} cannot be read ({str(reason).splitlines()[0]})") from None
     identity = {**origin, "decoding": "greedy", "max_new_tokens": settings.max_new_tokens}
-    return Judge(open_model, identity, dict(settings.rubrics))
+    return [Judge(open_model, identity, dict(settings.rubrics))]
 
 
 def _locate_validation(source: OpenSource) -> list[tuple[str, int]]:

@@ -103,13 +103,13 @@ class Pieces(Typed):
 
 
 class Judging(Typed):
-    """A judge model that scores answers, see medvlm/evaluate/judge.py."""
+    """What scores answers beside the tasks: a judge model, or another package. See medvlm/evaluate/judge.py."""
 
     def judge(self, records: Sequence[Record], split: Any) -> list[Record]:
         """The records of a protocol, with the scores of the judge where a task has a measure for them."""
 
     def describe(self) -> dict[str, Any]:
-        """What decides its scores, in plain JSON."""
+        """Its name -> what decides its scores, in plain JSON, for protocol.json."""
 
 
 def list_nothing() -> Sequence[Place]:
@@ -138,8 +138,8 @@ class Split:
     """Returns the places of the validation samples, on which operating points are chosen."""
     groups: Sequence[str] = ()
     """Groups of the samples, such as `sex`, for each value of which there are results too."""
-    judge: Judging | None = None
-    """Scores answers in words, if there is one."""
+    judges: Sequence[Judging] = ()
+    """They score answers in words."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Reason -> questions that a protocol could not ask for it. The evaluation reports them."""
     notes: list[str] = field(default_factory=list)

@@ -162,7 +162,9 @@ def _compare_protocol(
     runs = (*own, *others)
     left_out = sum(len(saved.records[kind]) for saved in runs) - len(runs) * len(merged)
     settings = {**own[0].settings, "baselines": [*more, *models], "rewards": None}
-    has_one_judge = all(saved.settings.get("judge") == settings.get("judge") for saved in runs)
+    has_one_judge = all(
+        saved.settings.get(name) == settings.get(name) for saved in runs for name in ("judge", "radeval")
+    )
     found = []
     for measure, metric, parts in protocol.list_parts(merged, settings):
         if isinstance(measure.columns, OfJudge) and not has_one_judge:

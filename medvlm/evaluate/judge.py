@@ -8,12 +8,8 @@ often it is evaluated. The scores themselves are stored with the answers.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from medvlm.core.ask import Ask, CutAnswer, make_own_question
@@ -22,11 +18,10 @@ from medvlm.core.measure import OfJudge
 from medvlm.core.protocols import Record, Split
 from medvlm.core.sample import Sample, truth_from_json
 from medvlm.core.tasks import find_task
+from medvlm.evaluate.kept import FOLDER, collect_kept, hash_texts
 from medvlm.evaluate.pieces import hash_identity
 from medvlm.evaluate.protocols._rows import BLIND, MAJORITY, NEAREST, SHUFFLED, is_lost
-from medvlm.evaluate.ranks import find_rank, wait_for_ranks
 
-FOLDER = "judge"
 AT_ONCE = 32
 """Number of texts that the judge is asked about before its replies are kept."""
 
@@ -55,9 +50,8 @@ class Judge:
     rubrics: Mapping[str, Rubric]
 
     def describe(self) -> dict[str, Any]:
-        """Plain JSON for protocol.json."""
         rubrics = {name: rubric.model_dump(mode="json") for name, rubric in self.rubrics.items()}
-        return {**self.identity, "rubrics": rubrics}
+        return {"judge": {**self.identity, "rubrics": rubrics}}
 
     def judge(self, records: Sequence[Record], split: Split) -> list[Record]:
         """The records, with `judged`: rubric -> the score in [0, 1] of the model's answer (`answer`) and of those of
@@ -72,7 +66,7 @@ class Judge:
             scores: dict[str, dict[str, float | None]] = {}
             for (rubric, who), verdict in of_record.items():
                 scores.setdefault(rubric, {})[who] = self._score(verdict, replies) if verdict else 0.0
-            judged.append({**record, "judged": scores} if scores else record)
+            judged.append({**record, "judged": {**record.get("judged", {}), **scores}} if scores else record)
         self._note_unread(wanted, replies, split)
         return judged
 
@@ -81,7 +75,8 @@ class Judge:
         truth = truth_from_json(record["truth"])
         task = find_task(truth.task)
         measures = [measure for measure in task.MEASURES if measure.is_about(record["template"], truth)]
-        rubrics = [measure.columns.rubric for measure in measures if isinstance(measure.columns, OfJudge)]
+        names = [measure.columns.rubric for measure in measures if isinstance(measure.columns, OfJudge)]
+        rubrics = [name for name in names if name in self.rubrics]
         reference = task.write(truth) if rubrics else ""
         for rubric in rubrics:
             for who in ("answer", BLIND, SHUFFLED, MAJORITY, NEAREST):
@@ -91,7 +86,7 @@ class Judge:
 
     def _hash(self, verdict: Verdict) -> str:
         texts = {**asdict(verdict), "prompt": self.rubrics[verdict.rubric].prompt, "judge": self.identity}
-        return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+        return hash_texts(texts)
 
     def _score(self, verdict: Verdict, replies: Replies) -> float | None:
         """None for a reply that was cut, too: its last line may lack a digit."""
@@ -99,31 +94,12 @@ class Judge:
         return None if reply["cut"] else self.rubrics[verdict.rubric].read(reply["reply"])
 
     def _ask(self, wanted: Mapping[str, Verdict], split: Split) -> Replies:
-        """The replies to these, of which only those that are not kept are asked for."""
-        path = split.gallery.parent / FOLDER / f"{hash_identity(self.identity)}.jsonl"
-        kept = {key: reply for key, reply in _read(path).items() if key in wanted}
-        if len(kept) == len(wanted):
-            return kept
-        keys = list(wanted)  # all of them, so that a piece is the same after a stop, whatever is kept by then
-        pieces = [keys[at : at + AT_ONCE] for at in range(0, len(keys), AT_ONCE)]
+        def ask(keys: Sequence[str]) -> list[Record]:
+            replies = self.open().answer([self._make_ask(wanted[key]) for key in keys])
+            return [{"reply": str(reply), "cut": isinstance(reply, CutAnswer)} for reply in replies]
 
-        def do(number: int) -> list[tuple[str, str, bool]]:
-            missing = [key for key in pieces[number] if key not in kept]
-            asks = [self._make_ask(wanted[key]) for key in missing]
-            replies = self.open().answer(asks) if asks else ()
-            return [(key, str(r), isinstance(r, CutAnswer)) for key, r in zip(missing, replies, strict=True)]
-
-        what = f"judge-{hash_identity(self.describe())}"
-
-        def show(what: str, done: int, total: int) -> None:
-            split.progress("judging", done, total)
-
-        for done in split.pieces.collect(what, list(map(len, pieces)), do, show):
-            kept |= {key: {**asdict(wanted[key]), "reply": reply, "cut": cut} for key, reply, cut in done}
-        if find_rank()[0] == 0:
-            _write(path, {**_read(path), **kept})
-        wait_for_ranks()
-        return kept
+        texts = {key: asdict(verdict) for key, verdict in wanted.items()}
+        return collect_kept(hash_identity(self.identity), texts, ask, _is_reply, split, AT_ONCE)
 
     def _make_ask(self, verdict: Verdict) -> Ask:
         prompt = self.rubrics[verdict.rubric].write(verdict.question, verdict.reference, verdict.answer)
@@ -140,19 +116,5 @@ class Judge:
             )
 
 
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for line in path.read_bytes().splitlines() if path.is_file() else ():
-        with suppress(ValueError, KeyError, TypeError):  # a damaged reply is asked for again
-            entry = json.loads(line)
-            if isinstance(entry["reply"], str) and isinstance(entry["cut"], bool):
-                found[entry.pop("key")] = entry
-    return found
-
-
-def _write(path: Path, replies: Replies) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    # ASCII escapes, so that any answer can be written, even a lone surrogate.
-    part.write_text("".join(f"{json.dumps({'key': key, **reply})}\n" for key, reply in replies.items()))
-    part.replace(path)
+def _is_reply(entry: Record) -> bool:
+    return isinstance(entry["reply"], str) and isinstance(entry["cut"], bool)

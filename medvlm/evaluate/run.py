@@ -57,7 +57,7 @@ def evaluate(
     baselines: Sequence[str] | None = None,
     rewards: Mapping[str, Any] | None = None,
     groups: Sequence[str] = (),
-    judge: Judging | None = None,
+    judges: Sequence[Judging] = (),
     limit: int = 0,
     resamples: int = 1000,
     seed: int = 0,
@@ -70,7 +70,7 @@ def evaluate(
     models: a protocol asks the first one that can do what it needs. dataset, split: names in the rows. training,
     validation: return the samples that baselines are fitted on and operating points chosen on. protocols: names or
     settings; by default all of medvlm. baselines: by default all of the protocols. rewards: weights or settings, by
-    name. groups: of the samples, that get rows. judge: scores answers in words. limit: maximum number of samples, drawn
+    name. groups: of the samples, that get rows. judges: score answers in words. limit: maximum number of samples, drawn
     by the seed; 0: all. progress: called with (what, done, total). say: called with lines for the user.
     Raises RecipeError for an unknown baseline or reward, DataError if there is nothing to evaluate.
     """
@@ -78,7 +78,7 @@ def evaluate(
     names = list_baselines(known) if baselines is None else _require_baselines(baselines, known)
     places, fitted, folder = _draw(places, limit, seed), _Once(training), out.answers.parent
     kept, chosen, gallery = KeptPieces(folder), partial(_draw, validation(), limit, seed), folder / "gallery"
-    base = Split(shards, places, fitted, names, rewards or {}, seed, gallery, kept, progress, chosen, groups, judge)
+    base = Split(shards, places, fitted, names, rewards or {}, seed, gallery, kept, progress, chosen, groups, judges)
     asked = {c.kind: _Asking(c, model, base, f"{dataset}-{split}") for c, model in _pair(known, models)}
     records = {kind: each.ask() for kind, each in asked.items()}
     if find_rank()[0] > 0:
@@ -137,11 +137,15 @@ class _Asking:
 
 def _describe_asked(asked: Mapping[str, _Asking]) -> dict[str, Any]:
     """Who was asked by which protocols, and who judged."""
-    judge = next((each.split.judge for each in asked.values()), None)
     return {
         "models": {kind: each.model.identity for kind, each in asked.items()},
         "protocols": [each.config.model_dump(mode="json") for each in asked.values()],
-        **({"judge": judge.describe()} if judge else {}),
+        **{
+            name: what
+            for each in asked.values()
+            for judge in each.split.judges
+            for name, what in judge.describe().items()
+        },
     }
 
 

@@ -69,7 +69,7 @@ def list_notes(rows: Sequence[Row]) -> list[str]:
         for who, count in row["unanswered"].items():
             unanswered.setdefault((split, who), {})[f"{row['task']} {count} of {row['n']}"] = None
         if unread := row.get("unread"):
-            notes.append(f"{where}: the judge gave no readable score to {unread} of {row['n'] + unread} answers")
+            notes.append(f"{where}: {unread} of {row['n'] + unread} answers have no readable score")
         if meaning := explain(row):
             notes.append(f"{split}: {meaning}")
     for (split, who), counts in unanswered.items():

@@ -12,6 +12,7 @@ from medvlm.core.errors import list_some
 from medvlm.core.judge_config import Rubrics
 from medvlm.core.problems import Problem, wrap_problems
 from medvlm.core.protocols import MOST_RESAMPLES, list_baselines, read_protocols, refuse_baseline
+from medvlm.core.radeval_config import RadEvalConfig
 from medvlm.core.track_config import TrackConfig
 from medvlm.data.augment import Augment
 from medvlm.data.order import Order
@@ -145,6 +146,8 @@ class Evaluate(Config):
     """Groups of the samples (`groups` in the card), such as [sex, view]: each of their values has rows of its own."""
     judge: Judge | None = Field(None, exclude_if=lambda judge: judge is None)
     """Scores the answers to choices, open questions and reports, and those of the baselines."""
+    radeval: RadEvalConfig | None = Field(None, exclude_if=lambda radeval: radeval is None)
+    """Metrics of the package RadEval, for reports whose card calls them chest radiographs in English."""
     samples: int = Field(0, ge=0)
     """At most this many samples of a split; 0: all."""
     max_new_tokens: int = Field(64, gt=0)

@@ -94,6 +94,7 @@ class EvaluatedSplit(TypedDict, total=False):
     split: str
     shards: EvaluatedShards | None
     judge: ShownJudge | None
+    not_checked: dict[str, str] | None
 
 
 class ShownDifference(TypedDict, total=False):

@@ -141,6 +141,7 @@ def read_run(run: RunFolder) -> RunRecord:
                 f"{protocol.get('dataset')}:{protocol.get('split')} was evaluated on"
                 f" {protocol['shards'].get('samples')} randomly drawn samples, not on all."
             )
+        notes += [f"{what}: not checked ({why})." for what, why in (protocol.get("not_checked") or {}).items()]
         if judge := protocol.get("judge"):
             notes.append(
                 f"{protocol.get('dataset')}:{protocol.get('split')} has scores that the model {judge.get('model')} gave"

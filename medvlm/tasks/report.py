@@ -18,6 +18,7 @@ from medvlm.core import sample
 from medvlm.core.config import Config as Base
 from medvlm.core.errors import DataError
 from medvlm.core.measure import Measure, OfCorpus, OfItems, OfJudge, average, fit_columns
+from medvlm.core.radeval_config import KEYS, LOWEST
 from medvlm.core.sample import Medium
 from medvlm.tasks._made_up import draw_answer, make_question
 from medvlm.tasks._sections import SECTIONS, read_sections
@@ -215,6 +216,18 @@ MEASURES = (
     Measure("token_recall", GROUP, average(find_recall), words="recall of words"),
     Measure("judged", GROUP, OfJudge("long"), headline=True, words="score of the judge"),
     *_OF_FINDINGS,
+    *(
+        Measure(
+            f"radeval_{key}",
+            GROUP,
+            OfJudge(f"radeval_{key}"),
+            has_findings,
+            words=f"RadEval {key}",
+            bounds=(LOWEST.get(key, 0.0), 1.0),
+        )
+        for keys in KEYS.values()
+        for key in keys
+    ),
     *(_measure_section(measure, section) for section in SECTIONS for measure in (_BLEU_4, _ROUGE_L, _FINDING_F1)),
 )
 

@@ -68,7 +68,7 @@ class ByRule:
 def evaluate_toy(
     shards: ShardSet, folder: Path, where: str, model: Noisy | None = None, limit: int = 99, **changes: Any
 ) -> list[Row]:
-    judge = make_judge(Judge(model=where, max_new_tokens=limit, **changes), "cpu")  # type: ignore[arg-type]
+    judges = make_judge(Judge(model=where, max_new_tokens=limit, **changes), "cpu")  # type: ignore[arg-type]
     training, places = ([(split, i) for i in range(shards.count(split))] for split in ("train", "test"))
     return evaluate(
         [model or Noisy()],
@@ -80,7 +80,7 @@ def evaluate_toy(
         out=RunFolder(folder),
         protocols=("answers", "long_answers"),
         baselines=["blind", "majority"],
-        judge=judge,
+        judges=judges,
         resamples=10,
         say=say_to(folder),
     )

@@ -81,7 +81,9 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
         return {"records": records, "left_out": left_out}
 
     records = collect_records(split, plan, do)
-    yield from split.judge.judge(list(records), split) if split.judge else records
+    for judge in split.judges:
+        records = iter(judge.judge(list(records), split))
+    yield from records
 
 
 @dataclass(frozen=True)

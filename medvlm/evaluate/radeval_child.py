@@ -1,0 +1,43 @@
+"""Runs in the environment of RadEval, without medvlm: `python radeval_child.py`.
+
+Writes the version of RadEval as a JSON line. Then it reads lines {metric, references, answers} and replies to each with
+{scores: name -> one number for each answer} or {error}."""
+
+import json
+import os
+import sys
+
+
+def main() -> None:
+    # Python looks for modules beside a script first, and there is one of this name.
+    sys.path[:] = [place for place in sys.path if os.path.abspath(place) != os.path.dirname(os.path.abspath(__file__))]
+    # Libraries print; their words must not be among the replies.
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def reply(content: dict) -> None:  # type: ignore[type-arg]
+        print(json.dumps(content), file=replies, flush=True)
+
+    try:
+        from importlib.metadata import version
+
+        reply({"version": version("radeval")})
+    except Exception as reason:
+        reply({"error": f"{type(reason).__name__}: {reason}"})
+        return
+    made: dict = {}  # type: ignore[type-arg]
+    for line in sys.stdin:
+        asked = json.loads(line)
+        try:
+            from radeval import RadEval  # type: ignore[import-not-found]
+
+            metric = asked["metric"]
+            made[metric] = made.get(metric) or RadEval(metrics=[metric], per_sample=True, show_progress=False)
+            found = made[metric](refs=asked["references"], hyps=asked["answers"])
+            reply({"scores": {name: [float(score) for score in scores] for name, scores in found.items()}})
+        except BaseException as reason:  # a library may even exit where its weights are missing
+            reply({"error": f"{type(reason).__name__}: {reason}"})
+
+
+if __name__ == "__main__":
+    main()
