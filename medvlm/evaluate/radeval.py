@@ -91,8 +91,9 @@ class RadEval:
     def _ask(self, metric: str, wanted: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> list[Record]:
         """The scores of each; or the same error for all, so that no other chunk is tried."""
         if metric not in self.failed:
-            texts = {name: [wanted[key][name[:-1]] for key in keys] for name in ("references", "answers")}
-            reply = self._start().ask({"metric": metric, **texts}, self.config.timeout_s)
+            references, texts = ([wanted[key][name] for key in keys] for name in ("reference", "answer"))
+            asked = {"metric": metric, "references": references, "texts": texts}
+            reply = self._start().ask(asked, self.config.timeout_s)
             scores = reply.get("scores", {})
             if "error" in reply:
                 self.failed[metric] = " ".join(str(reply["error"]).split())[:300]

@@ -1,7 +1,7 @@
 """Runs in the environment of RadEval, without medvlm: `python radeval_child.py`.
 
-Writes the version of RadEval as a JSON line. Then it reads lines {metric, references, answers} and replies to each with
-{scores: name -> one number for each answer} or {error}."""
+Writes the version of RadEval as a JSON line. Then it reads lines {metric, references, texts} and replies to each with
+{scores: name -> one number for each text} or {error}."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def main() -> None:
 
             metric = asked["metric"]
             made[metric] = made.get(metric) or RadEval(metrics=[metric], per_sample=True, show_progress=False)
-            found = made[metric](refs=asked["references"], hyps=asked["answers"])
+            found = made[metric](refs=asked["references"], hyps=asked["texts"])
             reply({"scores": {name: [float(score) for score in scores] for name, scores in found.items()}})
         except BaseException as reason:  # a library may even exit where its weights are missing
             reply({"error": f"{type(reason).__name__}: {reason}"})

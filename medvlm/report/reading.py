@@ -135,23 +135,27 @@ def read_run(run: RunFolder) -> RunRecord:
             f"{len(skipped)} {'sample was' if len(skipped) == 1 else 'samples were'} skipped because they could not be"
             " read (quarantine.jsonl)."
         )
-    for protocol in _read_json(run.results.with_name("protocol.json"), list[EvaluatedSplit], notes):
-        if (protocol.get("shards") or {}).get("limit"):
-            notes.append(
-                f"{protocol.get('dataset')}:{protocol.get('split')} was evaluated on"
-                f" {protocol['shards'].get('samples')} randomly drawn samples, not on all."
-            )
-        notes += [f"{what}: not checked ({why})." for what, why in (protocol.get("not_checked") or {}).items()]
-        if judge := protocol.get("judge"):
-            notes.append(
-                f"{protocol.get('dataset')}:{protocol.get('split')} has scores that the model {judge.get('model')} gave"
-                " as a judge; its prompts are in evaluate/protocol.json."
-            )
+    for evaluated in _read_json(run.results.with_name("protocol.json"), list[EvaluatedSplit], notes):
+        notes += _explain_evaluation(evaluated)
     if results and not answers:
         notes.append("The evaluation saved no answers, so there is no gallery.")
     return RunRecord(
         str(recipe.get("name") or run.root.resolve().name), recipe, lineage, stages, results, answers, notes
     )
+
+
+def _explain_evaluation(evaluated: Record) -> list[str]:
+    """What the results of a split are not of, and who judged."""
+    where, notes = f"{evaluated.get('dataset')}:{evaluated.get('split')}", []
+    if (shards := evaluated.get("shards") or {}).get("limit"):
+        notes.append(f"{where} was evaluated on {shards.get('samples')} randomly drawn samples, not on all.")
+    notes += [f"{where}: {what} was not checked ({why})." for what, why in (evaluated.get("not_checked") or {}).items()]
+    if judge := evaluated.get("judge"):
+        notes.append(
+            f"{where} has scores that the model {judge.get('model')} gave as a judge; its prompts are in"
+            " evaluate/protocol.json."
+        )
+    return notes
 
 
 def _read_answers(run: RunFolder, notes: list[str]) -> list[Record]:
