@@ -6,6 +6,8 @@ Writes the version of RadEval as a JSON line. Then it reads lines {metric, refer
 import json
 import os
 import sys
+from importlib import import_module
+from importlib.metadata import version
 
 
 def main() -> None:
@@ -19,8 +21,6 @@ def main() -> None:
         print(json.dumps(content), file=replies, flush=True)
 
     try:
-        from importlib.metadata import version
-
         reply({"version": version("radeval")})
     except Exception as reason:
         reply({"error": f"{type(reason).__name__}: {reason}"})
@@ -29,10 +29,9 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         try:
-            from radeval import RadEval  # type: ignore[import-not-found]
-
             metric = asked["metric"]
-            made[metric] = made.get(metric) or RadEval(metrics=[metric], per_sample=True, show_progress=False)
+            package = import_module("radeval")  # of this environment, and no dependency of medvlm
+            made[metric] = made.get(metric) or package.RadEval(metrics=[metric], per_sample=True, show_progress=False)
             found = made[metric](refs=asked["references"], hyps=asked["texts"])
             reply({"scores": {name: [float(score) for score in scores] for name, scores in found.items()}})
         except BaseException as reason:  # a library may even exit where its weights are missing

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
-from sklearn import metrics
 from torchmetrics.functional.retrieval import retrieval_hit_rate
 from torchmetrics.functional.text import rouge_score, squad
 from torchvision.ops import box_iou
@@ -24,6 +23,7 @@ from medvlm.metrics.bootstrap import value
 from medvlm.metrics.retrieval import chance, ranks, top
 from medvlm.tasks import _brackets, boxes, choice, count, labels, open, report
 
+metrics = pytest.importorskip("sklearn.metrics")
 TESTS = Path(__file__).parent.parent
 HERE = "metrics/test_references.py"
 OF_LABELS = "tasks/test_label_measures.py:test_each_class_has_the_measures_of_scikit_learn_over_its_known_labels"
