@@ -134,7 +134,7 @@ def test_reports_are_refused_where_only_short_answers_are_asked(tmp_path: Path) 
         ("bccd_cells", "labels"),
         ("bccd", "boxes choice count"),
         ("quilt_1m", ""),
-        ("medmnist_path", "choice"),
+        ("medmnist_path", "choice labels"),
         ("phantom_3d", "boxes choice count report"),
         ("llava_med_instruct", "open"),
     ],

@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # A measure of a task is a statistic over items.
     "tasks": {"metrics", "core"},
     "rewards": {"core"},
+    "scoring": {"core"},
     "objectives": {"core"},
     "models": {"core"},
     "rollouts": {"models", "data", "core"},

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from medvlm.cli import main
+from medvlm.core.scoring import dump_rule
 from medvlm.io.images import encode_npy
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardWriter
@@ -49,6 +50,7 @@ def make_slices(name: str) -> bytes:
 SIZES: dict[str, Callable[[Path], None]] = {
     # card -> makes an archive of some dozen samples of every split
     "bccd": partial(made_layouts.bccd, cases=30, zoom=16),
+    "chexpert": partial(made_layouts.chexpert, cases=6, zoom=12),
     "ct_rate": partial(made_layouts.ct_rate, cases=4, make=make_ct),
     "iu_xray": partial(made_layouts.iu_xray, cases=24, zoom=12),
     "llava_med_instruct": partial(made_layouts.llava_med_instruct, cases=6, zoom=12),
@@ -62,8 +64,10 @@ SIZES: dict[str, Callable[[Path], None]] = {
     "medthink_rad": partial(made_layouts.medthink_rad, cases=12, zoom=12),
     "medthink_slake": partial(made_layouts.medthink_slake, cases=12, zoom=12),
     "medtrinity": partial(made_layouts.medtrinity, cases=8, zoom=12),
+    "medxpertqa_mm": partial(made_layouts.medxpertqa_mm, cases=6, zoom=12),
     "mimic_cxr": partial(made_layouts.mimic_cxr, cases=8, zoom=12),
     "mimic_cxr_pairs": partial(made_layouts.mimic_cxr, cases=8, zoom=12),
+    "omnimedvqa": partial(made_layouts.omnimedvqa, cases=6, zoom=12),
     "path_vqa": partial(made_layouts.path_vqa, cases=10, zoom=12),
     "pmc_oa": partial(made_layouts.pmc_oa, cases=10, zoom=12),
     "pmc_vqa": partial(made_layouts.pmc_vqa, cases=10, zoom=12),
@@ -72,11 +76,13 @@ SIZES: dict[str, Callable[[Path], None]] = {
     "slake": partial(made_layouts.slake, cases=10, zoom=12),
     "vindr_cxr": partial(made_layouts.vindr_cxr, cases=8, zoom=12),
     "vqa_rad": partial(made_layouts.vqa_rad, cases=40, zoom=12),
+    "vqa_rad_published": partial(made_layouts.vqa_rad, cases=40, zoom=12),
 }
 
 
 FULL = {
     "bccd": (480, 640),
+    "chexpert": (320, 390),
     "ct_rate": (300, 512, 512),
     "iu_xray": (2048, 2496),
     "llava_med_instruct": (1500, 1500),
@@ -162,8 +168,10 @@ def test_a_system_goes_from_archives_of_its_cards_to_its_evaluation(
 
 
 def check_results(loaded: LoadedRecipe, run: Path) -> None:
-    """Every split of `evaluate.on` has results, those of reports too."""
+    """Every split of `evaluate.on` has results, those of reports and of the card's own scoring rules too."""
     rows = json.loads((run / "evaluate" / "results.json").read_text())
     for source, split in loaded.recipe.evaluate.pairs():
         card = loaded.cards[source].name
-        assert any((row["dataset"], row["split"]) == (card, split) for row in rows), rows
+        found = {row["task"] for row in rows if (row["dataset"], row["split"]) == (card, split)}
+        rules = {dump_rule(rule)["kind"] for rule in loaded.cards[source].scoring}
+        assert found and rules <= found, rows

@@ -39,7 +39,6 @@ def dry_run(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> lis
 
     Raises UserError if a part of the recipe does not run; the message begins with the part.
     """
-    loaded.require_stages()
     recipe = inline_configs(loaded.recipe)
     lines: list[Line] = []
     with tempfile.TemporaryDirectory(prefix="medvlm-dry-run-") as place:
@@ -54,9 +53,10 @@ def dry_run(loaded: LoadedRecipe, runs: Path, say: Callable[[str], None]) -> lis
                 note(_train_twice(small, run, stage.name))
         if small.recipe.evaluate.on:
             with _run_part("evaluate", lines, say) as note:
-                note(_evaluate(run))
-        with _run_part("export", lines, say) as note:
-            note(_export(run, folder / "exported"))
+                note(_evaluate(run.root if small.recipe.stages else folder / "recipe.yaml", run.root.parent))
+        if small.recipe.stages:
+            with _run_part("export", lines, say) as note:
+                note(_export(run, folder / "exported"))
         with _run_part("report", lines, say) as note:
             from medvlm.report.run import write_report
 
@@ -113,10 +113,11 @@ def _train_twice(small: LoadedRecipe, run: RunFolder, name: str) -> str:
     return f"{STEPS} steps, saved, resumed bit-identically; trained {trained}"
 
 
-def _evaluate(run: RunFolder) -> str:
+def _evaluate(who: Path, runs: Path) -> str:
+    """who: a run, or a recipe whose model is evaluated as it is."""
     from medvlm.commands.evaluate import evaluate
 
-    rows = evaluate(run.root)
+    rows = evaluate(who, runs=runs)
     return f"{len(rows)} results: {', '.join(dict.fromkeys(row['task'] for row in rows))}"
 
 

@@ -79,7 +79,7 @@ def _evaluate(found: Who, stage: str, device: str, protocols: Sequence[ProtocolC
             dataset=source.card.name,
             split=split,
             places=source.locate_samples(split),
-            training=partial(source.locate_samples, "train"),
+            training=partial(_locate_if_any, source, "train"),
             validation=partial(_locate_validation, source),
             out=out,
             protocols=asked,
@@ -87,6 +87,7 @@ def _evaluate(found: Who, stage: str, device: str, protocols: Sequence[ProtocolC
             rewards=find_rewards(recipe.stages),
             groups=settings.groups,
             judges=judges,
+            scoring=source.card.scoring,
             limit=settings.samples,
             resamples=settings.bootstrap,
             seed=recipe.seed,
@@ -114,8 +115,12 @@ def make_judge(settings: Any, device: str) -> list[Judge]:
 
 def _locate_validation(source: OpenSource) -> list[tuple[str, int]]:
     """[] for a source without a validation split, such as one with folds."""
-    has_validation = source.fold is None and "val" in source.shards.splits
-    return source.locate_samples("val") if has_validation else []
+    return _locate_if_any(source, "val") if source.fold is None else []
+
+
+def _locate_if_any(source: OpenSource, split: str) -> list[tuple[str, int]]:
+    """[] for a data set without this split, such as a benchmark that is only for testing."""
+    return source.locate_samples(split) if source.fold is not None or split in source.shards.splits else []
 
 
 def find_rewards(stages: Sequence[Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from medvlm.core.config import Config, Slot, permit
 from medvlm.core.document import read_yaml, to_yaml
 from medvlm.core.errors import DataError, shorten
 from medvlm.core.problems import validate
+from medvlm.core.scoring import CardRule
 
 
 def require_folder_name(name: str) -> str:
@@ -125,8 +126,10 @@ class Card(Config):
     limits: str = ""
     """Known limits of the data."""
     splits: Splits = Splits()
+    scoring: tuple[CardRule, ...] = ()
+    """Published rules that score the answers too, beside the strict score, e.g. [llava_med]."""
     plugins: tuple[str, ...] = ()
-    """Packages whose readers and tasks the card may use, e.g. `mylab.readers.ct`."""
+    """Packages whose readers, tasks and rules the card may use, e.g. `mylab.readers.ct`."""
     reader: Annotated[Any, Slot("archive.readers")]
     _secret: str = PrivateAttr("")
     _has_files: bool = PrivateAttr(False)

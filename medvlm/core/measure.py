@@ -68,6 +68,23 @@ class OfJudge:
 
 
 @dataclass(frozen=True)
+class ByTemplate:
+    """Columns that also depend on the template of the question, as where an archive says in it what is closed.
+
+    columns: like ToColumns, with the template as a third argument.
+    """
+
+    columns: Callable[[Any, Any, str], tuple[float, ...]]
+
+    def __call__(self, answer: Any, truth: Any) -> tuple[float, ...]:
+        return self.columns(answer, truth, "")
+
+    def of(self, template: str) -> ToColumns:
+        """The columns for questions of this template."""
+        return lambda answer, truth: self.columns(answer, truth, template)
+
+
+@dataclass(frozen=True)
 class OfItems:
     """A statistic that needs the single questions, such as an AUROC.
 

@@ -29,6 +29,7 @@ from medvlm.core.protocols import (
     refuse_baseline,
 )
 from medvlm.core.run import RunFolder, hash_code
+from medvlm.core.scoring import dump_rule
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.measures import VERSION
 from medvlm.evaluate.pieces import KeptPieces, hash_identity, open_pieces, remove_pieces
@@ -58,20 +59,20 @@ def evaluate(
     rewards: Mapping[str, Any] | None = None,
     groups: Sequence[str] = (),
     judges: Sequence[Judging] = (),
+    scoring: Sequence[Any] = (),
     limit: int = 0,
     resamples: int = 1000,
     seed: int = 0,
     progress: Progress = ignore_progress,
     say: Callable[[str], None] = say_nothing,
 ) -> list[Row]:
-    """Returns the rows of this split, and adds them to the results of earlier splits in `out`. All ranks answer; only
-    the first one saves and has rows. What was answered before a stop is not asked again.
+    """The rows of this split, added to the results of earlier splits in `out`. All ranks answer; only the first saves
+    and has rows. What was answered before a stop is not asked again.
 
-    models: a protocol asks the first one that can do what it needs. dataset, split: names in the rows. training,
-    validation: return the samples that baselines are fitted on and operating points chosen on. protocols: names or
-    settings; by default all of medvlm. baselines: by default all of the protocols. rewards: weights or settings, by
-    name. groups: of the samples, that get rows. judges: score answers in words. limit: maximum number of samples, drawn
-    by the seed; 0: all. progress: called with (what, done, total). say: called with lines for the user.
+    models: a protocol asks the first one that can do what it needs. training, validation: return the samples that
+    baselines are fitted on and operating points chosen on. protocols, baselines: names or settings; by default all.
+    rewards: weights or settings, by name. groups: of the samples, that get rows. judges: score answers in words.
+    scoring: of the card. limit: maximum number of samples, drawn by the seed; 0: all. say: called with lines.
     Raises RecipeError for an unknown baseline or reward, DataError if there is nothing to evaluate.
     """
     known = read_protocols(protocols)
@@ -95,14 +96,14 @@ def evaluate(
         "baselines": names,
         "left_out": left_out,
         "rewards": Composer(rewards).to_json() if rewards else None,
-        "groups": list(groups),
+        **{"groups": list(groups), "scoring": [dump_rule(rule) for rule in scoring]},
         "resamples": resamples,
         "seed": seed,
         **MADE_BY,
     }
     rows = save(out, settings, records)
     remove_pieces([each.pieces for each in asked.values()])
-    return [row for row in rows if row["dataset"] == dataset and row["split"] == split]
+    return [row for row in rows if (row["dataset"], row["split"]) == (dataset, split)]
 
 
 def _require_baselines(names: Sequence[str], known: Sequence[ProtocolConfig]) -> list[str]:

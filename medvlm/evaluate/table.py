@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from medvlm.core.protocols import Row
+from medvlm.core.scoring import name_source
 from medvlm.evaluate.protocols._sensitivity import explain
 
 WIDTH = 110
@@ -72,6 +73,9 @@ def list_notes(rows: Sequence[Row]) -> list[str]:
             notes.append(f"{where}: {unread} of {row['n'] + unread} answers have no readable score")
         if meaning := explain(row):
             notes.append(f"{split}: {meaning}")
+    notes += dict.fromkeys(
+        f"{row['task']}: the published rule of {source}" for row in rows if (source := name_source(row["task"]))
+    )
     for (split, who), counts in unanswered.items():
         notes.append(
             f"{split}: {who} could not be asked some questions ({', '.join(counts)}) and is compared on the others"

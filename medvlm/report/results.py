@@ -8,6 +8,7 @@ from functools import cache
 
 from medvlm.core.config import is_available
 from medvlm.core.measure import Measure
+from medvlm.core.scoring import name_source
 from medvlm.core.tasks import find_task, list_tasks
 from medvlm.evaluate.measures import join_measures
 from medvlm.report import numbers
@@ -220,6 +221,8 @@ def make_results_section(results: list[Record]) -> Section | None:
         "An arrow shows which direction is better. The paired difference is computed question by question on the same"
         " samples."
     )
+    sources = dict.fromkeys((group, name_source(group)) for group in (str(row.get("task", "")) for row in results))
+    about += "".join(f" {group} is the published rule of {source}." for group, source in sources if source)
     return make_section("All results", "results", *tables, about=about)
 
 

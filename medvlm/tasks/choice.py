@@ -25,10 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Truth(sample.Truth):
-    """`answer` is one of `choices`. label: what is asked about, where that is one thing of several."""
+    """`answer` is one of `choices`. label: what is asked about, where that is one thing of several. options: what the
+    choices stand for if they are letters, else empty; only published scoring rules read them."""
 
     choices: tuple[str, ...] = ()
     label: str = ""
+    options: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Without `options` where there are none, so that shards stay the same."""
+        record = super().to_json()
+        return record if self.options else {name: value for name, value in record.items() if name != "options"}
 
 
 class Config(Base):
@@ -55,6 +62,8 @@ def check_choices(choices: Sequence[str]) -> None:
 
 def check(truth: Truth, media: Sequence[Medium]) -> None:
     check_choices(truth.choices)
+    if truth.options and len(truth.options) != len(truth.choices):
+        raise DataError(f"{len(truth.options)} options of {len(truth.choices)} choices; expected one for each")
 
 
 TITLE = _words.TITLE

@@ -113,6 +113,81 @@ def pmc_vqa(root: Path, cases: int = 1, zoom: int = 1) -> None:
         put_csv(root, f"{name}.csv", rows)
 
 
+def omnimedvqa(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """Two of its data sets: questions with four options, and with two."""
+    for number, (name, modality, options) in enumerate(
+        (
+            ("ACRIMA", "Fundus Photography", ("Glaucoma", "Healthy eye", "Cataract", "Retinal detachment")),
+            ("Chest CT Scan", "CT(Computed Tomography)", ("No", "Yes")),
+        )
+    ):
+        records = []
+        for case in range(2 * cases):
+            file = f"Images/{name}/{case}.png"
+            put(root, file, film(2 * number * cases + case, zoom))
+            right = options[case % len(options)]
+            asked = {"dataset": name, "question_id": f"{name}_{case:04d}", "question_type": "Disease Diagnosis"}
+            shown = {f"option_{letter}": text for letter, text in zip("ABCD", options, strict=False)}
+            records.append(
+                {
+                    **asked,
+                    "question": "Which is it?",
+                    "gt_answer": right,
+                    "image_path": file,
+                    **shown,
+                    "modality_type": modality,
+                }
+            )
+        put(root, f"QA_information/Open-access/{name}.json", json.dumps(records))
+    put(root, "QA_information/Restricted-access/AIDA.json", "[]")
+
+
+def medxpertqa_mm(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    for name, first in (("dev", 0), ("test", 2 * cases)):
+        lines = []
+        for case in range(first, first + 2 * cases):
+            images = [f"MM-{case}-{letter}.jpeg" for letter in ("ab" if case % 2 else "a")]
+            for number, image in enumerate(images):
+                put(root, f"images/{image}", film(2 * case + number, zoom))
+            options = dict(zip("ABCDE", ("Reduction", "Casting", "Observation", "Arthroscopy", "Fusion"), strict=True))
+            listed = " ".join(f"({letter}) {text}" for letter, text in options.items())
+            record = {
+                "id": f"MM-{case}",
+                "question": f"A young patient falls. What is the next step?\nAnswer Choices: {listed}",
+                "options": options,
+                "label": "ABCDE"[case % 5],
+                "images": images,
+                "medical_task": "Treatment",
+                "body_system": "Skeletal",
+                "question_type": "Reasoning",
+            }
+            lines.append(json.dumps(record) + "\n")
+        put(root, f"MM/{name}.jsonl", "".join(lines))
+
+
+OBSERVATIONS = (
+    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
+    "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
+)  # fmt: skip
+
+
+def chexpert(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """In train every value of a label: present, absent, uncertain, not mentioned; in valid the first two."""
+    number = 0
+    for name, values in (("train", ("1.0", "0.0", "-1.0", "")), ("valid", ("1.0", "0.0"))):
+        rows = []
+        for case in range(4 * cases):
+            folder = f"CheXpert-v1.0-small/{name}/patient{number // 2:05d}/study1"
+            shown = "Lateral" if case % 4 == 3 else "Frontal"
+            path = f"{folder}/view{case % 4 + 1}_{shown.lower()}.jpg"
+            put(root, path, film(number, zoom))
+            said = {"Path": path, "Sex": "Female", "Age": 60, "Frontal/Lateral": shown, "AP/PA": "AP"}
+            labels = {label: values[(case + at) % len(values)] for at, label in enumerate(OBSERVATIONS)}
+            rows.append({**said, **labels})
+            number += 1
+        put_csv(root, f"CheXpert-v1.0-small/{name}.csv", rows)
+
+
 def pmc_oa(root: Path, cases: int = 1, zoom: int = 1) -> None:
     for number, name in enumerate(("train", "valid", "test")):
         lines = []
@@ -554,7 +629,8 @@ def vqa_rad(root: Path, cases: int = 1, zoom: int = 1) -> None:
     for case in range(cases):
         image = f"synpic{54610 + case}.jpg"
         put(root, f"VQA_RAD Image Folder/{image}", film(case, zoom))
-        asked = {"image_name": image, "image_organ": "HEAD", "phrase_type": "freeform"}
+        phrase = "test_freeform" if case % 4 == 3 else "freeform"
+        asked = {"image_name": image, "image_organ": "HEAD", "phrase_type": phrase}
         closed = ("Are regions of the brain infarcted?", ("Yes", "No")[case % 2], "CLOSED", "PRES")
         for question, answer, answer_type, kind in (closed, ("Which side?", "the left side", "OPEN", "POS")):
             said = {"question": question, "answer": answer, "answer_type": answer_type, "question_type": kind}

@@ -29,6 +29,9 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
     "slake": ({"train": 1, "val": 1, "test": 1}, {"train": 2, "val": 2, "test": 2}, {"q_lang is not en": 3}),
     "path_vqa": ({"train": 1, "val": 1, "test": 1}, {"train": 2, "val": 2, "test": 2}, {}),
     "pmc_vqa": ({"train": 1, "test": 1}, {"train": 1, "test": 1}, {}),
+    "omnimedvqa": ({"test": 4}, {"test": 4}, {}),
+    "medxpertqa_mm": ({"val": 2, "test": 2}, {"val": 2, "test": 2}, {}),
+    "chexpert": ({"train": 3, "test": 3}, {"train": 6, "test": 6}, {"Frontal/Lateral is not Frontal": 2}),
     "pmc_oa": ({"train": 1, "val": 1, "test": 1}, {"train": 1, "val": 1, "test": 1}, {}),
     "rocov2": ({"train": 1, "val": 1, "test": 1}, {"train": 1, "val": 1, "test": 1}, {}),
     "mimic_cxr": (
@@ -62,9 +65,9 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
             "sample without a report": 1,
         },
     ),
-    "medmnist_path": ({"train": 3, "val": 3, "test": 3}, {"train": 3, "val": 3, "test": 3}, {}),
-    "medmnist_pneumonia": ({"train": 3, "val": 3, "test": 3}, {"train": 3, "val": 3, "test": 3}, {}),
-    "medmnist_chest": ({"train": 3, "val": 3, "test": 3}, {"train": 42, "val": 42, "test": 42}, {}),
+    "medmnist_path": ({"train": 3, "val": 3, "test": 3}, {"train": 6, "val": 6, "test": 6}, {}),
+    "medmnist_pneumonia": ({"train": 3, "val": 3, "test": 3}, {"train": 6, "val": 6, "test": 6}, {}),
+    "medmnist_chest": ({"train": 3, "val": 3, "test": 3}, {"train": 45, "val": 45, "test": 45}, {}),
     "llava_med_instruct": ({}, {}, {}),
     "padchest": ({}, {}, {"Projection is not PA or AP or AP_horizontal or L": 1}),
     "iu_xray": ({}, {}, {"sample without a report": 1, "no text or no answer for the question report": 1}),
@@ -176,6 +179,41 @@ def test_pmc_vqa_is_answered_by_a_letter(packed):
         "D:Pattern D",
         "Answer with the letter.",
     ] and (task, answer) == ("choice", "B")
+
+
+def test_options_of_pmc_vqa_are_kept_beside_their_letters(packed):
+    (truth,) = {q.truth for sample in packed("pmc_vqa").samples for q in sample.questions}
+    assert truth.choices == ("A", "B", "C", "D") and truth.options[1] == "B:Pattern B"
+
+
+def test_omnimedvqa_is_answered_by_the_text_of_one_of_its_options(packed):
+    of = {q.truth.choices: q for sample in packed("omnimedvqa").samples for q in sample.questions}
+    assert sorted(map(len, of)) == [2, 4] and {q.truth.answer for q in of.values()} <= {"Healthy eye", "Yes"}
+    assert of["No", "Yes"].text.splitlines()[1:4] == ["Candidate answers:", "No", "Yes"]
+    assert {tuple(sample.groups) for sample in packed("omnimedvqa").samples} == {("modality", "dataset")}
+
+
+def test_medxpertqa_has_all_images_of_a_question_and_its_options(packed):
+    found = {sample.split: sample for sample in packed("medxpertqa_mm").samples if len(sample.media) == 2}
+    (question,) = found["test"].questions
+    assert question.truth.answer == "D" and question.truth.options[3] == "Arthroscopy"
+    assert question.text.endswith("\nA: Among A through E, the answer is")
+
+
+def test_uncertain_labels_of_chexpert_count_as_its_card_says(packed):
+    """Present for atelectasis and edema, absent for the other tasks of the competition, else not known."""
+    asked = [q for s in packed("chexpert").samples if s.split == "train" for q in s.questions]
+    competition = {q.truth.labels for q in asked if q.template == "competition"}
+    assert competition == {  # atelectasis, cardiomegaly, consolidation, edema, pleural effusion
+        (True, False, False, False, False),
+        (False, False, False, True, False),
+        (True, True, True, False, True),
+    }
+    of_all = [dict(zip(q.truth.classes, q.truth.labels, strict=True)) for q in asked if q.template == "observations"]
+    assert {name for labels in of_all for name, label in labels.items() if label is None} == {
+        "enlarged cardiomediastinum", "pneumothorax", "support devices", "no finding", "lung lesion", "fracture"
+    }  # fmt: skip
+    assert len({sample.patient for sample in packed("chexpert").samples}) == 4
 
 
 def test_vindr_asks_where_a_finding_is_and_whether_it_is_there(packed):

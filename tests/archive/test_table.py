@@ -98,7 +98,8 @@ def test_of_several_lists_of_choices_a_question_offers_the_one_with_its_answer(t
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"choice_lists": [["left", "right"]]}, "expected either `choices` or `choice_lists`"),
+        ({"choice_lists": [["left", "right"]]}, "expected one of `choices`, `choice_lists` and `options`"),
+        ({"options": ["{a}", "{b}"]}, "expected one of `choices`, `choice_lists` and `options`"),
         ({"choices": [], "choice_lists": [["yes", "no"], ["No", "some"]]}, "'no' is in several lists of choices"),
         ({"choices": [], "choice_lists": [["flu", "the flu"]]}, "read alike"),
     ],

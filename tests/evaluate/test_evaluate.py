@@ -21,8 +21,10 @@ from medvlm.evaluate.pieces import KeptPieces
 from medvlm.evaluate.protocols._majority import fit_majority
 from medvlm.evaluate.run import evaluate
 from medvlm.evaluate.saved import rescore
+from medvlm.evaluate.table import format_table
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet, ShardWriter
+from medvlm.scoring import medevalkit
 from medvlm.tasks._matching import iou
 from medvlm.tasks.boxes import parse
 from tests.evaluate.toy import NOISE, Noisy, is_noisy, make_sample, scaled, write_shards
@@ -428,11 +430,33 @@ def test_nothing_to_evaluate_is_said(shards: ShardSet, tmp_path: Path) -> None:
         run_it(Nothing(), shards, tmp_path)
 
 
-def test_a_misspelt_baseline_and_a_missing_training_split_are_refused(shards: ShardSet, tmp_path: Path) -> None:
+def test_a_misspelt_baseline_is_refused(shards: ShardSet, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"evaluate\.baselines: unknown baseline 'blimd', did you mean 'blind'"):
         run_it(Noisy(), shards, tmp_path, baselines=["blimd"])
-    with pytest.raises(DataError, match=r"majority baseline.*remove `majority`"):
-        run_it(Noisy(), shards, tmp_path, training=[])
+
+
+def test_a_benchmark_without_training_samples_has_no_majority_and_says_so(shards: ShardSet, tmp_path: Path) -> None:
+    said: list[str] = []
+    rows = run_it(Noisy(), shards, tmp_path, training=[], limit=20, say=said.append)
+    assert {name for row in rows if row["task"] == "vqa" for name in row["baselines"]} == {"blind", "shuffled"}
+    reason = "because there are no training samples"
+    assert [line for line in said if reason in line] == [
+        f"toy:test: no majority baseline, {reason}",
+        f"toy:test: no majority baseline, {reason}",
+        f"toy:test: no nearest baseline, {reason}",
+    ]
+
+
+def test_a_published_rule_stands_beside_the_strict_score_and_is_scored_again(shards: ShardSet, tmp_path: Path) -> None:
+    rows = run_it(Noisy(), shards, tmp_path, limit=20, scoring=["llava_med", medevalkit.Config(closed="typed")])
+    by_rule = {(row["task"], row["metric"]): row for row in rows}
+    strict = by_rule["vqa", "accuracy_closed"]
+    assert by_rule["llava_med", "accuracy_closed"]["n"] < strict["n"], "sides are no closed questions of LLaVA-Med"
+    assert by_rule["medevalkit", "accuracy_closed"]["baselines"].keys() == strict["baselines"].keys()
+    assert rescore(tmp_path / "evaluate") == rows
+    settings = json.loads((tmp_path / "evaluate" / "protocol.json").read_text())[0]
+    assert [rule["kind"] for rule in settings["scoring"]] == ["llava_med", "medevalkit"]
+    assert "llava_med: the published rule of LLaVA-Med (arXiv 2306.00890)" in format_table(rows)
 
 
 def test_progress_ends_at_its_total(shards: ShardSet, tmp_path: Path) -> None:

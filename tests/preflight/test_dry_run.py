@@ -12,7 +12,7 @@ from medvlm.core.config import kinds
 from medvlm.preflight.rehearsal.fake_reward import EXAMPLES, Config, score
 from medvlm.preflight.rehearsal.shrink import shrink_config
 from medvlm.recipe.known import list_known_models, look_up_model
-from medvlm.recipe.load import find_shipped
+from medvlm.recipe.load import find_shipped, load
 from tests import tiny_run
 
 WHOLE = [path for path in sorted(find_shipped("recipes").rglob("*.yaml")) if path.parent.name != "base"]
@@ -23,7 +23,7 @@ WHOLE = [path for path in sorted(find_shipped("recipes").rglob("*.yaml")) if pat
 def test_every_shipped_recipe_runs_dry(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dry-run", str(path), "--runs", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert "parity proven" in said
+    assert "parity proven" in said or not load(path).recipe.stages
 
 
 def test_a_recipe_of_published_models_runs_in_little_and_leaves_nothing(

@@ -197,7 +197,7 @@ def test_choices_that_differ_in_a_sign_are_not(choices: tuple[str, str]) -> None
 
 
 def test_a_card_with_choices_that_read_alike_is_refused() -> None:
-    from medvlm.archive.readers._rows import TableQuestion
+    from medvlm.archive.tables.questions import TableQuestion
     from medvlm.io.members import QuestionMembers
 
     for make in (

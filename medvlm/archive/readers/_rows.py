@@ -12,81 +12,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from medvlm.archive.tables.card_words import OTHER_WORDS, CardWords, find_choice
+from medvlm.archive.tables.card_words import OTHER_WORDS, CardWords
 from medvlm.archive.tables.columns import Columns, MoreColumns, Row, add_prior, columns_in, fill
+from medvlm.archive.tables.questions import TableQuestion, make_question
 from medvlm.archive.tables.records import NAMES_FIRST, Format, cell_text, find_fault, guess_delimiter, word_for
 from medvlm.archive.tables.split_files import SPLIT, Files
-from medvlm.archive.tables.wording import choose
-from medvlm.core.cell_values import as_whole, is_nothing, is_number
-from medvlm.core.config import Config
-from medvlm.core.content import Offer
+from medvlm.core.cell_values import as_whole, is_nothing
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean
-from medvlm.core.sample import Medium, Question, Sample, Truth, make_truth
-from medvlm.core.tasks import CardTask, Choices, find_task, is_outside_choices, read_truth
+from medvlm.core.sample import Medium, Sample
+from medvlm.core.tasks import is_outside_choices
 
 Numbered = tuple[str, int, Row]
 """File, number of the line or record, and what stands there."""
-
-
-class LabelColumns(Config):
-    """Labels that do not exclude each other, each from a value of its own. What is neither yes nor no is not known."""
-
-    columns: dict[str, str] = Field(min_length=1)
-    """Class -> its value, e.g. {effusion: "{Pleural Effusion}"}."""
-    yes: tuple[str, ...] = ("1", "yes", "true")
-    no: tuple[str, ...] = ("0", "no", "false")
-
-
-class TableQuestion(Config):
-    text: tuple[str, ...]
-    """One wording, or several of which each sample gets one."""
-    answer: str = ""
-    task: CardTask = "open"
-    """What an answer outside `choices` is: short text (`open`), a number of things (`count`), long text (`report`), or
-    another task by its name or with its settings, e.g. {kind: choice, choices: [yes, no]}. A text that says nothing to
-    the task leaves the question out."""
-    template: str = "question"
-    """Groups questions that ask the same thing: the majority answer, a baseline, is found within each group."""
-    labels: LabelColumns | None = None
-    """In place of `answer`: several columns that each say whether there is something."""
-    choices: Choices = ()
-    """An answer that is one of these makes the question a choice between them; any other answer leaves it open."""
-    choice_lists: tuple[Choices, ...] = ()
-    """In place of `choices`, for a column with different questions, e.g. [["yes", "no"], [left, right]]: a question is
-    a choice between those of the list that has its answer."""
-    lower: bool = False
-    """Answer, choices and template in lower case."""
-    steps: dict[str, str] = Field(default_factory=dict)
-    """What leads to the answer, in order: name of a step -> its text, e.g. {findings: "{rationale}"}. A step without a
-    value is left out."""
-
-    @field_validator("text", mode="before", json_schema_input_type=str | tuple[str, ...])
-    @classmethod
-    def _one_wording(cls, text: Any) -> Any:
-        return [text] if isinstance(text, str) else text
-
-    @model_validator(mode="after")
-    def _has_one_answer(self) -> TableQuestion:
-        if bool(self.answer) == bool(self.labels):
-            raise ValueError("expected either `answer` or `labels`")
-        if self.choices and self.choice_lists:
-            raise ValueError("expected either `choices` or `choice_lists`")
-        if twice := sorted(form for form, n in Counter(map(str.casefold, self.all_choices)).items() if n > 1):
-            raise ValueError(f"{twice[0]!r} is in several lists of choices; expected every answer in one")
-        return self
-
-    @property
-    def all_choices(self) -> tuple[str, ...]:
-        return (*self.choices, *(choice for choices in self.choice_lists for choice in choices))
-
-    @property
-    def templates(self) -> tuple[str, ...]:
-        """Every text of it that may name a column."""
-        labels = self.labels.columns.values() if self.labels else ()
-        return (*self.text, self.answer, self.template, *labels, *self.steps.values())
 
 
 class Rows(MoreColumns):
@@ -154,70 +94,6 @@ def make_sample(
     return RawSample(sample, files, where, left_out), Counter(each.template for each, question in asked if not question)
 
 
-def make_question(asked: TableQuestion, row: Row, key: str) -> Question | None:
-    """None where its text or its answer is missing."""
-    wordings = [text for wording in asked.text if (text := fill(wording, row))]
-    template = fill(asked.template, row)
-    template = template.lower() if asked.lower else template
-    truth = _read_labels(asked.labels, row) if asked.labels else _read_answer(asked, fill(asked.answer, row))
-    if truth is None or not wordings:
-        return None
-    steps = {name: text for name, wording in asked.steps.items() if (text := fill(wording, row))}
-    return Question(choose(wordings, key, asked.template), truth, template or "question", steps)
-
-
-def _read_answer(asked: TableQuestion, answer: str) -> Truth | None:
-    if not answer:
-        return None
-    answer = answer.lower() if asked.lower else answer
-    for choices in asked.choice_lists or (asked.choices,):
-        choices = tuple(choice.lower() for choice in choices) if asked.lower else choices
-        if (choice := find_choice(answer, choices)) is not None:
-            return make_truth("choice", choice, choices=choices)
-    if asked.all_choices and is_number(answer) and all(map(is_number, asked.all_choices)):
-        return None  # -1 beside 0 and 1: not one of the classes, and no text
-    return read_truth(asked.task, answer)
-
-
-def _read_labels(asked: LabelColumns, row: Row) -> Truth | None:
-    """None where nothing is known."""
-    found = {name: as_whole(fill(template, row)) for name, template in asked.columns.items()}
-    yes, no = set(map(as_whole, asked.yes)), set(map(as_whole, asked.no))
-    labels = tuple(True if text in yes else False if text in no else None for text in found.values())
-    if all(label is None for label in labels):
-        return None
-    return make_truth("labels", classes=tuple(found), labels=labels, exclusive=False)
-
-
-def list_offers(asked: Iterable[TableQuestion]) -> dict[str, Offer] | None:
-    """What decoders are asked; None where a column says the template of such a question."""
-    found: dict[str, Offer] = {}
-    for each in asked:
-        is_of_text = isinstance(each.task, str) or find_task(each.task.kind).ANSWERED_BY == "text"
-        if is_of_text and not each.labels:
-            continue
-        if columns_in(each.template):
-            return None
-        if each.labels:
-            found[each.template] = Offer("labels", tuple(each.labels.columns))
-        else:
-            found[each.template] = Offer(each.task.kind, tuple(each.task.classes))
-    return found
-
-
-def list_tasks_of(asked: Iterable[TableQuestion]) -> frozenset[str]:
-    """Every task that their answers can have."""
-    found: set[str] = set()
-    for each in asked:
-        if each.labels:
-            found.add("labels")
-            continue
-        found.add(each.task if isinstance(each.task, str) else each.task.kind)
-        if each.all_choices:
-            found.add("choice")
-    return frozenset(found)
-
-
 def list_splits_of(template: str, file: Files = "") -> frozenset[str] | None:
     """The splits that rows say, None if a column of the archive does. file: of the reader."""
     if not template or template == SPLIT:
@@ -282,8 +158,8 @@ def check_columns(columns: Columns, seen: set[str], path: Path) -> None:
 def list_columns(config: Rows) -> set[str]:
     """The columns that the card speaks of."""
     templates = [config.key, config.patient, config.report, config.concept, config.split, *config.groups.values()]
-    templates += [text for asked in config.questions for text in asked.templates]
-    return {column for text in templates for column in columns_in(text)} | set(config.where) | set(config.rename)
+    found = {column for text in templates for column in columns_in(text)}
+    return found.union(config.where, config.rename, *(asked.columns for asked in config.questions))
 
 
 def read_row(record: object, columns: Columns, config: Rows, split: str) -> Row | str:

@@ -29,8 +29,9 @@ from medvlm.archive.objects import (
     report,
     sort_by_class,
 )
-from medvlm.archive.readers._rows import TableQuestion, list_offers, list_splits_of, list_tasks_of, make_question
+from medvlm.archive.readers._rows import list_splits_of
 from medvlm.archive.tables.columns import Row, columns_in, fill
+from medvlm.archive.tables.questions import TableQuestion, list_offers, list_tasks_of, make_question
 from medvlm.archive.tables.wording import choose
 from medvlm.core.content import Content, Offer, name_asked
 from medvlm.core.contracts import Deferred, RawSample

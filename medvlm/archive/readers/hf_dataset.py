@@ -27,14 +27,13 @@ from medvlm.archive.readers._rows import (
     find_common,
     group_rows,
     list_columns,
-    list_offers,
     list_splits_of,
-    list_tasks_of,
     make_sample,
     read_row,
     say_place,
 )
 from medvlm.archive.tables.columns import Columns, Row, columns_in, file_in
+from medvlm.archive.tables.questions import list_offers, list_tasks_of
 from medvlm.archive.tables.records import cell_text
 from medvlm.archive.tables.split_files import Files, by_split
 from medvlm.core.config import Config as Base

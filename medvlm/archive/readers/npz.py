@@ -13,12 +13,15 @@ from pydantic import Field
 
 from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config as Base
-from medvlm.core.content import Content, name_asked
+from medvlm.core.content import Content, Offer, name_asked
 from medvlm.core.contracts import BadSample, RawSample
 from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.core.tasks import Choices
 from medvlm.io.images import MAX_ARRAY_BYTES, name_type
+
+NAME_ALL = "Which of the labels does this image have?"
+"""Decoders do not read it."""
 
 # Axes: N images, D H W depth, height, width, L columns of labels.
 
@@ -39,6 +42,8 @@ class Config(Base):
     has: tuple[str, ...] = ()
     """Wordings of the question about each single label, if an image may have any number of labels; `{label}` becomes
     its name."""
+    template: str = ""
+    """Of one more question, for a decoder that gives a score to each label; by default there is none."""
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample]:
@@ -65,10 +70,10 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample]:
 
 def list_content(config: Config) -> Content:
     return Content(
-        tasks=name_asked(choice=config.which or config.has),
+        tasks=name_asked(choice=config.which or config.has, labels=config.template),
         media=frozenset({config.medium}),
         has_reports=True,
-        answered={},
+        answered={config.template: Offer("labels", config.labels)} if config.template else {},
         splits=frozenset(config.splits),
     )
 
@@ -103,6 +108,14 @@ def _questions(config: Config, names: list[str], unknown: set[str], key: str) ->
             make_truth("choice", "yes" if label in names else "no", choices=("yes", "no"), label=label),
             f"has:{label}",
         )
+    if config.template and len(unknown) < len(config.labels):
+        yield _ask_decoder(config, names, unknown)
+
+
+def _ask_decoder(config: Config, names: list[str], unknown: set[str]) -> Question:
+    labels = tuple(None if name in unknown else name in names for name in config.labels)
+    truth = make_truth("labels", classes=config.labels, labels=labels, exclusive=not config.has)
+    return Question(NAME_ALL, truth, config.template)
 
 
 def _open(config: Config, root: Path | None) -> Any:

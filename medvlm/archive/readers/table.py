@@ -26,17 +26,16 @@ from medvlm.archive.readers._rows import (
     find_common,
     group_rows,
     list_columns,
-    list_offers,
     list_splits_of,
-    list_tasks_of,
     make_sample,
     read_row,
     say_place,
 )
 from medvlm.archive.tables.columns import Columns, Row, columns_in, file_in, fill
+from medvlm.archive.tables.questions import list_offers, list_tasks_of
 from medvlm.archive.tables.records import Format, format_of, records
 from medvlm.archive.tables.row_objects import RowObjects, objects_of, survey_boxes
-from medvlm.archive.tables.split_files import SPLIT, Files, by_split
+from medvlm.archive.tables.split_files import SPLIT, Files, by_split, find_files
 from medvlm.core.content import Content, Offer, name_asked
 from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
 from medvlm.core.errors import DataError
@@ -53,6 +52,9 @@ class TableMedium(FileOptions):
     modality: str = ""
     unit: Unit | None = None
     """What the values are; by default `display` for pictures, and what the file says or `raw` for other kinds."""
+    each: str = ""
+    """Column that lists several files, as a list of JSON does: each of them is a medium, and `{column}` in `file` is
+    one of them."""
     many: bool = False
     """The rows of a sample may name several files, such as the views of a study: each is a medium, in the order of the
     rows."""
@@ -61,7 +63,8 @@ class TableMedium(FileOptions):
 class Config(Rows):
     kind: Literal["table"]
     file: Files
-    """The table, under the root; or, where each split has a table, split -> table."""
+    """The table, under the root; or, where each split has a table, split -> table. A pattern such as `parts/*.json` is
+    all tables that match."""
     format: Format | None = None
     """By the file's suffix when absent."""
     media: tuple[TableMedium, ...] = ()
@@ -166,8 +169,8 @@ def _media(config: Config, root: Path, rows: list[Numbered]) -> tuple[tuple[Medi
     media: list[Medium] = []
     files: dict[str, Any] = {}
     for medium in config.media:
-        if medium.many:
-            paths = list(dict.fromkeys(path for _, _, row in rows if (path := fill(medium.file, row))))
+        if medium.many or medium.each:
+            paths = list(dict.fromkeys(path for _, _, row in rows for path in _list_paths(medium, row)))
         else:
             paths = [path for path in [find_common(medium.file, rows, "the file of a medium")] if path]
         for file in [file for path in paths for file in media_of(file_in(root, path), medium, medium.unit)]:
@@ -185,11 +188,18 @@ def _media(config: Config, root: Path, rows: list[Numbered]) -> tuple[tuple[Medi
     return tuple(media), files
 
 
+def _list_paths(medium: TableMedium, row: Row) -> list[str]:
+    """The files of a row. A cell with a list has its parts separated by commas, see cell_text()."""
+    rows = [{**row, medium.each: name} for name in row[medium.each].split(", ")] if medium.each else [row]
+    return [path for each in rows if (path := fill(medium.file, each))]
+
+
 def _group(config: Config, root: Path) -> tuple[dict[str, list[Numbered]], list[BadSample | LeftOut]]:
     key = config.key or config.media[0].file
     wanted = list_columns(config) | {
         column for medium in config.media for text in (medium.file, medium.modality) for column in columns_in(text)
     }
+    wanted |= {medium.each for medium in config.media if medium.each}
     wanted |= set(columns_in(config.mask.file)) if config.mask else set()
     if config.objects:
         wanted |= {config.objects.named, *config.objects.corners}
@@ -201,7 +211,7 @@ def _group(config: Config, root: Path) -> tuple[dict[str, list[Numbered]], list[
 def _rows(config: Config, root: Path, columns: Columns) -> Iterator[tuple[str, int, Row | str]]:
     """Raises DataError for a table that cannot be read and for a column of the card that no row has."""
     seen = set(columns.seen)
-    for split, name in by_split(config.file):
+    for split, name in find_files(root, config.file):
         for number, record in records(root / name, config.format or format_of(name)):
             if isinstance(record, dict):
                 seen.update(column for column in record if column is not None)

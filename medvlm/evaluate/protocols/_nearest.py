@@ -14,7 +14,6 @@ from io import BytesIO
 import numpy as np
 
 from medvlm.core.ask import Ask
-from medvlm.core.errors import DataError
 from medvlm.core.protocols import Asked, Split
 from medvlm.core.sample import Question
 from medvlm.core.tasks import find_task
@@ -44,13 +43,11 @@ class Nearest:
 
 
 def fit_nearest(model: Asked, split: Split, is_asked: Callable[[Question], bool]) -> Nearest:
-    """is_asked: whether the model answers a question. Raises DataError if there are no training samples."""
+    """is_asked: whether the model answers a question. Without training samples it answers nothing and the user is
+    told."""
     training = split.training()
     if not training:
-        raise DataError(
-            "the nearest baseline needs training data, and there is none; add the training shards, or remove"
-            " `nearest` from evaluate.baselines"
-        )
+        split.notes.append("no nearest baseline, because there are no training samples")
     pictures: dict[Family, list[np.ndarray]] = defaultdict(list)
     answers: dict[Family, list[str]] = defaultdict(list)
     places = spread(training, MOST_SAMPLES)

@@ -10,7 +10,7 @@ from typing import Any, NotRequired
 
 import numpy as np
 
-from medvlm.core.measure import AtPoints, Measure, OfJudge, fit_columns
+from medvlm.core.measure import AtPoints, ByTemplate, Measure, OfJudge, fit_columns
 from medvlm.core.protocols import Record, Row, SplitRecord
 from medvlm.core.sample import Truth, truth_from_json
 from medvlm.core.tasks import find_task
@@ -47,12 +47,12 @@ class TextRecord(AskedRecord):
     nearest: NotRequired[str | None]
 
 
-def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
-    """The rows of groups of the samples follow those of all."""
+def rows_of(records: Sequence[Record], settings: Mapping[str, Any], rules: Sequence[Measure] = ()) -> list[Row]:
+    """The rows of groups of the samples follow those of all. rules: measures of published scoring rules."""
     rows: list[Row] = []
     of_groups: list[Row] = []
     groups = list_groups(records)
-    for measure, metric, parts in list_parts(records, settings):
+    for measure, metric, parts in list_parts(records, settings, rules):
         rows.append(make_row(measure, metric, parts, settings))
         if isinstance(measure.columns, OfJudge) and (unread := _count_unread(measure, metric, records)):
             rows[-1]["unread"] = unread
@@ -63,15 +63,20 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
     return [*rows, *of_groups]
 
 
-def list_parts(records: Sequence[Record], settings: Mapping[str, Any]) -> Iterator[tuple[Measure, str, list[Part]]]:
-    """Each row as its measure, its metric and the parts whose mean it is."""
+def list_parts(
+    records: Sequence[Record], settings: Mapping[str, Any], rules: Sequence[Measure] = ()
+) -> Iterator[tuple[Measure, str, list[Part]]]:
+    """Each row as its measure, its metric and the parts whose mean it is. An answer that was cut counts as none, but
+    published rules score what there is of it."""
     truths = [truth_from_json(record["truth"]) for record in records]
     with_own_choices = _find_templates_with_own_choices(records, truths)
-    for measure in list_measures({truth.task for truth in truths}, settings["rewards"]):
+    ours = list_measures({truth.task for truth in truths}, settings["rewards"])
+    for measure in [*ours, *rules]:
         about = [n for n, record in enumerate(records) if measure.is_about(record["template"], truths[n])]
+        scores_cut = measure in rules
         measure = replace(measure, columns=fit_columns(measure, [truths[n] for n in about]))
         said: dict[str, list[Sequence[Any]]] = {
-            who: [_list_said(who, records[n], measure) for n in about]
+            who: [_list_said(who, records[n], measure, scores_cut) for n in about]
             for who in ("answer", *(name for name in settings["baselines"] if name != CHANCE))
         }
         if CHANCE in settings["baselines"] and not isinstance(measure.columns, OfJudge):
@@ -114,13 +119,14 @@ def identify_records(records: Sequence[Record]) -> list[tuple[Any, ...]]:
     return found
 
 
-def _list_said(who: str, record: Record, measure: Measure) -> Sequence[Any]:
+def _list_said(who: str, record: Record, measure: Measure, scores_cut: bool) -> Sequence[Any]:
     """The answer, as a sequence of one; for the majority baseline, the best constant for this metric; "" for one that
-    was cut; for the measure of a judge, its score. Empty if the baseline could not be asked, or there is no score."""
+    was cut, unless it is scored too; for the measure of a judge, its score. Empty if the baseline could not be asked,
+    or there is no score."""
     if isinstance(measure.columns, OfJudge):
         score = record.get("judged", {}).get(measure.columns.rubric, {}).get(who)
         return () if score is None else (score,)
-    if is_lost(who, record):
+    if is_lost(who, record) and not scores_cut:
         return ("",)
     constants: dict[str, Any] = record.get("constants") or {} if who == MAJORITY else {}
     said = constants.get(measure.metric, record.get(who))
@@ -171,10 +177,12 @@ def _make_parts(
     model or baseline -> for each question one answer, several equally probable ones, or none."""
     numbers: dict[Key, list[int]] = {}
     columns: dict[Key, dict[str, list[tuple[float, ...]]]] = {}
+    by_template = measure.columns if isinstance(measure.columns, ByTemplate) else None
     for position, n in enumerate(about):
         template = records[n]["template"]
         judged_by = {who: _find_judge(records[n], who, truths[n]) for who in said}
-        found = {who: _measure(measure, of_who[position], *judged_by[who]) for who, of_who in said.items()}
+        for_it = replace(measure, columns=by_template.of(template)) if by_template else measure
+        found = {who: _measure(for_it, of_who[position], *judged_by[who]) for who, of_who in said.items()}
         for name, own in found["answer"].items():
             for key in [(template, name)] if measure.by_class else [("", ""), (template, "")]:
                 numbers.setdefault(key, []).append(n)
