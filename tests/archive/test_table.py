@@ -95,6 +95,64 @@ def test_of_several_lists_of_choices_a_question_offers_the_one_with_its_answer(t
     ]
 
 
+OPTIONS = [
+    {"image": "a.png", "q": "What is it?", "a": "Stone", "A": "Cyst", "B": "Stone", "C": "", "D": "Scar"},
+    {"image": "b.png", "q": "And this?", "a": "b", "A": "Cyst", "B": "Stone", "C": "", "D": ""},
+    {"image": "b.png", "q": "No option?", "a": "Tumour", "A": "Cyst", "B": "Stone", "C": "", "D": ""},
+    {"image": "b.png", "q": "Alike?", "a": "Cyst", "A": "Cyst", "B": "the cyst", "C": "", "D": ""},
+]
+
+
+def read_options(root, options):
+    write_csv(root, OPTIONS)
+    found = list(read(config(questions=[{"text": "{q}\n{options}", "answer": "{a}", "options": options}]), root))
+    left_out = {item.reason: item.count for item in found if isinstance(item, LeftOut)}
+    return [q for raw in samples(found) for q in raw.sample.questions], left_out
+
+
+def test_a_question_with_lettered_options_lists_those_that_its_row_has(tmp_path):
+    """The answer of the archive is a letter or a text. One that is none of the options is left out."""
+    (first, second, alike), left_out = read_options(tmp_path, {letter: "{" + letter + "}" for letter in "ABCD"})
+    assert first == Question(
+        "What is it?\nA: Cyst\nB: Stone\nD: Scar",
+        make_truth("choice", "B", choices=("A", "B", "D"), options=("Cyst", "Stone", "Scar")),
+        "question",
+    )
+    assert second.truth == make_truth("choice", "B", choices=("A", "B"), options=("Cyst", "Stone"))
+    assert alike.truth.answer == "A" and left_out == {"no text or no answer for the question question": 1}
+
+
+def test_a_question_with_plain_options_is_answered_by_the_text_of_one(tmp_path):
+    """Options that read alike cannot be told apart without letters, and a letter is none of them."""
+    (only,), left_out = read_options(tmp_path, ["{A}", "{B}", "{C}", "{D}"])
+    assert only.text == "What is it?\nCyst\nStone\nScar"
+    assert only.truth == make_truth("choice", "Stone", choices=("Cyst", "Stone", "Scar"))
+    assert left_out == {"no text or no answer for the question question": 3}
+
+
+@pytest.mark.parametrize(("names", "said"), [(["x/one.csv", "x/two.csv"], ""), (["y/one.csv"], "no file matches")])
+def test_a_pattern_of_tables_reads_all_that_match(tmp_path, names, said):
+    for name, row in zip(names, ROWS, strict=False):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_csv(tmp_path, [row], name=name)
+    if said:
+        with pytest.raises(DataError, match=said):
+            list(read(config(file="x/*.csv"), tmp_path))
+    else:
+        assert [raw.where for raw in samples(read(config(file="x/*.csv"), tmp_path))] == [
+            "line 2 of x/one.csv",
+            "line 2 of x/two.csv",
+        ]
+
+
+def test_each_file_of_a_list_is_a_medium(tmp_path):
+    write_csv(tmp_path, ROWS)
+    (tmp_path / "t.json").write_text(json.dumps([{"id": "1", "files": ["b.png", "a.png"]}, {"id": "2", "files": []}]))
+    media = [{"file": "{files}", "kind": "film", "each": "files"}]
+    both, none = samples(read(config(file="t.json", key="{id}", media=media), tmp_path))
+    assert list(both.files.values()) == [tmp_path / "b.png", tmp_path / "a.png"] and not none.files
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

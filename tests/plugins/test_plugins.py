@@ -138,6 +138,8 @@ def test_it_is_evaluated_by_its_own_measures_reward_and_protocol(lab: Path, whol
     said = call("evaluate", "runs/whole")
     rows = {(row["task"], row["metric"]): row for row in json.loads(whole.results.read_text())}
     assert {"blind", "shuffled", "majority"} == rows["angle", "median_error"]["baselines"].keys()
+    assert rows["mylab.lenient", "accuracy"]["value"] >= rows["vqa", "accuracy"]["value"]
+    assert "mylab.lenient: the published rule of mylab, unpublished" in said
     assert rows["neighbours", "agrees"]["baselines"].keys() == {"anyone"}
     assert rows["mask", "dice"]["baselines"].keys() == {"shuffled", "majority"}
     assert ("reward", "mylab.close") in rows and ("retrieval", "image_to_text_top1") in rows
@@ -169,7 +171,7 @@ def test_its_parts_are_in_an_export_that_medvlm_loads(lab: Path, whole: RunFolde
     said = call("evaluate", "custom", "--on", "bars:test")
     assert "skipped mylab.neighbours, because the model cannot compare" in said
     rows = json.loads((lab / "custom" / "evaluate" / "results.json").read_text())
-    assert {row["task"] for row in rows} == {"vqa", "angle", "reward", "image"}
+    assert {row["task"] for row in rows} == {"vqa", "angle", "reward", "image", "mylab.lenient"}
 
 
 def test_a_ready_model_of_its_own_family_is_trained_evaluated_and_exported(lab: Path) -> None:
