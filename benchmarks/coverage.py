@@ -1,6 +1,6 @@
 """How often does the 95 % interval hold the truth?
 
-    python benchmarks/coverage.py [--simulations 2000] [--of accuracy] [--of labels] [--of seeds]
+    python benchmarks/coverage.py [--simulations 2000] [--of accuracy] [--of labels] [--of seeds] [--of ratios]
 
 accuracy: answers are right with probability p; those of a patient are alike (beta-binomial, intra-class correlation
 0.3). For each number of patients, questions a patient and p it prints the share of simulated data sets whose interval
@@ -13,6 +13,10 @@ width goes by the number of all patients, not by that of the ill or the well.
 seeds: two models, each trained with several seeds; the accuracy of a seed is normal around that of its model. It
 prints the share of simulated pairs whose interval of the difference holds the true difference, and in brackets that of
 the interval by patients alone.
+
+ratios: the relative robustness of answers that are right with one probability in distribution and with another one out
+of it (30 % of the patients), and of answers to images before and after a corruption that spoils some of the right ones.
+In brackets is the percentile interval of the ratio.
 
 One JSON line at the end of each.
 """
@@ -31,6 +35,7 @@ from scipy.stats import norm
 
 from medvlm.core.measure import Measure, average, mean
 from medvlm.core.tasks import find_task
+from medvlm.evaluate.protocols._robustness import make_ratio, make_ratio_row
 from medvlm.evaluate.rows import ModelGap, Part, find_value, make_row
 from medvlm.metrics.bootstrap import interval, resample
 
@@ -46,7 +51,12 @@ RESAMPLES = 500
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=2000)
-    measured = {"accuracy": measure_accuracy, "labels": measure_labels, "seeds": measure_seeds}
+    measured = {
+        "accuracy": measure_accuracy,
+        "labels": measure_labels,
+        "seeds": measure_seeds,
+        "ratios": measure_ratios,
+    }
     parser.add_argument("--of", action="append", choices=tuple(measured))
     args = parser.parse_args()
     for what in args.of or measured:
@@ -157,6 +167,51 @@ def simulate_seeds(patients: int, seeds: int, deviation: float, simulations: int
         hits += [low <= 0.1 <= high for low, high in (gap.find_bounds(), by_patients)]
     own, alone = np.round(hits / simulations, 3).tolist()
     return own, alone
+
+
+def measure_ratios(simulations: int) -> Iterator[dict[str, Any]]:
+    cells = product(("shift", "corruption"), (30, 100), (1, 4), ((0.8, 0.8), (0.8, 0.6), (0.5, 0.25), (0.95, 0.9)))
+    for kind, patients, questions, (inside, outside) in cells:
+        if kind == "corruption" and inside == outside:
+            continue  # nothing changes
+        own, percentile = simulate_ratio(kind, patients, questions, inside, outside, simulations)
+        words = f"{kind}, {patients:4d} patients, {questions} questions, {inside} and {outside}"
+        print(f"{words}: {own:.3f} ({percentile:.3f})", flush=True)
+        cell = {"kind": kind, "patients": patients, "questions": questions, "in": inside, "out": outside}
+        yield {**cell, "own": own, "percentile": percentile}
+
+
+def simulate_ratio(
+    kind: str, patients: int, questions: int, inside: float, outside: float, simulations: int
+) -> tuple[float, float]:
+    """(coverage of medvlm's interval, of the percentile interval), of data sets with an interval."""
+    rng, scale = np.random.default_rng(0), 1 / ALIKE - 1
+    clusters = np.repeat(np.arange(patients), questions).tolist()
+    hits = np.zeros((2, 2))
+    for seed in range(simulations):
+        drawn = []
+        for p in (inside, outside):
+            of_patient = rng.beta(p * scale, (1 - p) * scale, patients) if questions > 1 else np.full(patients, p)
+            drawn.append((rng.random(patients * questions) < np.repeat(of_patient, questions)).astype(float))
+        own, one = drawn[0], np.ones(patients * questions)
+        if kind == "corruption":
+            spoilt = own * (rng.random(len(own)) < outside / inside)
+            columns = np.stack([own, one, spoilt, one], axis=1)
+        else:
+            is_out = np.repeat(rng.random(patients) < 0.3, questions)
+            columns = np.stack([own * ~is_out, ~is_out, drawn[1] * is_out, is_out], axis=1).astype(float)
+        part = Part(range(len(own)), {"answer": columns}, clusters)
+        settings: dict[str, Any] = {"dataset": "", "split": "", "resamples": RESAMPLES, "seed": seed}
+        if columns[:, 0].sum() and columns[:, 3].sum():
+            for at, make in enumerate((make_ratio_row, _make_percentile_row)):
+                bounds = make("", "", "", part, settings)["ci"]
+                hits[at] += [bounds is not None and bounds[0] <= outside / inside <= bounds[1], bounds is not None]
+    own_share, percentile = np.round(hits[:, 0] / hits[:, 1], 3).tolist()
+    return own_share, percentile
+
+
+def _make_percentile_row(metric: str, group: str, label: str, part: Part, settings: dict[str, Any]) -> Any:
+    return make_row(make_ratio(metric, group), metric, [part], settings)
 
 
 if __name__ == "__main__":

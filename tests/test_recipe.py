@@ -147,6 +147,12 @@ def test_a_list_in_a_message_is_short(name: str, overrides: tuple[str, ...]) -> 
     assert str(refused.value).count(",") < 15
 
 
+def test_a_protocol_is_named_once() -> None:
+    """Its records are one file, so the second settings would replace the first."""
+    with pytest.raises(RecipeError, match="'answers' is named twice, and its records are one file"):
+        load("phantom", ("evaluate.protocols=[answers, {kind: answers}]",))
+
+
 def test_a_card_is_looked_up_beside_the_recipe_then_here_then_among_the_shipped(home: Path) -> None:
     beside = home / "recipes"
     shipped_card = find_shipped("data_cards") / "bccd.yaml"

@@ -22,6 +22,7 @@ from medvlm.io.shards import ShardWriter
 from medvlm.preflight.rehearsal.small_recipe import make_small_recipe
 from medvlm.recipe.load import LoadedRecipe, find_shipped, load
 from tests.archive import made_layouts
+from tests.openai_server import complete, serve
 
 pytest.importorskip("pyarrow")
 
@@ -59,6 +60,7 @@ SIZES: dict[str, Callable[[Path], None]] = {
     "med_mat": partial(made_layouts.med_mat, cases=30, zoom=12),
     "med_multi_points": partial(made_layouts.med_multi_points, cases=20, zoom=12),
     "med_sg": partial(made_layouts.med_sg, cases=100, zoom=8),
+    "medmnist_chest": partial(made_layouts.medmnist_chest, cases=4),
     "medmnist_path": partial(made_layouts.medmnist_path, cases=4),
     "medreg_instruct": partial(made_layouts.medreg_instruct, cases=100, zoom=8),
     "medthink_rad": partial(made_layouts.medthink_rad, cases=12, zoom=12),
@@ -150,21 +152,34 @@ def test_a_system_goes_from_archives_of_its_cards_to_its_evaluation(
     full = {source: enlarge(where, FULL.get(loaded.cards[source].name)) for source, where in shards.items()}
     places = [f"data.{source}.shards={where}" for source, where in full.items()]
     assert main(["validate", f"{name}.yaml", *places]) == 0
-    if loaded.recipe.stages:
-        assert main(["plan", f"{name}.yaml", "--gpus", "h100:8", *places]) == 0
-        planned = capsys.readouterr().out
-        assert planned.count("  fits: ") == len(loaded.recipe.stages) and "not used:" not in planned, planned
+    if not loaded.recipe.stages:
+        return evaluate_as_it_is(loaded, shards, tmp_path)
+    assert main(["plan", f"{name}.yaml", "--gpus", "h100:8", *places]) == 0
+    planned = capsys.readouterr().out
+    assert planned.count("  fits: ") == len(loaded.recipe.stages) and "not used:" not in planned, planned
     small, _ = make_small_recipe(loaded, shards, tmp_path)
     run = tmp_path / "runs" / loaded.recipe.name
-    runs = ["--runs", str(tmp_path / "runs")]
-    if not loaded.recipe.stages:  # evaluates a model as it is
-        assert main(["evaluate", str(tmp_path / "recipe.yaml"), *runs]) == 0
-        return check_results(loaded, run)
-    assert main(["train", str(tmp_path / "recipe.yaml"), *runs]) == 0
+    assert main(["train", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs")]) == 0
     steps = [json.loads((run / stage.name / "stage.json").read_text())["step"] for stage in small.recipe.stages]
     assert steps == [stage.steps for stage in small.recipe.stages]
     assert main(["evaluate", str(run)]) == 0
     check_results(loaded, run)
+
+
+def evaluate_as_it_is(loaded: LoadedRecipe, shards: dict[str, Path], folder: Path) -> None:
+    """A recipe without stages: all of its protocols on all samples, by a tiny model, or one behind a server."""
+    make_small_recipe(loaded, shards, folder)
+    run = folder / "runs" / loaded.recipe.name
+    composition = loaded.recipe.model.composition
+    command = ["evaluate", str(folder / "recipe.yaml"), "--runs", str(folder / "runs"), "evaluate.samples=0"]
+    with serve(lambda body: complete("yes")) as url:
+        where = [f"model.composition.url={url}", "model.composition.model=tiny"] if composition else []
+        assert main([*command, *where]) == 0
+    check_results(loaded, run)
+    for config in loaded.recipe.evaluate.protocols:
+        kind = config if isinstance(config, str) else config.kind
+        assert (run / "evaluate" / f"{kind}.jsonl").read_text(), kind
+    assert main(["report", str(run)]) == 0
 
 
 def check_results(loaded: LoadedRecipe, run: Path) -> None:

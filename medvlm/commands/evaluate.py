@@ -16,6 +16,7 @@ from medvlm.core.live import Live
 from medvlm.core.protocols import Judging, ProtocolConfig, Row, find_protocol, ignore_progress, read_protocols
 from medvlm.core.run import RunFolder
 from medvlm.core.weights import find_published
+from medvlm.data.source import HELD_OUT
 from medvlm.evaluate.judge import Judge
 from medvlm.evaluate.radeval import RadEval
 from medvlm.evaluate.ranks import find_rank, join_ranks
@@ -81,6 +82,7 @@ def _evaluate(found: Who, stage: str, device: str, protocols: Sequence[ProtocolC
             places=source.locate_samples(split),
             training=partial(_locate_if_any, source, "train"),
             validation=partial(_locate_validation, source),
+            find_split=partial(_locate, source),
             out=out,
             protocols=asked,
             baselines=None if protocols else settings.baselines,
@@ -111,6 +113,12 @@ def make_judge(settings: Any, device: str) -> list[Judge]:
         raise RecipeError(f"evaluate.judge.model: {where} cannot be read ({str(reason).splitlines()[0]})") from None
     identity = {**origin, "decoding": "greedy", "max_new_tokens": settings.max_new_tokens}
     return [Judge(open_model, identity, dict(settings.rubrics))]
+
+
+def _locate(source: OpenSource, split: str) -> list[tuple[str, int]]:
+    """[] for a split that the source does not have."""
+    known = source.shards.splits if source.fold is None else ("train", "test")
+    return source.locate_samples(split) if split in known or split == HELD_OUT else []
 
 
 def _locate_validation(source: OpenSource) -> list[tuple[str, int]]:

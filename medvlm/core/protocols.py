@@ -116,6 +116,10 @@ def list_nothing() -> Sequence[Place]:
     return ()
 
 
+def find_no_split(name: str) -> Sequence[Place]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Split:
     """The samples of a data set to evaluate, with settings.
@@ -140,6 +144,8 @@ class Split:
     """Groups of the samples, such as `sex`, for each value of which there are results too."""
     judges: Sequence[Judging] = ()
     """They score answers in words."""
+    find_split: Callable[[str], Sequence[Place]] = find_no_split
+    """Returns the places of another split of the same source, such as `val`; none if it has no such split."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Reason -> questions that a protocol could not ask for it. The evaluation reports them."""
     notes: list[str] = field(default_factory=list)

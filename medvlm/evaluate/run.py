@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from medvlm.core.protocols import (
     Row,
     Shards,
     Split,
+    find_no_split,
     find_protocol,
     ignore_progress,
     list_baselines,
@@ -60,6 +61,7 @@ def evaluate(
     groups: Sequence[str] = (),
     judges: Sequence[Judging] = (),
     scoring: Sequence[Any] = (),
+    find_split: Callable[[str], Sequence[Place]] = find_no_split,
     limit: int = 0,
     resamples: int = 1000,
     seed: int = 0,
@@ -72,38 +74,50 @@ def evaluate(
     models: a protocol asks the first one that can do what it needs. training, validation: return the samples that
     baselines are fitted on and operating points chosen on. protocols, baselines: names or settings; by default all.
     rewards: weights or settings, by name. groups: of the samples, that get rows. judges: score answers in words.
-    scoring: of the card. limit: maximum number of samples, drawn by the seed; 0: all. say: called with lines.
+    scoring: of the card. find_split: returns the samples of another split. limit: maximum number of samples, drawn by
+    the seed; 0: all. say: called with lines.
     Raises RecipeError for an unknown baseline or reward, DataError if there is nothing to evaluate.
     """
     known = read_protocols(protocols)
     names = list_baselines(known) if baselines is None else _require_baselines(baselines, known)
-    places, fitted, folder = _draw(places, limit, seed), _Once(training), out.answers.parent
-    kept, chosen, gallery = KeptPieces(folder), partial(_draw, validation(), limit, seed), folder / "gallery"
-    base = Split(shards, places, fitted, names, rewards or {}, seed, gallery, kept, progress, chosen, groups, judges)
+    some, fitted, folder = partial(_draw, limit=limit, seed=seed), _Once(training), out.answers.parent
+    places = some(places)
+    kept, chosen, gallery = KeptPieces(folder), partial(some, validation()), folder / "gallery"
+    base = Split(
+        shards, places, fitted, names, rewards or {}, seed, gallery, kept, progress, chosen, groups, judges,
+        find_split=lambda name: some(find_split(name)),
+    )  # fmt: skip
     asked = {c.kind: _Asking(c, model, base, f"{dataset}-{split}") for c, model in _pair(known, models)}
     records = {kind: each.ask() for kind, each in asked.items()}
     if find_rank()[0] > 0:
         return []
-    left_out = {f"{kind}: {why}": n for kind, each in asked.items() for why, n in each.split.left_out.items()}
-    _say_what_is_missing(f"{dataset}:{split}", left_out, records, asked.values(), say)
-    if not any(records.values()):
-        raise DataError(f"{dataset}:{split}: {_explain(known, models)} ({len(places)} samples)")
     settings = {
         "dataset": dataset,
         "split": split,
         "shards": _describe_shards(shards, places, fitted.places, limit),
         **_describe_asked(asked),
         "baselines": names,
-        "left_out": left_out,
+        "left_out": _say_what_is_missing(f"{dataset}:{split}", records, asked, say),
+        **_describe_scoring(rewards, groups, scoring, resamples, seed),
+    }
+    if not any(records.values()):
+        raise DataError(f"{dataset}:{split}: {_explain(known, models)} ({len(places)} samples)")
+    rows = save(out, settings, records)
+    remove_pieces([each.pieces for each in asked.values()])
+    return [row for row in rows if row["dataset"] == dataset and row["split"] == split]
+
+
+def _describe_scoring(
+    rewards: Mapping[str, Any] | None, groups: Sequence[str], scoring: Sequence[Any], resamples: int, seed: int
+) -> dict[str, Any]:
+    return {
         "rewards": Composer(rewards).to_json() if rewards else None,
-        **{"groups": list(groups), "scoring": [dump_rule(rule) for rule in scoring]},
+        "groups": list(groups),
+        "scoring": [dump_rule(rule) for rule in scoring],
         "resamples": resamples,
         "seed": seed,
         **MADE_BY,
     }
-    rows = save(out, settings, records)
-    remove_pieces([each.pieces for each in asked.values()])
-    return [row for row in rows if (row["dataset"], row["split"]) == (dataset, split)]
 
 
 def _require_baselines(names: Sequence[str], known: Sequence[ProtocolConfig]) -> list[str]:
@@ -152,12 +166,13 @@ def _describe_asked(asked: Mapping[str, _Asking]) -> dict[str, Any]:
 
 def _say_what_is_missing(
     where: str,
-    left_out: Record,
     records: Mapping[str, Sequence[Record]],
-    asked: Iterable[_Asking],
+    asked: Mapping[str, _Asking],
     say: Callable[[str], None],
-) -> None:
-    for note in (note for each in asked for note in each.split.notes):
+) -> dict[str, int]:
+    """Returns reason -> number of questions that are left out for it."""
+    left_out = {f"{kind}: {why}": n for kind, each in asked.items() for why, n in each.split.left_out.items()}
+    for note in (note for each in asked.values() for note in each.split.notes):
         say(f"{where}: {note}")
     for reason, count in left_out.items():
         say(f"{where}: {count} questions are left out of {reason}")
@@ -168,6 +183,7 @@ def _say_what_is_missing(
         say(f"{where}: {short} answers {limit}; they count as no answer")
     if long:
         say(f"{where}: {long} long answers {limit}; what there is of them is compared; raise it")
+    return left_out
 
 
 def _describe_shards(shards: Shards, places: Sequence[Place], fitted_on: Sequence[Place], limit: int) -> dict[str, Any]:

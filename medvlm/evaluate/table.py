@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from medvlm.core.protocols import Row
 from medvlm.core.scoring import name_source
-from medvlm.evaluate.protocols._sensitivity import explain
+from medvlm.evaluate.protocols import _robustness, _sensitivity
 
 WIDTH = 110
 _MARGIN = 2
@@ -71,7 +72,7 @@ def list_notes(rows: Sequence[Row]) -> list[str]:
             unanswered.setdefault((split, who), {})[f"{row['task']} {count} of {row['n']}"] = None
         if unread := row.get("unread"):
             notes.append(f"{where}: {unread} of {row['n'] + unread} answers have no readable score")
-        if meaning := explain(row):
+        if meaning := explain(row) or _robustness.confirm(row):
             notes.append(f"{split}: {meaning}")
     notes += dict.fromkeys(
         f"{row['task']}: the published rule of {source}" for row in rows if (source := name_source(row["task"]))
@@ -81,6 +82,11 @@ def list_notes(rows: Sequence[Row]) -> list[str]:
             f"{split}: {who} could not be asked some questions ({', '.join(counts)}) and is compared on the others"
         )
     return notes
+
+
+def explain(row: Mapping[str, Any]) -> str:
+    """What is wrong with a model, as a row proves it; "" if it proves nothing."""
+    return _sensitivity.explain(row) or _robustness.explain(row)
 
 
 def _drop_twins(rows: Sequence[Row]) -> list[Row]:

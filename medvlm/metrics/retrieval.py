@@ -1,9 +1,11 @@
-"""Rank of the right candidate when candidates are sorted by similarity.
+"""How well similar candidates are found: recall at k, precision at k and average precision, and their chance levels.
 
 Axes: Q queries, C candidates.
 """
 
 from __future__ import annotations
+
+from math import comb
 
 import numpy as np
 
@@ -28,3 +30,36 @@ def top(ranks_Q: np.ndarray, k: int) -> float:
 def chance(is_target_QC: np.ndarray) -> np.ndarray:
     """Probability that a random candidate is right, by query: what top-1 is worth without looking. float64 [Q]."""
     return is_target_QC.mean(axis=1)
+
+
+def chance_at(k: int, num_right: int, num_candidates: int) -> float:
+    """The probability that at least one right candidate is among the first k of a random order."""
+    assert 0 < k <= num_candidates and 0 <= num_right <= num_candidates, (k, num_right, num_candidates)
+    return 1.0 - comb(num_candidates - num_right, k) / comb(num_candidates, k)
+
+
+def sort_hits(similarity_C: np.ndarray, is_right_C: np.ndarray) -> np.ndarray:
+    """Whether the candidates are right, from the most similar one on. bool [C]. Of equal similarities, the wrong ones
+    come first; NaN is last."""
+    return is_right_C[np.lexsort((is_right_C, -similarity_C))]
+
+
+def average_precision(is_right_C: np.ndarray) -> float:
+    """The mean, over the right candidates, of the precision down to each of them. is_right_C: sorted, as sort_hits()
+    returns it; at least one is right. Its mean over queries is the MAP (Manning et al. 2008, Introduction to
+    Information Retrieval, section 8.4)."""
+    places = np.flatnonzero(is_right_C) + 1
+    return float((np.arange(1, len(places) + 1) / places).mean())
+
+
+def chance_of_average_precision(num_right: int, num_candidates: int) -> float:
+    """The expected average precision of a random order.
+
+    The i-th candidate is right with probability R / C, and a given earlier one too with R (R - 1) / (C (C - 1)); the
+    sum over i has a closed form in the harmonic number H of C."""
+    assert 0 < num_right <= num_candidates, (num_right, num_candidates)
+    if num_candidates == 1:
+        return 1.0
+    harmonic = float((1 / np.arange(1, num_candidates + 1)).sum())
+    others = (num_right - 1) / (num_candidates - 1)
+    return (harmonic + (num_candidates - harmonic) * others) / num_candidates

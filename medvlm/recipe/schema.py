@@ -172,6 +172,18 @@ class Evaluate(Config):
                 )
         return on
 
+    @field_validator("protocols")
+    @classmethod
+    def _protocols_differ(cls, protocols: tuple[Any, ...]) -> tuple[Any, ...]:
+        named = [each if isinstance(each, str) else each.kind for each in protocols]
+        for kind in named:
+            if named.count(kind) > 1:
+                raise ValueError(
+                    f"{kind!r} is named twice, and its records are one file; evaluate each settings by itself, under"
+                    " another `name` of the recipe"
+                )
+        return protocols
+
     @model_validator(mode="after")
     def _baselines_exist(self) -> Evaluate:
         protocols = read_protocols(self.protocols)

@@ -21,8 +21,13 @@ from medvlm.report.scales import Axis
 HEADLINE = frozenset({"image_to_text_top1", "total", "accuracy_reasoned", "refused_other_modality", "refused_no_image"})
 """Metrics in the headline, in addition to the measures that tasks mark for it. All others are only in the table."""
 SPOKEN = {
-    "image_to_text_top1": "image to text, top 1",
-    "text_to_image_top1": "text to image, top 1",
+    **{
+        f"{way.replace(' ', '_')}_top{k}": f"{way}, top {k}"
+        for way in ("image to text", "text to image")
+        for k in (1, 5, 10)
+    },
+    **{f"image_to_image_precision{k}": f"image to image, precision at {k}" for k in (1, 5, 10)},
+    "image_to_image_map": "image to image, mean average precision",
     "accuracy_reasoned": "accuracy with a rationale",
     "refused_other_modality": "refused with an image of another modality",
     "refused_no_image": "refused without an image",
@@ -132,7 +137,7 @@ def _make_block(title: str, rows: Iterable[Child]) -> Html:
 
 def _make_row(row: Record, names: list[str], axis: Axis, ruler: bool = False) -> Html:
     """ruler: the row has its own axis, whose numbers are shown under it."""
-    baselines = _get_baselines(row)
+    baselines = get_baselines(row)
     where = f"{row.get('dataset', '')}:{row.get('split', '')}"
     n = f" \N{MIDDLE DOT} n {numbers.format_whole(row['n'])}" if row.get("n") else ""
     keys = [draw_baseline_key(b, names, baselines[b]) for b in sorted(baselines, key=names.index)]
@@ -146,14 +151,14 @@ def _make_row(row: Record, names: list[str], axis: Axis, ruler: bool = False) ->
         ),
         tag(
             "div",
-            draw_bar(row["value"], _get_interval(row), baselines, names, axis),
+            draw_bar(row["value"], get_interval(row), baselines, names, axis),
             draw_bar_ruler(axis) if ruler else None,
             class_="bar-track",
         ),
         tag(
             "div",
             tag("b", numbers.format_value(row["value"])),
-            tag("span", numbers.format_interval(_get_interval(row))),
+            tag("span", numbers.format_interval(get_interval(row))),
             class_="bar-value",
         ),
         tag("p", *keys, describe_verdict(row)),
@@ -164,11 +169,11 @@ def _make_row(row: Record, names: list[str], axis: Axis, ruler: bool = False) ->
 def describe_verdict(row: Record) -> Html:
     """The paired difference in words. Without one, the text makes no claim."""
     paired = row.get("paired") or {}
-    if not _get_baselines(row):
+    if not get_baselines(row):
         return tag("span", "no baseline was measured", class_="verdict part")
     if not _is_number(paired.get("difference")):
         return tag("span", "no paired difference was measured", class_="verdict")
-    difference, ci = paired["difference"], _get_interval(paired)
+    difference, ci = paired["difference"], get_interval(paired)
     gain = -difference if is_lower_better(row) else difference
     against = paired.get("against")
     if not ci:
@@ -192,7 +197,7 @@ def describe_verdict(row: Record) -> Html:
     if low > 0:
         words = f"{size}, but not significantly better than every baseline"
     if high < 0:
-        words = f"{size}, not significant with {len(_get_baselines(row))} baselines compared"
+        words = f"{size}, not significant with {len(get_baselines(row))} baselines compared"
     return tag("span", f"\N{ALMOST EQUAL TO} {words}", class_="verdict part")
 
 
@@ -231,18 +236,18 @@ def _make_table(caption: str, results: list[Record]) -> Html:
     numeric = {3, 5, *range(6, 6 + len(names) + 1)}
     rows: list[list[Child]] = []
     for row in results:
-        baselines, paired, measure = _get_baselines(row), row.get("paired") or {}, _find_measure(row)
+        baselines, paired, measure = get_baselines(row), row.get("paired") or {}, _find_measure(row)
         arrow = "\N{DOWNWARDS ARROW}" if is_lower_better(row) else "\N{UPWARDS ARROW}"
         if measure.better is None if measure else not paired:
             arrow = ""
         difference = paired.get("difference")
         against = tag(
             "span",
-            _add_sign(difference),
+            add_sign(difference),
             tag("br"),
             tag(
                 "span",
-                f"{paired.get('against')}: {numbers.format_interval(_get_interval(paired))}",
+                f"{paired.get('against')}: {numbers.format_interval(get_interval(paired))}",
                 class_="muted small",
             ),
         )
@@ -252,7 +257,7 @@ def _make_table(caption: str, results: list[Record]) -> Html:
                 str(row.get("task", "")),
                 tag("span", f"{describe_metric(row)} ", tag("span", arrow, class_="muted"), class_="nowrap"),
                 tag("strong", numbers.format_value(row["value"]) if is_usable(row) else "not scored"),
-                tag("span", numbers.format_interval(_get_interval(row)), class_="nowrap"),
+                tag("span", numbers.format_interval(get_interval(row)), class_="nowrap"),
                 _describe_number(row),
                 *(numbers.format_value(baselines.get(n)) for n in names),
                 against if _is_number(difference) else "\N{EN DASH}",
@@ -271,7 +276,7 @@ def _describe_number(row: Record) -> str:
 
 
 def list_baselines(results: list[Record]) -> list[str]:
-    return list(dict.fromkeys(n for r in results for n in _get_baselines(r)))
+    return list(dict.fromkeys(n for r in results for n in get_baselines(r)))
 
 
 def describe_metric(row: Record) -> str:
@@ -287,11 +292,11 @@ def _split_metric(row: Record) -> tuple[str, str]:
     return name, part
 
 
-def _get_baselines(row: Record) -> dict[str, float]:
+def get_baselines(row: Record) -> dict[str, float]:
     return {str(n): v for n, v in (row.get("baselines") or {}).items() if _is_number(v)}
 
 
-def _get_interval(row: Record) -> list[float] | None:
+def get_interval(row: Record) -> list[float] | None:
     ci = row.get("ci")
     return list(ci) if isinstance(ci, list) and len(ci) == 2 and all(map(_is_number, ci)) else None
 
@@ -301,12 +306,12 @@ def _is_number(value: object) -> bool:
 
 
 def _numbers_of(row: Record) -> list[float]:
-    return [row["value"], *(_get_interval(row) or ()), *_get_baselines(row).values()]
+    return [row["value"], *(get_interval(row) or ()), *get_baselines(row).values()]
 
 
 def _is_share(row: Record) -> bool:
     return all(0 <= v <= 1 for v in _numbers_of(row))
 
 
-def _add_sign(x: float | None) -> str:
+def add_sign(x: float | None) -> str:
     return "" if x is None else f"+{numbers.format_value(x)}" if x > 0 else numbers.format_value(x)

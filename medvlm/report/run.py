@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.evaluate.protocols._sensitivity import explain
+from medvlm.evaluate.table import explain
 from medvlm.report import numbers
 from medvlm.report.answers import draw_answer, make_gallery_section
 from medvlm.report.confusion import make_confusion_section
@@ -17,6 +17,7 @@ from medvlm.report.parts import make_parts_table
 from medvlm.report.provenance import combine_licences, describe_licences, make_data_section, make_lineage_section
 from medvlm.report.reading import RunRecord, read_run
 from medvlm.report.results import add_measures, make_headline_section, make_results_section
+from medvlm.report.robustness import is_of_robustness, make_robustness_section
 from medvlm.report.shown import make_shown_section
 from medvlm.report.training import make_curves_section, make_proof_section, make_stages_table
 
@@ -37,7 +38,8 @@ def write_report(run: RunFolder) -> Path:
         make_section("Stages and parts", "made", *made) if made else None,
         make_shown_section(record),
         make_curves_section(record),
-        make_results_section(results),
+        make_results_section([row for row in results if not is_of_robustness(row)]),
+        make_robustness_section(results),
         make_operating_section(decisions),
         make_reliability_section(decisions),
         make_confusion_section(((answer, draw_answer(answer)) for answer in record.answers), decisions),

@@ -72,7 +72,7 @@ def slake(root: Path, cases: int = 1, zoom: int = 1) -> None:
             image = f"xmlab{case}/source.jpg"
             put(root, f"imgs/{image}", film(case, zoom))
             is_ct = (case - number * cases) % 2 == 0
-            common = {"img_name": image, "modality": "CT" if is_ct else "MRI"}
+            common = {"img_name": image, "modality": ("CT", "MRI", "CT", "X-Ray")[(case - number * cases) % 4]}
             closed = {**common, "answer_type": "CLOSED", "content_type": "Modality"}
             asked += [
                 {**closed, "question": "Is this CT?", "answer": "Yes" if is_ct else "No", "q_lang": "en"},
@@ -485,8 +485,8 @@ def medmnist_pneumonia(root: Path) -> None:
     _medmnist(root, "pneumoniamnist", (28, 28), 2)
 
 
-def medmnist_chest(root: Path) -> None:
-    _medmnist(root, "chestmnist", (28, 28), 2, columns=14)
+def medmnist_chest(root: Path, cases: int = 1) -> None:
+    _medmnist(root, "chestmnist", (28, 28), 2, columns=14, cases=cases)
 
 
 def vindr_cxr(root: Path, cases: int = 1, zoom: int = 1) -> None:

@@ -409,7 +409,15 @@ def test_a_dual_encoder_alone_is_evaluated_on_retrieval(shards: ShardSet, tmp_pa
         def answer(self, asks: Any) -> list[str]:
             raise AssertionError("has no language model")
 
-    assert [row["metric"] for row in run_it(Dual(), shards, tmp_path)] == ["image_to_text_top1", "text_to_image_top1"]
+    assert [row["metric"] for row in run_it(Dual(), shards, tmp_path)] == [
+        *(
+            f"{way}_top{k}"
+            for way in ("image_to_text", "text_to_image")
+            for k in (1, 5, 10)
+            if k < 6 or "text_to" in way
+        ),
+        *(f"image_to_image_{what}" for what in ("precision1", "precision5", "precision10", "map")),
+    ]  # six texts: the first ten are all of them
 
 
 def test_without_a_dual_encoder_there_is_no_retrieval(shards: ShardSet, tmp_path: Path) -> None:

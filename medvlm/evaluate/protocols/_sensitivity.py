@@ -44,7 +44,7 @@ def is_measured(record: Record) -> bool:
 
 def is_changed(record: Record) -> bool:
     """Whether the answer is another one with the images of another patient."""
-    return not _is_same(record["answer"], record[SHUFFLED], truth_from_json(record["truth"]))
+    return not is_same(record["answer"], record[SHUFFLED], truth_from_json(record["truth"]))
 
 
 def is_lost_without(record: Record) -> tuple[float, float]:
@@ -61,7 +61,7 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]
     right = [n for n, (record, truth) in enumerate(zip(asked, truths, strict=True)) if _is_right(record, truth)]
     changed = {
         who: [
-            (float(not _is_same(record["answer"], record.get(who), truth)), 1.0)
+            (float(not is_same(record["answer"], record.get(who), truth)), 1.0)
             for record, truth in zip(asked, truths, strict=True)
         ]
         for who in (SHUFFLED, BLIND)
@@ -82,13 +82,21 @@ def _make_part(numbers: Sequence[int], columns: Mapping[str, Any], asked: Sequen
     return Part(list(numbers), own, [asked[n]["cluster"] for n in numbers])
 
 
-def _is_same(answer: str, other: str | None, truth: Truth) -> bool:
-    """Whether two answers say the same. Of texts that cannot be read, whether they are equal."""
-    parse = find_task(truth.task).parse
-    read, read_other = (parse(text or "", truth) for text in (answer, other))
+def is_same(answer: str, other: str | None, truth: Truth, truth_of_other: Truth | None = None) -> bool:
+    """Whether two answers say the same. Of texts that cannot be read, whether they are equal. truth_of_other: if the
+    other one was asked with its choices named in another way; they are in the same order."""
+    read, read_other = _read(answer, truth), _read(other or "", truth_of_other or truth)
     if read is None or read_other is None:
         return answer == other
     return bool(read == read_other)
+
+
+def _read(text: str, truth: Truth) -> Any:
+    """What an answer says, a choice by its number; None if it cannot be read."""
+    task = find_task(truth.task)
+    read = task.parse(text, truth)
+    choices = task.list_choices(truth) if task.list_choices else ()
+    return list(choices).index(read) if read is not None and read in choices else read
 
 
 def _is_right(record: Record, truth: Truth, who: str = "answer") -> bool:
