@@ -112,14 +112,16 @@ def evaluate(
     stage: str = "",
     overrides: Sequence[str] = (),
     runs: Where = "runs",
+    start: bool = False,
 ) -> list[Row]:
     """Evaluate a run, a recipe without stages, or a model by folder, hub id or address of a server; returns the rows of
     results.json.
 
-    on: SOURCE[:SPLIT]; for a model, CARD_OR_SHARDS[:SPLIT]. runs: where the folder of a model is made."""
+    on: SOURCE[:SPLIT]; for a model, CARD_OR_SHARDS[:SPLIT]. runs: where the folder of a model is made.
+    start: evaluate what a run started from, in runs/NAME/start."""
     from medvlm.commands.evaluate import evaluate as run
 
-    return run(who, on, stage, overrides, Path(runs))
+    return run(who, on, stage, overrides, Path(runs), start)
 
 
 def rl_check(

@@ -139,7 +139,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from medvlm.commands.evaluate import evaluate
     from medvlm.evaluate.table import format_table
 
-    rows = evaluate(args.who, args.on, args.stage, args.overrides, args.runs)
+    rows = evaluate(args.who, args.on, args.stage, args.overrides, args.runs, args.start)
     if os.environ.get("RANK", "0") == "0":
         print(format_table(rows))
 

@@ -15,6 +15,7 @@ from medvlm.commands import export as exporting
 from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
+from medvlm.evaluate.compare import compare
 from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe.load import load, load_run
 from medvlm.recipe.sources import open_sources
@@ -100,6 +101,27 @@ def test_it_is_evaluated_against_its_baselines(run: RunFolder) -> None:
         and all(len(line["scale"]) == 2 for line in boxes)
         and all((run.answers.parent / line["thumb"]).is_file() for line in boxes)
     )
+
+
+def test_its_start_answers_as_the_model_does_that_it_was_made_of(run: RunFolder) -> None:
+    """The model by its folder, without the run, is the reference. The weights of the run are others."""
+    evaluation.evaluate(run.root, ["films:test"], start=True, overrides=["evaluate.baselines=[blind]"])
+    plain = {"on": ["films:test"], "samples": 3, "max_new_tokens": 6, "bootstrap": 10, "baselines": ["blind"]}
+    folder = run.root.parent.parent / "plain"
+    card = {**CARD, "reader": {"kind": "phantom", "films": 24, "film_px": 96}}
+    path = written(folder, recipe(folder.parent / "model", stages=[], evaluate=plain, name="plain"), card)
+    evaluation.evaluate(path, runs=folder / "runs")
+    start, alone = RunFolder(run.root / "start"), RunFolder(folder / "runs/plain")
+    records, expected = (
+        [json.loads(line) for line in each.answers.read_text().splitlines()] for each in (start, alone)
+    )
+    said = ("key", "question", "answer", "blind")
+    assert records and [[r[x] for x in said] for r in records] == [[r[x] for x in said] for r in expected]
+    with pytest.raises(RecipeError, match="nothing was trained"):
+        evaluation.evaluate(path, runs=folder / "runs", start=True)
+    evaluation.evaluate(run.root, ["films:test"], overrides=["evaluate.baselines=[blind]"])
+    found = compare({"start": [start.answers.parent], "run": [run.answers.parent]})
+    assert any(each.metric == "accuracy" and each.n for each in found)
 
 
 def test_the_exported_folder_answers_as_the_run_does_in_plain_transformers(run: RunFolder, tmp_path: Path) -> None:

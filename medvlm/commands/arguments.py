@@ -127,6 +127,12 @@ def make_parser() -> argparse.ArgumentParser:
         " shards, or a data card, e.g. vqa_rad:test data.vqa_rad.root=DIR",
     )
     evaluate.add_argument("--stage", default="", help="use the model of this stage (default: the last one)")
+    evaluate.add_argument(
+        "--start",
+        action="store_true",
+        help="use the model that the run started from, before any training; writes to RUN/start, which medvlm compare"
+        " takes",
+    )
     evaluate.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
 
     rl_check = add_verb(

@@ -9,7 +9,7 @@ from typing import Any
 
 from medvlm.commands.train import write_lineage
 from medvlm.commands.who import Who, find_who
-from medvlm.compositions._open import open_judge, open_run
+from medvlm.compositions._open import open_judge, open_run, open_start
 from medvlm.compositions._opened import find
 from medvlm.core.errors import RecipeError
 from medvlm.core.live import Live
@@ -25,30 +25,49 @@ from medvlm.evaluate.run import say_nothing
 from medvlm.recipe.sources import OpenSource, open_sources
 from medvlm.train.stopping import raise_on_signal
 
+START = "start"
+"""The folder of a run for the results of the model that it started from."""
 STOPPED = "evaluation was stopped; what was answered is kept; run the same command again to continue"
 
 
 def evaluate(
-    who: str | Path, on: Sequence[str] = (), stage: str = "", overrides: Sequence[str] = (), runs: Path = Path("runs")
+    who: str | Path,
+    on: Sequence[str] = (),
+    stage: str = "",
+    overrides: Sequence[str] = (),
+    runs: Path = Path("runs"),
+    start: bool = False,
 ) -> list[Row]:
     """The rows of results.json that this call measured; under torchrun, none but in the first process. Raises Preempted
     after a signal; splits that were not finished keep the results that they had.
 
-    who, on, overrides: see find_who(). runs: where the folder of a recipe without stages, or of a model, is made."""
+    who, on, overrides: see find_who(). runs: where the folder of a recipe without stages, or of a model, is made.
+    start: evaluate the model that a run started from, in the folder `start` of the run."""
     with raise_on_signal(STOPPED):
-        return evaluate_found(find_who(str(who), on, overrides, runs), stage)
+        found = find_who(str(who), on, overrides, runs)
+        if start and not found.loaded.recipe.stages:
+            raise RecipeError(f"--start: {who} is evaluated as it is, so nothing was trained; leave it out")
+        if start and START in {stage.name for stage in found.loaded.recipe.stages}:
+            raise RecipeError(f"--start: the run has a stage {START!r}, whose folder it would use")
+        return evaluate_found(found, stage, out=RunFolder(found.run.root / START) if start else None, start=start)
 
 
 def evaluate_found(
-    found: Who, stage: str = "", protocols: Sequence[ProtocolConfig] = (), out: RunFolder | None = None
+    found: Who,
+    stage: str = "",
+    protocols: Sequence[ProtocolConfig] = (),
+    out: RunFolder | None = None,
+    start: bool = False,
 ) -> list[Row]:
     """protocols: by default those of the recipe, with its baselines. out: where the results are written, by default the
-    folder of the run."""
+    folder of the run. start: evaluate the model before any training."""
     with join_ranks(found.loaded.recipe.engine.device) as device:
-        return _evaluate(found, stage, device, protocols, out or found.run)
+        return _evaluate(found, stage, device, protocols, out or found.run, start)
 
 
-def _evaluate(found: Who, stage: str, device: str, protocols: Sequence[ProtocolConfig], out: RunFolder) -> list[Row]:
+def _evaluate(
+    found: Who, stage: str, device: str, protocols: Sequence[ProtocolConfig], out: RunFolder, start: bool
+) -> list[Row]:
     loaded, recipe, run = found.loaded, found.loaded.recipe, found.run
     is_first = find_rank()[0] == 0
     say = print if is_first else say_nothing
@@ -59,7 +78,9 @@ def _evaluate(found: Who, stage: str, device: str, protocols: Sequence[ProtocolC
     if not recipe.stages:  # the folder is made for a model that there is
         models = open_run(recipe, run.root, *how)
     sources = open_sources(loaded, run.root.parent, say=Live() if is_first else say_nothing)
-    if recipe.stages:
+    if start:
+        models = [open_start(recipe, run, *how)]
+    elif recipe.stages:
         models = open_run(recipe, run.root, *how)
     elif is_first:
         loaded.save(run.root)

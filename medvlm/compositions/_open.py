@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from medvlm.core.stage_config import read_lora
 from medvlm.core.weights import find_published
 from medvlm.models.restore import load_weights
 from medvlm.recipe.load import load_run
+from medvlm.recipe.origins import name_outside
 from medvlm.tasks._writing import Writing
 from medvlm.train import checkpoint
 from medvlm.train.finished import find_final, require_texts, require_tokenizer
@@ -130,6 +133,34 @@ def open_stage(recipe: Any, run: RunFolder, stage: Any, device: str = "cpu") -> 
     load_weights(model, weights, adapters, f"{stage.name}/{folder.name}")
     opened: AssembledModel = composition.open(assembly, stage, model.to(device))
     opened.find_origin = lambda: {"stage": stage.name, "checkpoint": checkpoint.digest(folder)}
+    return opened
+
+
+def open_start(recipe: Any, run: RunFolder, stage: str, device: str, max_new_tokens: int, precision: str) -> Any:
+    """The model that a run started from, before any training. stage: whose kind of model; the last finished one if
+    empty. What has no pretrained weights is random, by the seed of the run.
+
+    Raises RecipeError if a stage starts from other weights."""
+    stages = list_finished_stages(recipe, run, stage)
+    for config in stages:
+        places = config.from_.values() if isinstance(config.from_, dict) else [config.from_]
+        for place in places:
+            if name_outside(place) is not None:
+                raise RecipeError(
+                    f"stages.{config.name}.from: the run starts from {place}; evaluate that itself, and compare the two"
+                )
+    composition = composition_of_stage(recipe.model, stages[-1])
+    assembly = composition.prepare(recipe, run.tokenizer, refuse_to_train)
+    opened: AssembledModel = composition.open(assembly, stages[-1], composition.build(assembly, stages[-1]).to(device))
+    parts = json.dumps(recipe.model.model_dump(mode="json"), sort_keys=True)
+    origin = {"start": hashlib.sha256(parts.encode()).hexdigest()[:16], "seed": recipe.seed}
+    opened.find_origin = lambda: {
+        **(find_published(recipe.model.pretrained) if recipe.model.pretrained else {}),
+        **origin,
+    }
+    opened.max_new_tokens = max_new_tokens
+    if dtype := _choose_dtype(precision, device, True) if "answer" in opened.can else None:
+        opened.set_precision(dtype)
     return opened
 
 

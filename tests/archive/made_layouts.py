@@ -568,6 +568,31 @@ def med_mat(root: Path, cases: int = 1, zoom: int = 1) -> None:
         put(root, f"{name}.json", json.dumps(rows))
 
 
+def medmcqa(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """Without images. The right choice is a class label, stored as its number."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    labels = {"names": ["a", "b", "c", "d"], "_type": "ClassLabel"}
+    metadata = {b"huggingface": json.dumps({"info": {"features": {"cop": labels}}}).encode()}
+    for part, name in enumerate(("train", "validation")):
+        rows = [
+            {
+                "id": f"q{case}",
+                "question": f"How many lobes has lung {case}?",
+                **{f"op{letter}": f"{number} lobes" for number, letter in enumerate("abcd")},
+                "cop": case % 4,
+                "choice_type": "single",
+                "exp": f"Lungs have {case % 4} lobes." if case % 3 else None,
+                "subject_name": "Anatomy",
+            }
+            for case in range(part * cases, (part + 1) * cases)
+        ]
+        (root / "data").mkdir(exist_ok=True)
+        table = pa.Table.from_pylist(rows).replace_schema_metadata(metadata)
+        pa.parquet.write_table(table, root / f"data/{name}-00000-of-00001.parquet")
+
+
 def m3cotbench(root: Path, cases: int = 1, zoom: int = 1) -> None:
     """Its two tables as CSV. Each case is a question of one choice, of true or false, of several choices, and a short
     one without further analysis."""

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import model_validator
 
 from medvlm.archive import arrow_files
 from medvlm.archive.box_form import BoxSurvey
@@ -72,9 +72,17 @@ class Config(Rows):
     file: Files
     """Under the root: a parquet or arrow file, a folder of them (as save_to_disk makes it), or a pattern such as
     data/train-*.parquet; or, where each split has its own, split -> one of these."""
-    media: tuple[HfMedium, ...] = Field(min_length=1)
+    media: tuple[HfMedium, ...] = ()
     objects: HfObjects | None = None
     """Objects on the first medium."""
+
+    @model_validator(mode="after")
+    def _has_a_key(self) -> Config:
+        if not self.media and (not self.key or self.objects):
+            raise ValueError(
+                "expected `key` (which column names a sample), and no `objects`, where there are no `media`"
+            )
+        return self
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:

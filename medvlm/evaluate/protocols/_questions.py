@@ -141,8 +141,10 @@ def _answer(
     asks = [each for each, _ in chunk]
     answers = say(asks)
     blind: Sequence[Any] = [None] * len(chunk)
-    if BLIND in baselines:
-        blind = say([Ask(a.sample, a.files, a.question, "none") for a in asks])
+    if BLIND in baselines:  # a question about a text alone is the same without images
+        hidden = [Ask(a.sample, a.files, a.question, "none") for a in asks if a.sample.media]
+        said = iter(say(hidden) if hidden else ())
+        blind = [next(said) if a.sample.media else None for a in asks]
     assert len(answers) == len(blind) == len(chunk), (len(answers), len(blind), len(chunk))
     return {"answer": answers, BLIND: blind, SHUFFLED: _answer_shuffled(say, chunk)}
 
