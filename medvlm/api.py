@@ -215,6 +215,7 @@ def predict(
     stage: str = "",
     kind: str = "",
     max_new_tokens: int = 256,
+    precision: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> list[dict[str, Any]]:
     """Write the answers and class probabilities of a model for data without truth to a parquet file; returns its rows.
 
@@ -222,7 +223,8 @@ def predict(
     shards."""
     from medvlm.commands.predict import predict as run
 
-    return run(str(model), [str(each) for each in on], Path(to), questions, stage, kind, max_new_tokens)
+    where = [str(each) for each in on]
+    return run(str(model), where, Path(to), questions, stage, kind, max_new_tokens, precision=precision)
 
 
 def embed(model: Where, sources: Sequence[Where], to: Where, *, stage: str = "", kind: str = "") -> int:

@@ -235,7 +235,8 @@ def run_predict(args: argparse.Namespace) -> None:
     def show(what: str, done: int, total: int) -> None:
         live(f"predict: {done}/{total}")
 
-    rows = predict(args.model, args.on, args.to, args.question, args.stage, args.kind, args.max_new_tokens, show)
+    how = (args.stage, args.kind, args.max_new_tokens, show, args.precision)
+    rows = predict(args.model, args.on, args.to, args.question, *how)
     live.clear()
     if os.environ.get("RANK", "0") == "0":
         failed = [row for row in rows if row["problem"]]

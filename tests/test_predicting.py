@@ -67,6 +67,15 @@ def test_every_file_of_a_folder_has_its_answers_or_the_reason(
     assert list(tmp_path.iterdir()) == [to]
 
 
+def test_a_file_that_is_named_twice_is_asked_about_once(place: Path, tmp_path: Path) -> None:
+    own, to = str(place / "own"), tmp_path / "answers.parquet"
+    twice = ["--on", own, "--on", f"{own}/a.png", "--on", own, "--precision", "bfloat16"]
+    assert ask(place, to, *twice) == 0
+    assert [row["key"] for row in read(to)].count("a.png") == len(QUESTIONS) and len(read(to)) == 7
+    (opened,) = open_model(place / "model", precision="bfloat16")
+    assert opened.identity["precision"] == "bfloat16"  # type: ignore[index]
+
+
 def test_what_was_answered_before_a_stop_is_not_asked_again(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

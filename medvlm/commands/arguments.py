@@ -273,6 +273,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="a question about each image; may be repeated (default: the questions of the shards)",
     )
     predict.add_argument("--max-new-tokens", type=int, default=256, help="maximum length of an answer (default: 256)")
+    predict.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="as evaluate.precision of a recipe (default: auto)",
+    )
     _add_model_options(predict)
 
     embed = add_verb(verbs, "embed", "write an embedding of every image in files or shards to a parquet file")

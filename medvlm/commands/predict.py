@@ -28,12 +28,13 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class Item:
     """What is asked about. key, split: see `predict`. read: the sample and its files; raises DataError. stamp: what
-    changes with its content."""
+    changes with its content. place: the same for an item that is named twice."""
 
     key: str
     split: str
     read: Callable[[], tuple[Sample, Files]]
     stamp: Any
+    place: str
 
 
 def predict(
@@ -45,6 +46,7 @@ def predict(
     kind: str = "",
     max_new_tokens: int = 256,
     progress: Progress = ignore_progress,
+    precision: str = "auto",
 ) -> list[Row]:
     """The rows that were written to `to`: one for each question about a sample, and one for each decoder.
 
@@ -53,7 +55,8 @@ def predict(
 
     model: a run, an exported folder, a model of transformers, or a recipe's model by folder or hub id. on: folders of
     files, files, or folders of shards, SHARDS[:SPLIT]. questions: asked about each sample; by default those that the
-    shards hold. Truths are not used. Under torchrun the ranks share the work. After a stop, the same command continues
+    shards hold. Truths are not used. precision: `auto`, `float32` or `bfloat16`, as evaluate.precision of a recipe.
+    Under torchrun the ranks share the work. After a stop, the same command continues
     with what it has not asked yet. Raises RecipeError if there is nothing to ask, DataError if no file can be read."""
     from medvlm.compositions._open import open_model
     from medvlm.compositions._opened import find
@@ -66,13 +69,14 @@ def predict(
     require_place(to, b"PAR1")
     own = [make_own_question(text) for text in questions]
     with join_ranks("auto") as device:
-        opened = open_model(model, stage, device=device, max_new_tokens=max_new_tokens)
+        opened = open_model(model, stage, device=device, max_new_tokens=max_new_tokens, precision=precision)
         answerer: Any = find(opened, "answer")
         decoder: Any = find(opened, "decode")
         if answerer is None and (decoder is None or questions):
             raise RecipeError("this model does not answer questions; medvlm embed writes what it makes of images")
         kind_of = (answerer or decoder).kind_of
-        items = [item for where in on for item in list_items(where, lambda axes: kind_of(axes, kind))]
+        named = (item for where in on for item in list_items(where, lambda axes: kind_of(axes, kind)))
+        items = list({item.place: item for item in named}.values())  # each is asked once
         if answerer is not None and not questions and not any(item.split for item in items):
             raise RecipeError("files hold no questions: give one or more with --question")
 
@@ -101,18 +105,28 @@ def list_items(where: str, kind_of: Callable[[int], str]) -> list[Item]:
     """The media of a folder or file of the user, or the samples of shards. Raises DataError if there are none."""
     path = Path(where)
     if path.is_file() and not where.endswith(".tar"):
-        return [Item(where, "", partial(read_files, [path], kind_of), _stamp(path))]
+        return [Item(where, "", partial(read_files, [path], kind_of), _stamp(path), str(path.resolve()))]
     if path.is_dir() and not list(path.glob("*.tar")):
         own = list_media(path)
         if not own:
             raise DataError(f"{where}: the folder has no files")
-        return [Item(each.name, "", partial(read_media, [each], kind_of), _stamp(path / each.name)) for each in own]
+        files = ((each, path / each.name) for each in own)
+        return [
+            Item(each.name, "", partial(read_media, [each], kind_of), _stamp(file), str(file.resolve()))
+            for each, file in files
+        ]
     place, split = split_place(where, default="")
     if not is_remote(place) and "{" not in place and not Path(place).exists():
         raise DataError(f"{place}: there is no such file or folder")
     shards = open_shards(place)
     return [
-        Item(shards.entry(each, i).key, each, partial(shards.read, each, i), shards.fingerprint)
+        Item(
+            shards.entry(each, i).key,
+            each,
+            partial(shards.read, each, i),
+            shards.fingerprint,
+            f"{shards.fingerprint} {each} {i}",
+        )
         for each in ([split] if split else shards.splits)
         for i in range(shards.count(each))
     ]

@@ -29,23 +29,32 @@ from medvlm.train.finished import find_final, require_texts, require_tokenizer
 
 
 def open_model(
-    where: str | Path, stage: str = "", needs: str = "answer", device: str = "cpu", max_new_tokens: int = 256
+    where: str | Path,
+    stage: str = "",
+    needs: str = "answer",
+    device: str = "cpu",
+    max_new_tokens: int = 256,
+    precision: str = "",
 ) -> list[Opened]:
     """The models of a run after `stage` (default: the last finished one), one per composition, the most recently
     trained first; or the model of a model folder or hub id.
 
     needs: `answer` or `embed`, for models that medvlm did not train. device: `auto` uses a GPU if there is one.
-    max_new_tokens: maximum length of an answer. Raises UserError for what cannot be opened."""
+    max_new_tokens: maximum length of an answer. precision: see open_run(). Raises UserError for what cannot be
+    opened."""
     if max_new_tokens < 1:
         raise RecipeError(f"max_new_tokens is {max_new_tokens}: an answer has at least 1 token")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = Path(where)
     if RunFolder(folder).recipe.is_file():
-        return [*open_run(load_run(folder).recipe, folder, stage, device, max_new_tokens)]
+        return [*open_run(load_run(folder).recipe, folder, stage, device, max_new_tokens, precision)]
     if needs == "embed":
         return [StockTower(str(where), device)]
-    return [open_published(str(where), device, max_new_tokens)]
+    opened = open_published(str(where), device, max_new_tokens)
+    if dtype := _choose_dtype(precision, device, is_trained=False):
+        opened.set_precision(dtype)
+    return [opened]
 
 
 def open_run(

@@ -146,6 +146,8 @@ class Split:
     """They score answers in words."""
     find_split: Callable[[str], Sequence[Place]] = find_no_split
     """Returns the places of another split of the same source, such as `val`; none if it has no such split."""
+    shared: dict[Any, Any] = field(default_factory=dict)
+    """What one protocol has computed of the split and others use too, such as vectors of its images."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Reason -> questions that a protocol could not ask for it. The evaluation reports them."""
     notes: list[str] = field(default_factory=list)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from medvlm.train.stopping import end_with_torchrun
 
+T = TypeVar("T")
 LONGEST = timedelta(days=7)
 """How long ranks wait for one that is still answering. If a process dies, torchrun ends the others."""
 
@@ -35,6 +37,15 @@ def join_ranks(device: str) -> Iterator[str]:
 def find_rank() -> tuple[int, int]:
     """(rank, number of ranks) of this process."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def compute_once(make: Callable[[], T]) -> T:
+    """The result of the first rank, which alone computes it and sends it to the others."""
+    if not dist.is_initialized():
+        return make()
+    sent = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(sent)
+    return sent[0]  # type: ignore[return-value]
 
 
 def wait_for_ranks() -> None:

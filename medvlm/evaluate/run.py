@@ -34,7 +34,7 @@ from medvlm.core.scoring import dump_rule
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.measures import VERSION
 from medvlm.evaluate.pieces import KeptPieces, hash_identity, open_pieces, remove_pieces
-from medvlm.evaluate.ranks import find_rank
+from medvlm.evaluate.ranks import compute_once, find_rank
 from medvlm.evaluate.saved import save
 from medvlm.rewards._compose import Composer
 
@@ -133,7 +133,7 @@ class _Asking:
         self.config, self.model, self.protocol = config, model, find_protocol(config)
         baselines = [name for name in self.protocol.BASELINES if name in base.baselines]
         identity = {
-            "model": model.identity,
+            "model": compute_once(lambda: model.identity),
             "protocol": config.model_dump(mode="json"),
             "baselines": baselines,
             "rewards": Composer(base.rewards).to_json() if base.rewards else None,
@@ -178,6 +178,10 @@ def _say_what_is_missing(
         say(f"{where}: {count} questions are left out of {reason}")
     cut = [record["task"] for of_kind in records.values() for record in of_kind if "answer" in record.get("cut", ())]
     long = sum(find_task(task).IS_LONG for task in cut)
+    said = (record.get("answer") for of_kind in records.values() for record in of_kind)
+    answers = [answer for answer in said if isinstance(answer, str)]
+    if empty := sum(not answer.strip() for answer in answers):
+        say(f"{where}: {empty} of {len(answers)} answers are empty")
     limit = "did not end within evaluate.max_new_tokens"
     if short := len(cut) - long:
         say(f"{where}: {short} answers {limit}; they count as no answer")

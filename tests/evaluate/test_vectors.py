@@ -28,8 +28,10 @@ class Seeing(Noisy):
     def __init__(self, sees: bool) -> None:
         super().__init__()
         self.sees, self.identity = sees, {"model": f"sees {sees}"}
+        self.embedded: list[str] = []
 
     def embed_each(self, sample: Sample, files: Any) -> Iterator[torch.Tensor]:
+        self.embedded.append(sample.key)
         rng = random.Random(sample.key)
         noise = [rng.gauss(0, 0.3) for _ in range(6)]
         side = 1.0 if sample.questions[0].truth.answer == "left" else -1.0
@@ -42,11 +44,13 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
 
 
 def probe(sees: bool, shards: ShardSet, folder: Path) -> dict[str, Row]:
+    model = Seeing(sees)
     training, places = ([(split, i) for i in range(shards.count(split))] for split in ("train", "test"))
     rows = evaluate(
-        [Seeing(sees)], shards, dataset="toy", split="test", places=places, training=lambda: training,
+        [model], shards, dataset="toy", split="test", places=places, training=lambda: training,
         out=RunFolder(folder), protocols=["knn", "linear_probe"], resamples=200,
     )  # fmt: skip
+    assert len(set(model.embedded)) == len(model.embedded) == 200, "both protocols use the same vectors"
     return {f"{row['task']} {row['metric']}": row for row in rows}
 
 

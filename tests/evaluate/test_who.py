@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,7 @@ def test_what_a_recipe_lacks_is_said(changes: dict[str, Any], why: str, place: P
 
 
 def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_named(
-    monkeypatch: pytest.MonkeyPatch, place: Path, rows: list[Row]
+    monkeypatch: pytest.MonkeyPatch, place: Path, rows: list[Row], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("medvlm.compositions.server.time.sleep", pauses.append)
@@ -199,5 +200,11 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_named(
         pytest.raises(RecipeError, match=r"another form .*\"type\": \"text\""),
     ):
         evaluate(url, ["card.yaml:test"], overrides=[*few[:-1], "name=parts"])
+    nothing = {"choices": [{"message": {"content": None}}]}
+    with serve(lambda body: (200, nothing)) as url:
+        capsys.readouterr()
+        evaluate(url, ["card.yaml:test"], overrides=[*few[:-1], "name=silent"])
+    found = re.search(r"tiny:test: (\d+) of (\d+) answers are empty", capsys.readouterr().out)
+    assert found is not None and found[1] == found[2] != "0"
     with serve(answer, ("a", "b")) as url, pytest.raises(RecipeError, match=r"say which .* has a, b"):
         evaluate(url, ["card.yaml:test"], overrides=[*few[:-1], "name=many"])

@@ -18,6 +18,7 @@ from medvlm.core.protocols import Asked, Split
 from medvlm.core.sample import Question
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.protocols._majority import Family, find_family, spread
+from medvlm.evaluate.ranks import compute_once
 
 MOST_SAMPLES = 1000
 """Maximum number of training samples that are compared with, at equal distances."""
@@ -45,12 +46,18 @@ class Nearest:
 def fit_nearest(model: Asked, split: Split, is_asked: Callable[[Question], bool]) -> Nearest:
     """is_asked: whether the model answers a question. Without training samples it answers nothing and the user is
     told."""
-    training = split.training()
-    if not training:
+    if not split.training():
         split.notes.append("no nearest baseline, because there are no training samples")
+    return Nearest(model, *compute_once(lambda: _fit(model, split, is_asked)))
+
+
+def _fit(
+    model: Asked, split: Split, is_asked: Callable[[Question], bool]
+) -> tuple[dict[Family, np.ndarray], dict[Family, list[str]]]:
+    """The pictures and answers of a Nearest."""
     pictures: dict[Family, list[np.ndarray]] = defaultdict(list)
     answers: dict[Family, list[str]] = defaultdict(list)
-    places = spread(training, MOST_SAMPLES)
+    places = spread(split.training(), MOST_SAMPLES)
     for done, place in enumerate(places):
         sample, files = split.shards.read(*place)
         asks = [Ask(sample, files, question) for question in sample.questions if is_asked(question)]
@@ -60,7 +67,7 @@ def fit_nearest(model: Asked, split: Split, is_asked: Callable[[Question], bool]
                 pictures[family].append(picture)
                 answers[family].append(find_task(truth.task).write(truth))
         split.progress("nearest", done + 1, len(places))
-    return Nearest(model, {family: np.stack(found) for family, found in pictures.items()}, dict(answers))
+    return {family: np.stack(found) for family, found in pictures.items()}, dict(answers)
 
 
 def shrink(model: Asked, ask: Ask) -> np.ndarray:

@@ -23,6 +23,7 @@ from medvlm.evaluate.protocols._nearest import fit_nearest
 from medvlm.evaluate.protocols._points import choose_points
 from medvlm.evaluate.protocols._rows import BLIND, MAJORITY, NEAREST, SHUFFLED, is_lost
 from medvlm.evaluate.protocols._shuffle import draw_partners
+from medvlm.evaluate.ranks import compute_once
 from medvlm.rewards._compose import Composer
 from medvlm.train.stopping import Stop
 
@@ -44,7 +45,7 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
     composer = Composer(split.rewards) if split.rewards else None
     majority = None
     if MAJORITY in split.baselines:
-        majority = fit_majority(model, split, is_asked, composer)
+        majority = compute_once(lambda: fit_majority(model, split, is_asked, composer))
     plan = plan_questions(split, is_asked, CHUNK)
     note_groups(plan.samples, split)
     points = choose_points(model, split, say, is_asked, plan.samples)

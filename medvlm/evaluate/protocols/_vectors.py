@@ -51,10 +51,12 @@ def ask(model: Any, split: Split, classify: Classify) -> Iterator[Record]:
 
     Vectors are those of the first medium. They are centred and scaled to length 1 by the training samples' mean."""
     places = list(spread(split.training(), MOST_SAMPLES))
-    train, test = (
-        embed(split, of, what, lambda sample, files: next(model.embed_each(sample, files)).float().cpu().numpy())
-        for of, what in ((places, "training-vectors"), (split.places, "vectors"))
-    )
+    if (model, "vectors") not in split.shared:
+        split.shared[model, "vectors"] = [
+            embed(split, of, what, lambda sample, files: next(model.embed_each(sample, files)).float().cpu().numpy())
+            for of, what in ((places, "training-vectors"), (split.places, "vectors"))
+        ]
+    train, test = split.shared[model, "vectors"]
     if not train or not test:
         return
     known: dict[str, list[tuple[int, str]]] = defaultdict(list)
