@@ -55,9 +55,9 @@ def predict(
 
     model: a run, an exported folder, a model of transformers, or a recipe's model by folder or hub id. on: folders of
     files, files, or folders of shards, SHARDS[:SPLIT]. questions: asked about each sample; by default those that the
-    shards hold. Truths are not used. precision: `auto`, `float32` or `bfloat16`, as evaluate.precision of a recipe.
-    Under torchrun the ranks share the work. After a stop, the same command continues
-    with what it has not asked yet. Raises RecipeError if there is nothing to ask, DataError if no file can be read."""
+    shards hold. Truths are not used. precision: as evaluate.precision of a recipe. Under torchrun the ranks share the
+    work. After a stop, the same command continues with what it has not asked yet. Raises RecipeError if there is
+    nothing to ask, DataError if no file can be read."""
     from medvlm.compositions._open import open_model
     from medvlm.compositions._opened import find
     from medvlm.evaluate.pieces import hash_identity, open_pieces, remove_pieces
@@ -75,8 +75,7 @@ def predict(
         if answerer is None and (decoder is None or questions):
             raise RecipeError("this model does not answer questions; medvlm embed writes what it makes of images")
         kind_of = (answerer or decoder).kind_of
-        named = (item for where in on for item in list_items(where, lambda axes: kind_of(axes, kind)))
-        items = list({item.place: item for item in named}.values())  # each is asked once
+        items = list_items(on, lambda axes: kind_of(axes, kind))
         if answerer is not None and not questions and not any(item.split for item in items):
             raise RecipeError("files hold no questions: give one or more with --question")
 
@@ -101,8 +100,13 @@ def predict(
     return rows
 
 
-def list_items(where: str, kind_of: Callable[[int], str]) -> list[Item]:
-    """The media of a folder or file of the user, or the samples of shards. Raises DataError if there are none."""
+def list_items(on: Sequence[str], kind_of: Callable[[int], str]) -> list[Item]:
+    """What is in these places, each once, although it may be in several. Raises DataError for an empty place."""
+    return list({item.place: item for where in on for item in _list_place(where, kind_of)}.values())
+
+
+def _list_place(where: str, kind_of: Callable[[int], str]) -> list[Item]:
+    """The media of a folder or file of the user, or the samples of shards."""
     path = Path(where)
     if path.is_file() and not where.endswith(".tar"):
         return [Item(where, "", partial(read_files, [path], kind_of), _stamp(path), str(path.resolve()))]

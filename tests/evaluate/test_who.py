@@ -135,8 +135,8 @@ def test_what_cannot_be_evaluated_costs_a_line_and_no_folder(
     assert sorted(place.rglob("*")) == before
 
 
-def test_such_a_recipe_is_not_trained_planned_or_dry_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("train", "plan", "dry-run"):
+def test_such_a_recipe_is_not_trained_or_planned(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("train", "plan"):
         assert cli.main([verb, "recipe.yaml"]) == 2
         assert "stages: is empty, so nothing is trained; `medvlm evaluate`" in capsys.readouterr().err
     assert cli.main(["validate", "recipe.yaml"]) == 0
