@@ -83,11 +83,8 @@ def predict(
             some = items[number * TOGETHER : (number + 1) * TOGETHER]
             return _predict(some, answerer, decoder, own)
 
-        identity = {
-            "models": [each.identity for each in opened],
-            "items": [(item.key, item.split, item.stamp) for item in items],
-            "questions": list(questions),
-        }
+        named = [(item.key, item.split, item.stamp) for item in items]
+        identity = {"models": [each.identity for each in opened], "items": named, "questions": list(questions)}
         pieces = open_pieces(to.parent, f"predict-{hash_identity({'to': to.name})}", identity)
         sizes = [min(TOGETHER, len(items) - at) for at in range(0, len(items), TOGETHER)]
         rows: list[Row] = [row for piece in pieces.collect("predict", sizes, do, progress) for row in piece]
