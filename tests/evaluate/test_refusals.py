@@ -110,7 +110,7 @@ def test_models_that_refuse_all_or_nothing_are_not_better(
     rows = check(model, shards, tmp_path)
     assert {row["value"] for row in rows.values()} == {share}
     assert rows["refused_other_modality"]["paired"] and not rows["refused_other_modality"]["paired"]["verdict"]
-    assert rows["refused_other_modality"]["baselines"] == {"own": share}
+    assert rows["refused_other_modality"]["baselines"] == {"own_image": share}
 
 
 def test_the_prompt_is_in_every_question(shards: ShardSet, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 A question is asked with its own image, with an image of another modality, and without an image. tasks/_refusals.py says
 when an answer refuses. Rows of the group `refusals`:
 
-- `refused_other_modality`, `refused_no_image`: the share of these questions that the model refuses. As baseline `own`,
-  the share that it refuses with their own image: a model that refuses everything is not better.
+- `refused_other_modality`, `refused_no_image`: the share of these questions that the model refuses. As baseline
+  `own_image`, the share that it refuses with their own image: a model that refuses everything is not better.
 - `refused_unanswerable`: the share of the questions that it refuses whose templates the settings call unanswerable.
 - `false_refusals`: the share of the other questions that it refuses with their own image.
 """
@@ -33,7 +33,7 @@ from medvlm.evaluate.rows import Part, make_row
 from medvlm.tasks._refusals import is_refusal
 
 NEEDS = "answer"
-OWN, OTHER, NONE = "own", "other_modality", "no_image"
+OWN, OTHER, NONE = "own_image", "other_modality", "no_image"
 BASELINES = (OWN,)
 NOTHING = "no question about an image that is answered in a short text"
 BY_NAME_ONLY = True
@@ -60,7 +60,7 @@ class FORM(SplitRecord):
     question: str
     truth: dict[str, Any]
     unanswerable: bool
-    own: str
+    own_image: str
     other_modality: str | None
     no_image: str | None
 
