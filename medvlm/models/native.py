@@ -22,9 +22,10 @@ from medvlm.core.errors import RecipeError
 from medvlm.core.families import IMAGE, Family, family_of
 from medvlm.core.sample import Batch
 from medvlm.core.weights import build_stock, open_stock
+from medvlm.models.head import Read, compute_logits, read_head
 from medvlm.models.isolation import check_isolated
 from medvlm.models.parts import build_seeded, is_trained
-from medvlm.models.vlm import compute_logits, make_attention_mask
+from medvlm.models.vlm import make_attention_mask
 
 
 def build_native(
@@ -91,7 +92,8 @@ class ModuleGroup(nn.Module):
 
 
 class NativeVLM(nn.Module):
-    """forward(batch) -> `logits_LV` of the trained tokens.
+    """forward(batch) -> `logits_LV` of the trained tokens; forward(batch, read) -> what `read` makes of them, see
+    models/head.py.
 
     stock: the family's ForConditionalGeneration. It is not registered as a module: its parts are, each once.
     blank: processor key -> tensor, for one small picture, so that a trained tower also runs in micro-batches without
@@ -119,10 +121,11 @@ class NativeVLM(nn.Module):
             f"{type(stock).__name__} has buffers outside its parts"
         )
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch, read: Read | None = None) -> Outputs:
         inputs, unused = self._make_inputs(batch)
         hidden_BTW = self.stock.model(**inputs, use_cache=False).last_hidden_state
-        return {"logits_LV": compute_logits(self.stock, hidden_BTW.flatten(0, 1)[batch.from_L]) + unused}
+        hidden_LW = hidden_BTW.flatten(0, 1)[batch.from_L] + unused
+        return read_head(self.stock, hidden_LW, batch.targets_L, read)
 
     def compute_all_logits(self, batch: Batch) -> torch.Tensor:
         """Logits at every position [B, T, V], for comparisons."""

@@ -14,6 +14,7 @@ from torch import nn
 from medvlm.core.config import component
 from medvlm.core.contracts import Outputs
 from medvlm.core.sample import Batch
+from medvlm.models.head import Read, read_head
 from medvlm.models.isolation import check_isolated
 from medvlm.models.parts import build_connectors, build_encoders, build_seeded, complete_media, encode, is_trained
 
@@ -40,8 +41,8 @@ def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_
 
 
 class VLM(nn.Module):
-    """forward(batch) -> `logits_LV` of the trained tokens. new_token_ids: tokens that the recipe adds to the language
-    model."""
+    """forward(batch) -> `logits_LV` of the trained tokens; forward(batch, read) -> what `read` makes of them, see
+    models/head.py. new_token_ids: tokens that the recipe adds to the language model."""
 
     runs_all = False
     """Whether towers without a medium run too, as needed if ranks gather sharded weights from each other."""
@@ -59,7 +60,7 @@ class VLM(nn.Module):
         self.encoders, self.connectors, self.language = encoders, connectors, language
         self.image_token_id = image_token_id
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch, read: Read | None = None) -> Outputs:
         embeds_BTW = self.embed(batch)
         hidden_BTW = self._get_decoder()(
             inputs_embeds=embeds_BTW,
@@ -67,7 +68,7 @@ class VLM(nn.Module):
             position_ids=batch.positions_BT,
             use_cache=False,
         ).last_hidden_state
-        return {"logits_LV": compute_logits(self.language, hidden_BTW.flatten(0, 1)[batch.from_L])}
+        return read_head(self.language, hidden_BTW.flatten(0, 1)[batch.from_L], batch.targets_L, read)
 
     @property
     def cached(self) -> nn.Module:
@@ -126,19 +127,6 @@ class VLM(nn.Module):
     def _get_decoder(self) -> nn.Module:
         decoder: nn.Module = self.language.base_model
         return decoder
-
-
-def compute_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits of a transformers model, from its last hidden states."""
-    logits: torch.Tensor = model.get_output_embeddings()(hidden)
-    config = model.config.get_text_config()
-    if scale := getattr(config, "logit_scale", None):  # Cohere
-        logits = logits * scale
-    if scaling := getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / scaling
-    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
-        logits = cap * torch.tanh(logits / cap)
-    return logits
 
 
 def make_attention_mask(

@@ -21,6 +21,17 @@ def answer_losses(losses_L: torch.Tensor, answers_L: torch.Tensor) -> torch.Tens
     return losses_L / tokens_of[answers_L]
 
 
+def read_losses(logits_LV: torch.Tensor, targets_L: torch.Tensor) -> dict[str, torch.Tensor]:
+    """`losses_L`, and `is_right_L`: whether the target is the most probable token."""
+    return {"losses_L": token_losses(logits_LV, targets_L), "is_right_L": logits_LV.detach().argmax(-1) == targets_L}
+
+
 def log_probability(logits_LV: torch.Tensor, targets_L: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """[L]: log-probability of each target, under the distribution that tokens were sampled from."""
     return (logits_LV.float() / temperature).log_softmax(-1).gather(-1, targets_L[:, None]).squeeze(-1)
+
+
+@torch.no_grad()
+def entropy(logits_LV: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """[L], in nats: of the distribution that each token is sampled from. Without gradient."""
+    return torch.special.entr((logits_LV.float() / temperature).softmax(-1)).sum(-1)

@@ -12,7 +12,7 @@ import torch
 from medvlm.core.errors import ImageNotUsed
 from medvlm.core.sample import Batch
 from medvlm.models.parts import evaluating, is_trained
-from medvlm.objectives.next_token import log_probability
+from medvlm.objectives.next_token import read_losses
 
 if TYPE_CHECKING:
     from medvlm.train.engine import Engine
@@ -54,5 +54,5 @@ def uses_images(model: Any, batch: Batch) -> bool:
     # Ones, because some families take zeros for padding. Integer tensors hold sizes and masks, so they stay.
     media = {name: torch.ones_like(t) if t.is_floating_point() else t for name, t in batch.media.items()}
     blank = replace(batch, media=media)
-    shown, unseen = (log_probability(model(each)["logits_LV"], each.targets_L, 1.0) for each in (batch, blank))
+    shown, unseen = (model(each, read_losses)["losses_L"] for each in (batch, blank))
     return not torch.equal(shown, unseen)

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from medvlm.core.contracts import Outputs
 from medvlm.core.sample import Batch, Question, Sample
 from medvlm.models.generate import find_end_ids, is_cut, mask_image_token
 from medvlm.models.parts import evaluating
-from medvlm.objectives.next_token import log_probability
+from medvlm.objectives.next_token import entropy, log_probability
 from medvlm.rollouts._contract import Parts, Prompt
 from medvlm.stages._base import Setup
 
@@ -59,9 +60,11 @@ class Policy:
         """Whether an answer ended at the limit and not with an end token."""
         return is_cut(ids, max_new_tokens, find_end_ids(self.model, self.setup.tokenizer))
 
-    def compute_log_probability(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """[L], for each answer token. model: the policy as wrapped by the engine. batch: on the policy's device."""
-        return self._gather_log_probability(model(batch), batch)
+    def compute_log_probability(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """[L] log-probability of each answer token, and [L] entropy of the distribution that it was drawn from. model:
+        the policy as wrapped by the engine. batch: on the policy's device."""
+        found = model(batch, self._read)
+        return found["log_L"], found["entropy_L"]
 
     def keep_reference(self) -> None:
         """Copies the trained parameters. Called once the starting weights are loaded, before a checkpoint is."""
@@ -77,8 +80,11 @@ class Policy:
             # kernels by it too: at the first step the reference must equal the policy bit for bit.
             now = {name: p.dtype for name, p in self.model.named_parameters() if name in self.reference}
             began = {name: self.reference[name].to(dtype).requires_grad_() for name, dtype in now.items()}
-            return self._gather_log_probability(functional_call(self.model, began, (batch,)), batch).cpu()
+            return functional_call(self.model, began, (batch, self._read))["log_L"].cpu()
 
-    def _gather_log_probability(self, outputs: Mapping[str, torch.Tensor], batch: Batch) -> torch.Tensor:
-        logits_LV = mask_image_token(outputs["logits_LV"], self.model.image_token_id)
-        return log_probability(logits_LV, batch.targets_L, self.temperature)
+    def _read(self, logits_LV: torch.Tensor, targets_L: torch.Tensor) -> Outputs:
+        logits_LV = mask_image_token(logits_LV, self.model.image_token_id)
+        return {
+            "log_L": log_probability(logits_LV, targets_L, self.temperature),
+            "entropy_L": entropy(logits_LV, self.temperature),
+        }

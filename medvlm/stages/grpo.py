@@ -144,12 +144,13 @@ class Grpo(Base):
     def compute_loss(self, model: nn.Module, micro: Rollout, step: int) -> Measured:
         batch = micro.batch.to(self.engine.device)
         self.image_check.look(self.model, batch)
-        log_L = self.policy.compute_log_probability(model, batch)
+        log_L, entropy_L = self.policy.compute_log_probability(model, batch)
         if micro.drawn_L is None:
             micro.drawn_L = log_L.detach()
         drawn_L, advantage_L = (x.to(self.engine.device) for x in (micro.drawn_L, micro.advantage_L))
         loss_L, is_clipped_L = clip_ratio(log_L, drawn_L, advantage_L, self.config.clip)
         terms = {**micro.terms, "clipped": Term(float(is_clipped_L.sum()), len(log_L))}
+        terms["entropy"] = Term(float(entropy_L.sum()), len(log_L))
         if micro.reference_L is not None:
             kl_L = divergence(log_L, micro.reference_L.to(self.engine.device))
             loss_L = loss_L + self.config.kl * kl_L

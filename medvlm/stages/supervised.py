@@ -18,7 +18,7 @@ from medvlm.data.dialogue import TokenSequence
 from medvlm.data.prepare import Seen, choose
 from medvlm.data.rationale import Order, write_questions
 from medvlm.models.parts import evaluating
-from medvlm.objectives.next_token import answer_losses, token_losses
+from medvlm.objectives.next_token import answer_losses, read_losses
 from medvlm.stages._base import Base, Setup, split_evenly
 from medvlm.stages._image_check import ImageCheck
 from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Term, Terms, join, to_terms
@@ -176,13 +176,12 @@ class Supervised(Base):
         micro = micro.to(self.engine.device)
         if torch.is_grad_enabled():
             self.image_check.look(self.model, micro)
-        logits_LV = model(micro)["logits_LV"]
-        right = float((logits_LV.detach().argmax(-1) == micro.targets_L).sum())
-        losses_L = token_losses(logits_LV, micro.targets_L)
+        found = model(micro, read_losses)
+        losses_L = found["losses_L"]
         loss = (answer_losses(losses_L, micro.answers_L) if self.config.weigh == "answers" else losses_L).sum()
         return {
             LOSS: Loss(loss, weight),
-            "token_accuracy": Term(right, len(micro.targets_L)),
+            "token_accuracy": Term(float(found["is_right_L"].sum()), len(micro.targets_L)),
             TOKENS: Term(float((micro.docs_BT >= 0).sum())),
             **_measure_by_source(losses_L.detach(), micro),
         }

@@ -203,7 +203,7 @@ def test_an_engine_of_another_package_draws_by_a_line_of_the_recipe(stage_of: Ma
     assert rollout.batch.targets_L.tolist() == [305, 306, 307, 305] * 4
     assert rollout.drawn_L.tolist() == pytest.approx([-1.0, -2.0, -3.0, -1.0] * 4)
     terms = made.compute_loss(made.model, rollout, 0)
-    ratio = (made.policy.compute_log_probability(made.model, rollout.batch).detach() - rollout.drawn_L).exp()
+    ratio = (made.policy.compute_log_probability(made.model, rollout.batch)[0].detach() - rollout.drawn_L).exp()
     held = ((ratio > 1.2) & (rollout.advantage_L > 0)) | ((ratio < 0.8) & (rollout.advantage_L < 0))
     assert terms["clipped"] == (float(held.sum()), 16)
 
