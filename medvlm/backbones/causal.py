@@ -3,7 +3,6 @@ scratch."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -11,14 +10,14 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from medvlm.backbones._templates import TEMPLATES, refuse_template, try_template
 from medvlm.core.arguments import refuse_values
-from medvlm.core.contracts import Loaded
+from medvlm.core.contracts import Loaded, Quantize
 from medvlm.core.errors import RecipeError, ShapeError, did_you_mean
+from medvlm.core.quantize import quantization_args, quantize_on_meta, settle
 from medvlm.core.weights import (
     describe,
     from_pretrained,
@@ -78,7 +77,7 @@ class Config(Loaded):
     template: str = Field("", exclude_if=lambda template: not template)
     """The chat template, for a tokenizer without one or in place of its own: `vicuna`, `llama2`, `plain` (for base
     models), or Jinja."""
-    quantize: Literal["nf4"] | None = None
+    quantize: Quantize | None = None
     """Loads the model in 4 bits (QLoRA, arXiv 2305.14314): a quarter of the memory of 16 bits, for stages that train
     adapters only. Exports hold the dequantized weights that were computed with. Needs `pip install
     'medvlm[quantized]'`."""
@@ -184,13 +183,12 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
     if config.model:
-        model: Any = from_pretrained(
-            AutoModelForCausalLM, config.model, config, "model.language", **_quantization_args(config)
-        )
+        is_read = bool(config.quantize) and not is_on_meta()
+        options = quantization_args("model.language.quantize") if is_read else {}
+        model: Any = from_pretrained(AutoModelForCausalLM, config.model, config, "model.language", **options)
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
-        language: nn.Module = model
-        return language
+        return _quantize(model, config)
     # Copied, because transformers writes into nested settings.
     rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}
     ids = {
@@ -204,8 +202,15 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
         raise RecipeError(f"model.language: transformers has no model of type {kind!r}{near}")
     with refuse_values("model.language.config"):
         made = AutoConfig.for_model(kind, **{"vocab_size": len(tokenizer), **ids, **rest})
-        built: nn.Module = AutoModelForCausalLM.from_config(made, trust_remote_code=False)
-    return built
+        built: Any = AutoModelForCausalLM.from_config(made, trust_remote_code=False)
+    return _quantize(built, config)
+
+
+def _quantize(model: Any, config: Config) -> nn.Module:
+    if config.quantize and is_on_meta():
+        quantize_on_meta(model, [model.get_output_embeddings()])
+    settle(model)
+    return model  # type: ignore[no-any-return]
 
 
 def standalone(config: Config, built: Any) -> Config:
@@ -213,22 +218,6 @@ def standalone(config: Config, built: Any) -> Config:
     if not config.model:
         return config
     return config.model_copy(update={"model": "", "config": describe(built), "quantize": None})
-
-
-def _quantization_args(config: Config) -> dict[str, Any]:
-    """As in the QLoRA paper: 4-bit NormalFloat with double quantization of the scales."""
-    if config.quantize is None or is_on_meta():
-        return {}
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise RecipeError("model.language.quantize needs bitsandbytes: pip install 'medvlm[quantized]'")
-    from transformers import BitsAndBytesConfig
-
-    compute = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-    return {
-        "quantization_config": BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
-        )
-    }
 
 
 def _read_config(config: Config) -> dict[str, Any]:

@@ -59,8 +59,10 @@ def prepare(recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
 def build(assembly: Assembly, stage: Any, weights: bool = True) -> NativeVLM:
     with torch.device("cpu"):
         blank = assembly.prepare.processor.blank()
+    # Weights in 4 bits are those of the published files, so they are read even if a checkpoint follows.
+    weights, quantize = weights or assembly.model.quantize is not None, assembly.model.quantize
     source = assembly.model.pretrained if weights else assembly.prepare.processor.folder
-    return build_native(source, blank, assembly.seed, weights=weights and not is_on_meta())
+    return build_native(source, blank, assembly.seed, weights and not is_on_meta(), quantize=quantize)
 
 
 class ReadyModel(AnsweringModel):

@@ -183,6 +183,9 @@ class Features:
     grid: tuple[int, ...]
 
 
+Quantize = Literal["nf4"]
+"""Precision of a frozen language model: 4-bit NormalFloat, see core/quantize.py."""
+
 Outputs = dict[str, "torch.Tensor"]
 """What the forward of a model returns, by name: `logits_LV` of the trained tokens; `media_NP` and `texts_NP`, unit
 embeddings, with the `log_scale` of their similarity and its `bias`, if any; `patches.ENCODER`, `pooled.ENCODER`;

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import RecipeError
+from medvlm.core.quantize import is_quantized
 from medvlm.core.stage_config import Lora
 from medvlm.models import new_rows
 from medvlm.models.parts import build_seeded, matches, module_of
@@ -47,10 +48,10 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     names = find_targets(model, lora)
-    if lora.dora and any(_is_quantized(model.get_submodule(name)) for name in names):
+    if lora.dora and any(is_quantized(model.get_submodule(name)) for name in names):
         raise RecipeError(
             "lora.dora: adapters of a quantized language model cannot be merged into it exactly; leave out dora, or"
-            " model.language.quantize"
+            " `quantize`"
         )
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     if lora.tokens:
@@ -86,7 +87,7 @@ def merge(model: nn.Module) -> int:
     adapted = _find_adapters(model)
     with torch.no_grad():
         for layer in adapted.values():
-            if _is_quantized(layer.get_base_layer()):
+            if is_quantized(layer.get_base_layer()):
                 full = _dequantize_layer(layer.get_base_layer())
                 full.weight += layer.get_delta_weight("default").to(full.weight)
                 layer.base_layer = full
@@ -110,14 +111,10 @@ def take_off(model: nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
 
 def dequantize(model: nn.Module) -> None:
     """Replaces 4-bit layers by float32 layers with the same values, if there are any."""
-    layers = [(n, m) for n, m in model.named_modules() if _is_quantized(m)]
+    layers = [(n, m) for n, m in model.named_modules() if is_quantized(m)]
     for name, layer in layers:
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, _dequantize_layer(layer))
-    for module in list(model.modules()):
-        if quantizer := getattr(module, "hf_quantizer", None):
-            # Otherwise the config of a saved model would say that its weights have 4 bits.
-            quantizer.remove_quantization_config(module)
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -127,10 +124,6 @@ def _is_linear(module: nn.Module) -> bool:
         "Conv1D",
         "transformers.pytorch_utils",
     )
-
-
-def _is_quantized(module: nn.Module) -> bool:
-    return type(module).__name__ == "Linear4bit"
 
 
 def _dequantize_layer(layer: Any) -> nn.Linear:

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from medvlm.core.contracts import Outputs
+from medvlm.core.contracts import Outputs, Quantize
 from medvlm.core.errors import RecipeError
 from medvlm.core.families import IMAGE, Family, family_of
+from medvlm.core.quantize import quantization_args, quantize_on_meta, settle
 from medvlm.core.sample import Batch
-from medvlm.core.weights import build_stock, open_stock
+from medvlm.core.weights import build_stock, is_on_meta, open_stock
 from medvlm.models.head import Read, compute_logits, read_head
 from medvlm.models.isolation import check_isolated
 from medvlm.models.parts import build_seeded, is_trained
@@ -34,9 +35,11 @@ def build_native(
     seed: int,
     weights: bool = True,
     dtype: str = "float32",
+    quantize: Quantize | None = None,
 ) -> NativeVLM:
     """pretrained: hub id or folder. blank: the processor's output for one picture. weights: False for random weights,
-    to be overwritten later. dtype: of the weights that are read; `auto` keeps the stored one.
+    to be overwritten later. dtype: of the weights that are read; `auto` keeps the stored one. quantize: of the language
+    model.
 
     Raises RecipeError for a model that cannot be found or of an unknown family, ShapeError if shared rows change its
     outputs."""
@@ -44,9 +47,14 @@ def build_native(
 
     try:
         config = open_stock(AutoConfig, pretrained)
-        family_of(config.model_type)
+        family = family_of(config.model_type)
+        outside = [f"model.{path}" for path in (family.tower, *family.connectors)]
         if weights:
-            stock, loading = open_stock(AutoModelForImageTextToText, pretrained, dtype=dtype, output_loading_info=True)
+            packed = quantization_args("model.quantize", [*outside, "lm_head"]) if quantize else {}
+            stock, loading = open_stock(
+                AutoModelForImageTextToText, pretrained, dtype=dtype, output_loading_info=True, **packed
+            )
+            settle(stock)
         else:
             stock, loading = (
                 build_seeded(
@@ -56,6 +64,8 @@ def build_native(
                 ),
                 {},
             )
+            if quantize and is_on_meta():
+                quantize_on_meta(stock.model.get_submodule(family.language), ())
             with suppress(OSError):  # where there is none, it is made from the config
                 stock.generation_config = GenerationConfig.from_pretrained(pretrained)
     except OSError as reason:

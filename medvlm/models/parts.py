@@ -145,7 +145,7 @@ def set_trained(model: nn.Module, trains: tuple[str, ...], stage: str) -> None:
         if wanted and not parameter.is_floating_point():
             raise RecipeError(
                 f"stages.{stage}.trains: {name} is quantized, and only adapters of it can be trained; train lora, or"
-                " leave out model.language.quantize"
+                " leave out `quantize`"
             )
         if parameter.is_floating_point():
             parameter.requires_grad_(wanted)

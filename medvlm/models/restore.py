@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import CheckpointError
+from medvlm.core.quantize import drop_states
 from medvlm.core.stage_config import Lora
 from medvlm.models import lora
 from medvlm.models.parts import module_of
@@ -32,7 +33,7 @@ def load_weights(
     """
     if adapters:
         lora.attach(model, adapters, seed=0)  # the values come from `weights`
-    own = model.state_dict()
+    own, weights = drop_states(model, model.state_dict(), where), drop_states(model, weights, where)
     modules = modules_of(list(own)) if modules is None else modules
     wanted = {n: t for n, t in own.items() if module_of(n) in modules}
     given = {n: t for n, t in weights.items() if module_of(n) in modules}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medvlm.core.quantize import is_quantized
 from medvlm.core.stage_config import Lora
 from medvlm.models import lora as adapters
 
@@ -14,7 +15,9 @@ from medvlm.models import lora as adapters
 def attach(model: nn.Module, lora: Lora, seed: int) -> None:
     """Like medvlm.models.lora.attach. Raises RecipeError for a target that matches no linear layer."""
     names = adapters.find_targets(model, lora)
-    is_plain = all(type(model.get_submodule(name)) is nn.Linear for name in names)
+    is_plain = all(
+        type(model.get_submodule(name)) is nn.Linear or is_quantized(model.get_submodule(name)) for name in names
+    )
     if lora.dora or lora.tokens or not is_plain:  # only peft supports these
         with torch.device("meta"):
             adapters.attach(model, lora, seed)
@@ -26,7 +29,8 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
         assert isinstance(base, nn.Linear)
         setattr(model.get_submodule(parent), last, Adapted(base, lora))
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(id(parameter) in trained or ".lora_" in name)
+        if parameter.is_floating_point():
+            parameter.requires_grad_(id(parameter) in trained or ".lora_" in name)
 
 
 class Adapted(nn.Module):
@@ -35,7 +39,8 @@ class Adapted(nn.Module):
     def __init__(self, base: nn.Linear, lora: Lora):
         super().__init__()
         self.base_layer, self.scaling = base, lora.alpha / (lora.rank**0.5 if lora.rslora else lora.rank)
-        kind: dict[str, Any] = {"device": "meta", "dtype": base.weight.dtype}
+        dtype = base.weight.dtype if base.weight.is_floating_point() else torch.float32
+        kind: dict[str, Any] = {"device": "meta", "dtype": dtype}
         self.lora_dropout = nn.ModuleDict({"default": nn.Dropout(lora.dropout) if lora.dropout else nn.Identity()})
         self.lora_A = nn.ModuleDict({"default": nn.Linear(base.in_features, lora.rank, bias=False, **kind)})
         self.lora_B = nn.ModuleDict({"default": nn.Linear(lora.rank, base.out_features, bias=False, **kind)})

@@ -33,7 +33,9 @@ class Weights:
     trained_bytes: int
     frozen_bytes: int
     root: int
+    root_bytes: int
     block: int
+    block_bytes: int
     block_trained: int
     extra_bytes: int = 0
 
@@ -57,12 +59,15 @@ def weights_of(model: nn.Module, extra: Iterable[nn.Module] = ()) -> Weights:
     frozen = [t for t in (*model.parameters(), *model.buffers()) if not t.requires_grad]
     layers = [layer for stack in stacks_of(model).values() for layer in stack]
     stacked = {id(p) for layer in layers for p in layer.parameters()}
+    root = [p for p in model.parameters() if id(p) not in stacked]
     return Weights(
         sum(p.numel() for p in trained),
         sum(p.numel() * p.element_size() for p in trained),
         sum(t.numel() * t.element_size() for t in frozen),
-        sum(p.numel() for p in model.parameters() if id(p) not in stacked),
+        sum(p.numel() for p in root),
+        sum(p.numel() * p.element_size() for p in root),
         max((sum(p.numel() for p in x.parameters()) for x in layers), default=0),
+        max((sum(p.numel() * p.element_size() for p in x.parameters()) for x in layers), default=0),
         max((sum(p.numel() for p in x.parameters() if p.requires_grad) for x in layers), default=0),
         sum(t.numel() * t.element_size() for other in extra for t in (*other.parameters(), *other.buffers())),
     )
@@ -138,7 +143,7 @@ def _shard_parts(
         made["buffers"] = 4.0 * min(BUCKET, weights.trained) * (1 if stage < 3 else 2)
         if stage == 3:
             made.pop(COPIES, None)
-            made["buffers"] += float((weights.root + 2 * weights.block) * 4)
+            made["buffers"] += float(weights.root_bytes + 2 * weights.block_bytes)
     for part in shared:
         made[part] = 0.0 if offload else made[part] / world
     return made

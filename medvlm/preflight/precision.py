@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from medvlm.preflight.ledger import Ledger, find_tensors
+from medvlm.train.frozen import hold_in_bfloat16
 
 LOWER: set[Any] = {
     F.linear,
@@ -92,6 +93,9 @@ def _avoid_fast_attention() -> Iterator[None]:
 
 
 def convert_weights(model: nn.Module, kind: str) -> nn.Module:
+    """As the engines do, in place."""
+    if kind == "bf16-mixed":
+        hold_in_bfloat16(model)
     return model.to(torch.bfloat16) if kind == "bf16-true" else model
 
 

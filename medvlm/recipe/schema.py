@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medvlm.core.config import Config, Slot, did_you_mean, kinds
+from medvlm.core.contracts import Quantize
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import list_some
 from medvlm.core.judge_config import Rubrics
@@ -45,6 +46,10 @@ class Model(Config):
     processor: dict[str, Any] = {}
     """Settings of a pretrained model's image processor, by their names there, e.g. {size: {shortest_edge: 65536,
     longest_edge: 1048576}}."""
+    quantize: Quantize | None = Field(None, exclude_if=lambda quantize: quantize is None)
+    """Loads the language model of a pretrained model in 4 bits (QLoRA, arXiv 2305.14314): a quarter of the memory of 16
+    bits, for stages that train adapters of it. The run needs the pretrained model whenever it is opened. Exports hold
+    the dequantized weights that were computed with. Needs `pip install 'medvlm[quantized]'`."""
     views: dict[str, Views] = {}
     """For a pretrained model: kind of media -> how it is shown. Default: films whole, volumes and videos in 16
     slices."""
@@ -73,6 +78,8 @@ class Model(Config):
         for name in ("processor", "views"):
             if getattr(self, name) and not self.pretrained:
                 raise ValueError(f"`{name}` needs a pretrained model (`pretrained`); an encoder has `preprocess`")
+        if self.quantize and not self.pretrained:
+            raise ValueError("`quantize` needs a pretrained model (`pretrained`); otherwise use language.quantize")
         return self
 
 

@@ -134,6 +134,11 @@ def _check_engine(recipe: Recipe, i: int) -> Iterator[Problem]:
             f"muon needs whole matrices, but {engine} gives the optimizer pieces of a flat tensor; use adamw, or"
             " engine.kind: fsdp2",
         )
+    if engine in ("fsdp2", "zero3") and _is_quantized(recipe):
+        yield Problem(
+            ("engine", "kind"),
+            f"{engine} shards weights, and those of a quantized model cannot be split; use engine.kind: ddp or zero2",
+        )
     if (engine == "fsdp2" or engine.startswith("zero")) and "adamw8bit" in kinds:
         yield Problem(
             path,
@@ -146,6 +151,10 @@ def _check_engine(recipe: Recipe, i: int) -> Iterator[Problem]:
             " the others"
         )
         yield Problem(("stages", i, "accumulate"), f"{why}; give a number")
+
+
+def _is_quantized(recipe: Recipe) -> bool:
+    return bool(recipe.model.quantize or getattr(recipe.model.language, "quantize", None))
 
 
 def _has_adapters(recipe: Recipe, i: int) -> bool:

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from medvlm.core.engine_config import SHARDING, EngineConfig
 from medvlm.core.errors import RecipeError
 from medvlm.train.blocks import Matches, compile_blocks, recompute
+from medvlm.train.frozen import hold_in_bfloat16
 from medvlm.train.proof import holds_gradient
 from medvlm.train.tensors import Read, load_tensors, tensors_of
 
@@ -88,11 +89,13 @@ class Engine:
 
     def place(self, model: nn.Module, matches: Matches, extra_models: Mapping[str, nn.Module] | None = None) -> None:
         """Moves the model to this rank's device in its training precision, shards it if the engine does that, and
-        applies `compile` and `recompute`. Called before anything reads the weights. Extra models get the same device,
-        precision and sharding.
+        applies `compile` and `recompute`. Called once it is known what is trained, and before anything reads the
+        weights. Extra models get the same device and sharding; in mixed precision, their weights stay float32.
 
         Raises RecipeError for a module in `recompute` or `compile` that has no blocks.
         """
+        if self.config.precision == "bf16-mixed":
+            hold_in_bfloat16(model)
         compile_blocks(model, self.config.compile, matches)
         recompute(model, self.config.recompute, matches)
         self.extra_models = dict(extra_models or {})

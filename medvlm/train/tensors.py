@@ -20,6 +20,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from medvlm.core.quantize import drop_states
+
 Read = Callable[[dict[str, Any]], None]
 """Fills the tensors of a nested dict from a checkpoint, in place."""
 Models = Mapping[str, nn.Module]
@@ -50,7 +52,8 @@ def load_tensors(
     read(tensors)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torch.distributed")
-        set_model_state_dict(model, tensors["model"])
+        weights: Any = drop_states(model, tensors["model"], "the checkpoint")
+        set_model_state_dict(model, weights)
         for name, extra in extra_models.items():
             set_model_state_dict(extra, tensors["models"][name])
         for name, optimizer in optimizers.items():
