@@ -58,7 +58,8 @@ def drop_states(model: nn.Module, tensors: Mapping[str, torch.Tensor], where: st
     layers = {f"{name}.weight": module for name, module in model.named_modules() if is_quantized(module)}
     own: dict[str, torch.Tensor] = {}
     for name, layer in layers.items():
-        own |= {f"{name}.{key}": state for key, state in layer.weight.quant_state.as_dict(packed=True).items()}  # type: ignore[operator, union-attr]
+        packed: Any = layer.weight
+        own |= {f"{name}.{key}": state for key, state in packed.quant_state.as_dict(packed=True).items()}
     for name in own.keys() & tensors.keys():
         if not torch.equal(own[name].cpu(), tensors[name].cpu()):
             raise CheckpointError(

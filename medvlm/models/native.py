@@ -124,6 +124,9 @@ class NativeVLM(nn.Module):
         self.language.add_module("lm_head", stock.lm_head)
         self.language.config, self.language.generation_config = stock.config.get_text_config(), stock.generation_config
         self.image_token_id: int = stock.config.image_token_id
+        # Families write features in the precision of their first parameter among the embeddings of words, whose table
+        # may be held in another one: frozen weights in bfloat16, trained ones in float32.
+        stock.get_input_embeddings().register_forward_hook(lambda _, __, words: words.to(stock.dtype))
         assert {id(p) for p in stock.parameters()} == {id(p) for p in self.parameters()}, (
             f"{type(stock).__name__} has parameters outside its parts"
         )
@@ -192,9 +195,8 @@ class NativeVLM(nn.Module):
             inputs[self.family.types] = is_image_BT.long()
         unused: torch.Tensor | float = 0.0
         if len(batch.feature_rows):
-            inputs["mm_encoder_outputs"] = {
-                "image": _place_features(self.embed_images(batch.media), batch.feature_rows)
-            }
+            features = _place_features(self.embed_images(batch.media), batch.feature_rows, self.stock.dtype)
+            inputs["mm_encoder_outputs"] = {"image": features}
         elif torch.is_grad_enabled() and (is_trained(self.encoders) or is_trained(self.connectors)):
             # A trained tower runs on every rank in every micro-batch, or ranks would wait for its gradients.
             features = self.embed_images({k: v.to(batch.ids_BT.device) for k, v in self.blank.items()})
@@ -240,11 +242,11 @@ def _group_connector(root: nn.Module, paths: tuple[str, ...]) -> nn.Module:
     return part
 
 
-def _place_features(features: Any, rows: torch.Tensor) -> Any:
+def _place_features(features: Any, rows: torch.Tensor, dtype: torch.dtype) -> Any:
     """The features in the order of the placeholders, in the structure that the family's forward unpacks."""
 
     def gather(stack: Any) -> Any:
-        flat = torch.cat([f.flatten(0, -2) for f in stack])[rows]
+        flat = torch.cat([f.flatten(0, -2) for f in stack])[rows].to(dtype)
         return flat if isinstance(stack, torch.Tensor) else (flat,)
 
     changed: dict[str, Any] = {"pooler_output": gather(features.pooler_output)}

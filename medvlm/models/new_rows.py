@@ -77,7 +77,7 @@ class Embeddings(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         slots = self.slot[ids]
-        own = embedding(slots.clamp_min(0), self.lora_rows)
+        own = embedding(slots.clamp_min(0), self.lora_rows).to(self.weight.dtype)
         if self.scale is not None:
             own = own * torch.as_tensor(self.scale, dtype=own.dtype, device=own.device)
         return torch.where((slots >= 0)[..., None], own, self.base_layer(ids))

@@ -53,4 +53,12 @@ def load_weights(
             )
     with torch.no_grad():
         for name, tensor in given.items():
-            wanted[name].copy_(tensor)
+            if not _is_rounded(wanted[name], tensor):
+                wanted[name].copy_(tensor)
+
+
+def _is_rounded(own: torch.Tensor, stored: torch.Tensor) -> bool:
+    """Whether a checkpoint holds a weight as it was published, rounded to bfloat16: a stage in mixed precision holds
+    frozen weights so."""
+    is_lower = stored.dtype == torch.bfloat16 and own.dtype == torch.float32
+    return is_lower and not own.is_meta and torch.equal(own.to(torch.bfloat16), stored.to(own.device))

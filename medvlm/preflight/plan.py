@@ -18,6 +18,7 @@ from medvlm.models.parts import group_of, matches
 from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.draft import Draft, make_draft
 from medvlm.preflight.gpus import GIB, Machines
+from medvlm.preflight.lighter import list_lighter
 from medvlm.preflight.memory import ENGINES, Memory, Recompute, recompute_all
 from medvlm.preflight.precision import convert_weights
 from medvlm.preflight.samples import Look, look
@@ -50,7 +51,8 @@ class StagePlan:
     tokens: mean per sample. longest: maximum per sample. memory: engine -> GiB by part for the longest micro-batch.
     chosen: the recipe's engine, a key of `memory`. seconds: per step. flops, memory, fits and seconds are empty if the
     stage was not run on the meta device; fits and seconds also if no GPU was given. scales: how large media are in the
-    file and as shown to the model."""
+    file and as shown to the model. change: overrides with which it fits, and change_gib what it then needs; remedy says
+    this and more."""
 
     name: str
     kind: str
@@ -67,6 +69,8 @@ class StagePlan:
     memory: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     chosen: str = ""
     fits: bool | None = None
+    change: str = ""
+    change_gib: float = 0.0
     remedy: str = ""
     seconds: float | None = None
     notes: tuple[str, ...] = ()
@@ -97,7 +101,7 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
     with TemporaryDirectory() as folder:
         draft = make_draft(given, looks, Path(folder))
         recipe = draft.recipe
-        stages = tuple(_plan_stage(draft, i, looks, machines, mfu) for i in range(len(recipe.stages)))
+        stages = tuple(_plan_stage(given, draft, i, looks, machines, mfu) for i in range(len(recipe.stages)))
     missing = [f"data.{name}: {each.how}" for name, each in looks.items() if not each.is_real]
     problems = [*loaded.list_missing_origins(), *list_missing_files(given)]
     missing += [f"{format_path(problem.path, loaded.document.data)}: {problem}" for problem in problems]
@@ -118,7 +122,25 @@ def plan(loaded: LoadedRecipe, runs: Path, machines: Machines | None, mfu: float
     )  # fmt: skip
 
 
-def _plan_stage(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machines | None, mfu: float) -> StagePlan:
+def _plan_stage(
+    given: Recipe, draft: Draft, i: int, looks: Mapping[str, Look], machines: Machines | None, mfu: float
+) -> StagePlan:
+    """The plan of a stage. One that does not fit is planned with lighter forms of the model too."""
+    found = _plan_as_is(draft, i, looks, machines, mfu)
+    if found.fits is not False:
+        return found
+    offers = [(found.change, found.change_gib)]
+    for say, lighter in list_lighter(given, draft, i):
+        other = _plan_as_is(lighter, i, looks, machines, mfu)
+        if other.fits:
+            offers.append((say, other.memory[other.chosen]["total"]))
+        elif other.change:
+            offers.append((f"{say} and {other.change}", other.change_gib))
+    told = [f"with {say} it needs {gib:.1f} GiB" for say, gib in offers if say]
+    return replace(found, remedy="; ".join(told) or _explain_hopeless(draft.recipe.stages[i]))
+
+
+def _plan_as_is(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machines | None, mfu: float) -> StagePlan:
     recipe, config = draft.recipe, draft.recipe.stages[i]
     world = machines.world if machines else 1
     stage = build_stage(draft, i, world)
@@ -202,7 +224,8 @@ def _add_memory(
         memory={_name_option(m): bytes_of.round_parts(m, GIB) for m in options},
         chosen=_name_option(chosen),
         fits=fits,
-        remedy=_explain_remedy(change, step, config, fits),
+        change=change.say if change else "",
+        change_gib=change.memory.total / GIB if change else 0.0,
         checkpoint=round(weights.trained_bytes + weights.frozen_bytes + weights.extra_bytes + optimizer),
         checkpoints=3 if config.keep == "best" else 2,
     )
@@ -252,11 +275,7 @@ def _name_option(memory: Memory) -> str:
     return memory.engine + (" recompute" if memory.recompute else "")
 
 
-def _explain_remedy(change: bytes_of.Change | None, step: Step, config: StageConfig, fits: bool | None) -> str:
-    if fits is not False:
-        return ""
-    if change is not None:
-        return f"with {change.say} it needs {change.memory.total / GIB:.1f} GiB"
+def _explain_hopeless(config: StageConfig) -> str:
     trains_language = any(p.split(".")[0] == "language" for p in config.trains)
     less = (
         "adapters instead of the whole language model (trains: [connectors, lora], lora: {rank: 16})"

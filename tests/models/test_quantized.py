@@ -12,11 +12,12 @@ import torch
 
 from medvlm.commands import evaluate as evaluation
 from medvlm.commands import export as exporting
-from medvlm.core.errors import RecipeError
+from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.quantize import is_quantized
 from medvlm.core.run import RunFolder
 from medvlm.data.native import Processor
 from medvlm.models.native import NativeVLM, build_native
+from medvlm.models.restore import load_weights
 from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe.load import load
 from tests.test_native_runs import TUNE, recipe
@@ -99,3 +100,15 @@ def test_weights_of_4_bits_are_not_trained(tmp_path: Path) -> None:
     given["stages"] = [{**TUNE, "trains": ["language"], "lora": None}]
     with pytest.raises(RecipeError, match="is quantized, and only adapters of it can be trained"):
         trained(written(tmp_path, given, CARD), tmp_path / "runs")
+
+
+def test_another_published_model_under_the_same_name_is_noticed(tmp_path: Path) -> None:
+    folder = save_tiny(FAMILY, tmp_path)
+    blank = Processor(folder).blank()
+    model, other = (build_native(folder, blank, 0, quantize="nf4") for _ in range(2))
+    load_weights(other, model.state_dict(), None, "instruct/step-3")
+    stored = model.state_dict()
+    name = next(name for name in stored if name.endswith(".absmax"))
+    stored[name] = stored[name] + 1
+    with pytest.raises(CheckpointError, match=r"instruct/step-3: language\..* was quantized from other weights"):
+        load_weights(other, stored, None, "instruct/step-3")

@@ -20,6 +20,16 @@ def test_every_weight_goes_in() -> None:
     assert all(torch.equal(t, target.state_dict()[n]) for n, t in source.state_dict().items())
 
 
+def test_a_frozen_weight_keeps_the_precision_in_which_it_was_published() -> None:
+    """A stage in mixed precision rounds it; one that it trained is taken as it is stored."""
+    published, target = vlm(seed=1).state_dict(), vlm(seed=1)
+    name, other = [n for n in published if n.startswith("language.") and published[n].ndim > 1][:2]
+    stored = {**published, name: published[name].bfloat16(), other: (published[other] + 1).bfloat16()}
+    load_weights(target, stored, None, WHERE)
+    assert torch.equal(target.state_dict()[name], published[name])
+    assert torch.equal(target.state_dict()[other], stored[other].float())
+
+
 def test_only_the_modules_that_were_asked_for_go_in() -> None:
     source, target, before = vlm(seed=1), vlm(seed=2), vlm(seed=2).state_dict()
     load_weights(target, source.state_dict(), None, WHERE, {"encoders.film", "language"})

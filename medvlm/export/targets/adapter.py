@@ -3,8 +3,9 @@
 A ready model stays on the hub. The adapters name it with its revision, and modules that were trained as a whole (the
 connector, for example) are in `modules_to_save`. A composed model is not on the hub, so its base is written into
 FOLDER/base, with everything that was trained without adapters. Then `modules_to_save` is empty, because it would store
-the same weights twice. A base is also written for a ready model if only parts of a module were trained, or if adapters
-of an earlier stage were folded in.
+the same weights twice. A base is also written for a ready model if only parts of a module were trained, if adapters
+of an earlier stage were folded in, or if it was published in float32 and adapted in mixed precision, which holds frozen
+weights in bfloat16.
 """
 
 from __future__ import annotations
@@ -142,9 +143,14 @@ def find_published(trained: Trained) -> Published | None:
     if not is_hub_id or len({stage.lora for stage in trained.stages if stage.lora}) > 1:
         return None
     from huggingface_hub import try_to_load_from_cache
+    from transformers import AutoConfig
 
     stored = try_to_load_from_cache(name, "config.json")
     if not isinstance(stored, str):
+        return None
+    # In mixed precision, adapters learn on frozen weights in bfloat16.
+    is_rounded = open_stock(AutoConfig, name).dtype != torch.bfloat16
+    if is_rounded and trained.plain["engine"]["precision"] == "bf16-mixed":
         return None
     place_of, stock = component("export.targets", _choose_stock(trained)).map_names(trained), trained.model.stock
     changed = {
