@@ -3,8 +3,8 @@
     python benchmarks/head_loss.py
 
 Peak bytes of the forward and backward pass, counted on the meta device for 16,000 labels of 262,144 words in bfloat16,
-without the weights of the head and two tensors for their gradient. Seconds for 2,048 labels of 65,536 words in float32 on this machine, in turn,
-medians of `--pairs` pairs. Prints one JSON line for a frozen and one for a trained head.
+without the weights of the head and two tensors for their gradient. Seconds for 2,048 labels of 65,536 words in float32
+on this machine, in turn, medians of `--pairs` pairs. Prints one JSON line for a frozen and one for a trained head.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ DISTRIBUTIONS = {
     "huggingface_hub": "huggingface-hub",
     "open_clip": "open_clip_torch",
     "pydantic_core": "pydantic",
+    "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
 """Module -> who brings it, where it is not called like its module."""

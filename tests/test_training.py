@@ -589,7 +589,9 @@ def test_bfloat16_runs_go_through_and_resume(precision: str, folder: Path, runs:
         and differing(weights(run, "instruct"), weights(straight, "instruct")) == []
     )
     kept = {t.dtype for t in weights(run, "instruct").values() if t.is_floating_point()}
-    assert kept == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
+    assert kept == ({torch.bfloat16} if precision == "bf16-true" else {torch.bfloat16, torch.float32})
+    trained_dtypes = {t.dtype for n, t in weights(run, "instruct").items() if n.startswith("connectors.")}
+    assert trained_dtypes == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
 
 
 # --- the way of a call ---------------------------------------------------------------------------------------

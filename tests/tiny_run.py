@@ -153,7 +153,7 @@ def staged(path: Path, runs: Path, name: str, *overrides: str) -> Any:
     return stage
 
 
-def trained(path: Path, runs: Path, *overrides: str, **how: str) -> RunFolder:
+def trained(path: Path, runs: Path, *overrides: str, **how: Any) -> RunFolder:
     """Trained in this process, on one thread, as the processes that are cut off are."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -57,6 +57,10 @@ class Lora(Config):
     third more time."""
     rslora: bool = False
     """Scales by alpha / sqrt(rank), so that a high rank learns as fast as a low one (arXiv 2312.03732)."""
+    start: Literal["zero", "pissa"] = Field("zero", exclude_if=lambda start: start == "zero")
+    """`zero`: B is 0, so the model does not change at first. `pissa`: A and B are the largest singular values and
+    vectors of the weight, which keeps the rest (PiSSA, arXiv 2404.02948). An export of adapters then comes with a base
+    of its own."""
     tokens: bool = False
     """Also trains the embedding rows of the special_tokens of the language model, and of the words around_image. All
     other rows stay unchanged. With targets: [], nothing else is trained."""

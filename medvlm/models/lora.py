@@ -44,13 +44,15 @@ def find_targets(model: nn.Module, lora: Lora) -> list[str]:
 
 
 def attach(model: nn.Module, lora: Lora, seed: int) -> None:
-    """Adds adapters. B starts at zero, so the outputs do not change at first (LoRA, arXiv 2106.09685, section 4.1)."""
+    """Adds adapters, which do not change the outputs at first: B starts at zero (LoRA, arXiv 2106.09685, section 4.1),
+    or what the adapters begin with is taken from the weights (PiSSA, arXiv 2404.02948, equations 2 to 4)."""
     from peft import LoraConfig, inject_adapter_in_model
 
     names = find_targets(model, lora)
-    if lora.dora and any(is_quantized(model.get_submodule(name)) for name in names):
+    unfit = "lora.dora" if lora.dora else "lora.start: pissa" if lora.start == "pissa" else ""
+    if unfit and any(is_quantized(model.get_submodule(name)) for name in names):
         raise RecipeError(
-            "lora.dora: adapters of a quantized language model cannot be merged into it exactly; leave out dora, or"
+            f"{unfit}: adapters of a quantized language model cannot be merged into it exactly; leave it out, or"
             " `quantize`"
         )
     trained = {id(p) for p in model.parameters() if p.requires_grad}
@@ -69,6 +71,7 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
             target_modules=names,
             use_dora=lora.dora,
             use_rslora=lora.rslora,
+            init_lora_weights="pissa_niter_16" if lora.start == "pissa" else True,  # fast SVD, section 5.4
         )
         with warnings.catch_warnings():
             # peft detects by itself which layers store their weight transposed.

@@ -120,9 +120,10 @@ def module_of(parameter: str) -> str:
 
 
 def matches(parameter: str, pattern: str) -> bool:
-    """A pattern names a group, a module by its dotted path, or parameters by a path with *."""
-    if pattern == "lora":
-        return group_of(parameter) == "lora"
+    """A pattern names a group, a module by its dotted path, or parameters by a path with *. `lora.A` and `lora.B` are
+    the two factors of the adapters."""
+    if pattern in ("lora", "lora.A", "lora.B"):
+        return group_of(parameter) == "lora" and f".lora_{pattern.removeprefix('lora').lstrip('.')}" in parameter
     if group_of(parameter) == "lora":
         return False
     if "*" in pattern:

@@ -32,7 +32,8 @@ def load_weights(
     Raises CheckpointError naming the first key that is missing, unexpected, or of another shape.
     """
     if adapters:
-        lora.attach(model, adapters, seed=0)  # the values come from `weights`
+        # The values come from `weights`, those of the base too.
+        lora.attach(model, adapters.model_copy(update={"start": "zero"}), seed=0)
     own, weights = drop_states(model, model.state_dict(), where), drop_states(model, weights, where)
     modules = modules_of(list(own)) if modules is None else modules
     wanted = {n: t for n, t in own.items() if module_of(n) in modules}

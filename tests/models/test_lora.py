@@ -11,12 +11,13 @@ from torch import nn
 
 from medvlm.backbones import causal
 from medvlm.core.errors import RecipeError
-from medvlm.core.stage_config import Lora
+from medvlm.core.stage_config import Lora, Optim
 from medvlm.models import lora
-from medvlm.models.parts import evaluating, set_modes, set_trained
+from medvlm.models.parts import evaluating, matches, set_modes, set_trained
 from medvlm.models.restore import load_weights
 from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import token_losses
+from medvlm.train.optim import make_optimizer
 from tests.models.test_vlm import documents
 from tests.models.tiny import GROUPED, IMAGE_ID, Ids, batch_of, document, vlm
 
@@ -45,6 +46,37 @@ def train_a_little(model: VLM) -> None:
 
 def test_putting_adapters_on_changes_no_logit() -> None:
     assert torch.equal(logits(adapted(dropout=0.5)), logits(vlm()))
+
+
+def test_pissa_takes_the_largest_singular_values_out_of_the_weight() -> None:
+    """A and B hold those of the weight, up to the error of the randomized decomposition; the base keeps the rest."""
+    model, plain = adapted(start="pissa"), vlm()
+    torch.testing.assert_close(logits(model), logits(plain), rtol=1e-4, atol=1e-5)
+    name = "language.model.layers.0.self_attn.q_proj"
+    layer, weight = model.get_submodule(name), plain.get_submodule(name).weight.detach()
+    moved = 2 * layer.lora_B.default.weight @ layer.lora_A.default.weight
+    torch.testing.assert_close(layer.base_layer.weight + moved, weight, rtol=1e-5, atol=1e-6)
+    values = torch.linalg.svdvals(weight)
+    torch.testing.assert_close(torch.linalg.svdvals(moved)[:2], values[:2], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(torch.linalg.svdvals(layer.base_layer.weight)[:-2], values[2:], rtol=1e-2, atol=1e-4)
+    train_a_little(model)
+    again = vlm(seed=3)
+    load_weights(again, model.state_dict(), Lora(rank=2, alpha=4, start="pissa"), "instruct/step-3")
+    assert all(torch.equal(t, again.state_dict()[n]) for n, t in model.state_dict().items())
+    assert lora.merge(again) and {n for n, _ in again.named_parameters()} == {n for n, _ in plain.named_parameters()}
+
+
+def test_the_two_factors_of_an_adapter_have_rates_of_their_own() -> None:
+    """LoRA+."""
+    model = adapted()
+    set_trained(model, ("lora",), "instruct")
+    optimizer = make_optimizer(model, Optim(lr=1e-4, lr_of={"lora.B": 16.0}), matches, "instruct")
+    names = {id(p): n for n, p in model.named_parameters()}
+    factors = {names[id(p)]: group["factor"] for group in optimizer.param_groups for p in group["params"]}
+    assert set(factors.values()) == {1.0, 16.0}
+    assert all((factor == 16.0) == (".lora_B" in name) for name, factor in factors.items())
+    set_trained(model, ("lora.B",), "instruct")
+    assert all(p.requires_grad == (".lora_B" in n) for n, p in model.named_parameters())
 
 
 def test_folding_trained_adapters_in_changes_no_logit_and_leaves_the_stock_parameters() -> None:
@@ -212,6 +244,8 @@ def test_adapters_of_a_4_bit_model_learn_and_fold_into_the_weights_it_was_comput
         set_trained(model, ("language",), "instruct")
     with pytest.raises(RecipeError, match=r"lora.dora: adapters of a quantized language model cannot be merged"):
         lora.attach(model, Lora(dora=True), seed=1)
+    with pytest.raises(RecipeError, match=r"lora.start: pissa: adapters of a quantized language model cannot"):
+        lora.attach(model, Lora(start="pissa"), seed=1)
     lora.attach(model, Lora(rank=4, alpha=16), seed=1)
     set_trained(model, ("lora",), "instruct")
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)

@@ -4,8 +4,8 @@ A ready model stays on the hub. The adapters name it with its revision, and modu
 connector, for example) are in `modules_to_save`. A composed model is not on the hub, so its base is written into
 FOLDER/base, with everything that was trained without adapters. Then `modules_to_save` is empty, because it would store
 the same weights twice. A base is also written for a ready model if only parts of a module were trained, if adapters
-of an earlier stage were folded in, or if it was published in float32 and adapted in mixed precision, which holds frozen
-weights in bfloat16.
+of an earlier stage were folded in or took a part of the weights (PiSSA), or if it was published in float32 and adapted
+in mixed precision, which holds frozen weights in bfloat16.
 """
 
 from __future__ import annotations
@@ -140,7 +140,8 @@ def find_published(trained: Trained) -> Published | None:
     name = trained.recipe.model.pretrained
     is_hub_id = bool(name) and name.count("/") == 1 and not Path(name).exists()
     # With several settings of adapters, those of the earlier stages were folded into the base.
-    if not is_hub_id or len({stage.lora for stage in trained.stages if stage.lora}) > 1:
+    adapters = {stage.lora for stage in trained.stages if stage.lora}
+    if not is_hub_id or len(adapters) > 1 or any(each.start != "zero" for each in adapters):
         return None
     from huggingface_hub import try_to_load_from_cache
     from transformers import AutoConfig
