@@ -16,10 +16,11 @@ from medvlm.core.errors import RecipeError
 from medvlm.core.protocols import Row
 from medvlm.core.radeval_config import RadEvalConfig
 from medvlm.core.run import RunFolder
-from medvlm.core.sample import Question, Sample, make_truth
+from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.evaluate.radeval import RadEval
 from medvlm.evaluate.run import evaluate
 from medvlm.evaluate.saved import rescore
+from medvlm.io.images import encode_png
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet, ShardWriter
 
@@ -74,12 +75,16 @@ class Says:
     def answer(self, asks: Any) -> list[str]:
         return [SAID[int(ask.sample.key)] for ask in asks]
 
+    def draw_thumbnail(self, ask: Any) -> bytes:
+        return encode_png(np.zeros((8, 8), dtype=np.uint8))
+
 
 def write_reports(folder: Path, findings: str = CHEST) -> ShardSet:
     with ShardWriter(folder, "test") as writer:
         for n, text in enumerate(TRUE):
             truth = make_truth("report", text, **({"findings": findings} if findings else {}))
-            writer.write(Sample(str(n), "toy", "test", questions=(Question("Report.", truth, "report"),)), {})
+            film, question = Medium("film", "0.bin", (8, 8)), Question("Report.", truth, "report")
+            writer.write(Sample(str(n), "toy", "test", media=(film,), questions=(question,)), {"0.bin": b"pixels"})
     return open_shards(folder)
 
 
