@@ -28,7 +28,7 @@ from medvlm.core.tasks import is_scored_task
 from medvlm.data.order import draw
 from medvlm.evaluate.corrupt import CORRUPTIONS, LEVELS, corrupt
 from medvlm.evaluate.protocols import _robustness, _variants
-from medvlm.io.images import decode, encode_png, fits_png
+from medvlm.io.images import decode, encode_png, fits_png, suffix_of
 
 NEEDS = "answer"
 BASELINES = (_variants.AS_IT_IS,)
@@ -95,7 +95,8 @@ def _say_why_not(medium: Medium, files: Files) -> str:
         return f"a {medium.kind} is no single image, and is not corrupted"
     if medium.unit != "display":
         return f"a {medium.kind} in the unit {medium.unit} has no black and white, and is not corrupted"
-    is_picture = fits_png(decode(files[medium.member], medium.member))
+    data = files[medium.member]
+    is_picture = suffix_of(data) != "npy" or fits_png(decode(data, medium.member))
     return "" if is_picture else f"a {medium.kind} of other numbers than 8 or 16 bits is not corrupted"
 
 
