@@ -62,8 +62,9 @@ class Config(ProtocolConfig):
     def _says_what_is_out(self) -> Self:
         if bool(self.by) == bool(self.inside) or bool(self.by) != bool(self.out):
             raise ValueError(
-                "shift says in no way, or in two ways, what is out of distribution; give `by` and `out`, e.g. {kind: shift,"
-                " by: modality, out: [X-Ray]}, or a split that is in distribution, e.g. {kind: shift, inside: val}"
+                "shift says in no way, or in two ways, what is out of distribution; give `by` and `out`, e.g. {kind:"
+                " shift, by: modality, out: [X-Ray]}, or the split that is in distribution, e.g. {kind: shift,"
+                " inside: val}"
             )
         return self
 
