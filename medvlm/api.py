@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from medvlm.archive.packing.pack import PackReceipt
     from medvlm.commands.dry_run import Line
     from medvlm.commands.rl_check import Finding
+    from medvlm.commands.verify import Check
     from medvlm.core.protocols import Row
     from medvlm.evaluate.compare import Comparison
     from medvlm.evaluate.reinforcement import Judgement
@@ -89,12 +90,7 @@ def dry_run(
 
 
 def train(
-    recipe: Where,
-    overrides: Sequence[str] = (),
-    *,
-    runs: Where = "runs",
-    stage: str = "",
-    again_from: str = "",
+    recipe: Where, overrides: Sequence[str] = (), *, runs: Where = "runs", stage: str = "", again_from: str = ""
 ) -> Path:
     """Train the stages of a recipe, or only `stage`; returns the run folder. If called again, it resumes.
 
@@ -183,6 +179,22 @@ def export(run_folder: Where, to: Where, *, stage: str = "", targets: Sequence[s
     from medvlm.core.run import RunFolder
 
     return run(RunFolder(Path(run_folder)), Path(to), targets, stage)
+
+
+def evidence(run_folder: Where, to: Where, *, model: Where | None = None) -> list[str]:
+    """Write a folder from which others can check the results of a run; returns lines that say what it has and lacks.
+    model: the exported model of this run."""
+    from medvlm.commands.evidence import write_evidence as run
+    from medvlm.core.run import RunFolder
+
+    return run(RunFolder(Path(run_folder)), Path(to), Path(model) if model else None)
+
+
+def verify(folder: Where, *, model: Where | None = None) -> list[Check]:
+    """Check a folder of evidence; returns what was found, with `is_fault` where it is not what it says it is."""
+    from medvlm.commands.verify import verify as run
+
+    return run(Path(folder), Path(model) if model else None)
 
 
 def push(

@@ -16,7 +16,7 @@ from medvlm.core.quiet import silence_libraries
 from medvlm.train.stopping import OF_SCHEDULERS, Preempted, Wish, raise_on_signal
 
 EXIT_DONE, EXIT_USER, EXIT_PREEMPTED, EXIT_INTERRUPTED = 0, 2, 75, 130
-PRINTING = ("validate", "plan", "lineage", "chat", "schema")
+PRINTING = ("validate", "plan", "lineage", "verify", "chat", "schema")
 """Commands whose result is what they print. If nobody reads it any more, they end; all others go on."""
 CONTINUED = ("train", "evaluate", "predict", "rl_check", "rl_helps")
 """Commands that end with EXIT_PREEMPTED after a signal, because the same command continues them."""
@@ -194,6 +194,23 @@ def run_export(args: argparse.Namespace) -> None:
         else f"nothing was sent; check {upload.folder}, then run:"
         f" medvlm export {shlex.quote(str(upload.folder))} --to {args.to} --yes"
     )
+
+
+def run_evidence(args: argparse.Namespace) -> None:
+    from medvlm.commands.evidence import write_evidence
+    from medvlm.core.run import RunFolder
+
+    print(*write_evidence(RunFolder(args.run_folder), args.to, args.model), sep="\n")
+
+
+def run_verify(args: argparse.Namespace) -> None:
+    from medvlm.commands.verify import verify
+    from medvlm.core.errors import DataError
+
+    found = verify(args.folder, args.model)
+    print(*found, sep="\n", flush=True)
+    if wrong := sum(check.is_fault for check in found):
+        raise DataError(f"{args.folder}: {wrong} of these checks failed; the evidence is not what was published")
 
 
 def run_consolidate(args: argparse.Namespace) -> None:

@@ -223,6 +223,22 @@ def make_parser() -> argparse.ArgumentParser:
         help="export target, e.g. stock, adapter, encoder; may be repeated (default: export.target of the recipe)",
     )
 
+    evidence = add_verb(
+        verbs,
+        "evidence",
+        "write a folder from which others can check the results of a run: hashes, environment, lineage, answers, scores"
+        " and page, without images and without keys of samples",
+    )
+    evidence.add_argument("run_folder", type=Path, metavar="RUN", help="an evaluated run, e.g. runs/NAME")
+    evidence.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
+    evidence.add_argument("--model", type=Path, metavar="DIR", help="the exported model of this run, to hash its files")
+
+    verify = add_verb(
+        verbs, "verify", "check a folder of evidence: hashes, the saved answers scored again; says what is not checked"
+    )
+    verify.add_argument("folder", type=Path, metavar="DIR", help="what medvlm evidence wrote")
+    verify.add_argument("--model", type=Path, metavar="DIR", help="the exported model that the evidence is about")
+
     consolidate = add_verb(
         verbs,
         "consolidate",

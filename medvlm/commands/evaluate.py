@@ -114,6 +114,7 @@ def _evaluate(
             limit=settings.samples,
             resamples=settings.bootstrap,
             seed=recipe.seed,
+            recipe=loaded.recipe_hash,
             progress=EvaluateProgress() if is_first else ignore_progress,
             say=say,
         )

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from medvlm.stages._base import Setup
 from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine
 from medvlm.train.engines import make_engine
+from medvlm.train.environment import describe_environment
 from medvlm.train.finished import hash_texts, require_texts, require_tokenizer
 from medvlm.train.hold import hold, write_status
 from medvlm.train.log import Log, make_trackers
@@ -48,8 +50,8 @@ from medvlm.train.watch import Watch
 def train(
     loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = "", counts_flops: bool = False
 ) -> RunFolder:
-    """Trains all stages, or the one named `only`. again_from: sets this stage and all later ones aside and trains them
-    again. counts_flops: whether the operations of some steps are counted, see train/flops.py.
+    """Trains all stages, or the one named `only`. again_from: sets this stage and all later ones aside, and trains them
+    again. counts_flops: see train/flops.py.
 
     Raises Preempted after a clean save, and UserError for mistakes that the user can fix.
     """
@@ -223,6 +225,7 @@ def _finish_stage(training: _Training, begun: _Begun, state: loop.State, proof: 
             "checkpoint": checkpoint.digest(folder / take),
             "parameters": begun.parameters,
             "scales": begun.scales,
+            "environment": describe_environment(),
         }
         write_json(folder / "stage.json", record)
         write_lineage(training.loaded, training.run, training.sources)
@@ -313,7 +316,5 @@ def write_lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenS
 def _set_aside(folder: Path) -> None:
     if not folder.exists():
         return
-    number = 1
-    while (aside := folder.with_name(f"{folder.name}.old-{number}")).exists():
-        number += 1
-    shutil.move(folder, aside)
+    asides = (folder.with_name(f"{folder.name}.old-{number}") for number in count(1))
+    shutil.move(folder, next(aside for aside in asides if not aside.exists()))

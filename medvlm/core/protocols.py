@@ -164,6 +164,21 @@ class Paired(TypedDict):
     verdict: str
 
 
+class Measured(TypedDict):
+    """What a result is of. data: fingerprint of the shards. model: hash of what identifies the model (`models` in
+    protocol.json). recipe: hash of the recipe, which says how questions are put into prompts. prompt: hash of the
+    wording of the questions. decoding: the protocol's settings and the limit of answers. measures: version of the
+    measures that computed it. medvlm: the release that asked. None where an earlier release did not record it."""
+
+    data: str | None
+    model: str | None
+    recipe: str | None
+    prompt: str
+    decoding: dict[str, Any]
+    measures: int
+    medvlm: str | None
+
+
 class Row(TypedDict):
     """One result. metric: `accuracy`, or `accuracy:TEMPLATE` for the questions of one template. ci: 95 %; None with one
     patient. patients: how many the n items are of (a sample without a patient is its own). unanswered: how many items
@@ -182,6 +197,7 @@ class Row(TypedDict):
     unanswered: dict[str, int]
     paired: Paired | None
     group: NotRequired[str]
+    measured: NotRequired[Measured]
     unread: NotRequired[int]
 
 

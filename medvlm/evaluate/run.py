@@ -37,6 +37,7 @@ from medvlm.evaluate.pieces import KeptPieces, hash_identity, open_pieces, remov
 from medvlm.evaluate.ranks import compute_once, find_rank
 from medvlm.evaluate.saved import save
 from medvlm.rewards._compose import Composer
+from medvlm.train.environment import describe_environment
 
 MADE_BY = {"decoding": "greedy", "measures": VERSION, "medvlm": medvlm.__version__}
 
@@ -65,6 +66,7 @@ def evaluate(
     limit: int = 0,
     resamples: int = 1000,
     seed: int = 0,
+    recipe: str = "",
     progress: Progress = ignore_progress,
     say: Callable[[str], None] = say_nothing,
 ) -> list[Row]:
@@ -116,6 +118,8 @@ def _describe_scoring(
         "scoring": [dump_rule(rule) for rule in scoring],
         "resamples": resamples,
         "seed": seed,
+        "recipe": recipe or None,
+        "environment": describe_environment(),
         **MADE_BY,
     }
 

@@ -6,19 +6,21 @@ each split) hold the measurements. `results.json` is computed from them alone, s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from medvlm.core.config import component, is_available, kinds
 from medvlm.core.errors import DataError
-from medvlm.core.protocols import FOLDER, MOST_RESAMPLES, Record, Row, SplitRecord
+from medvlm.core.protocols import FOLDER, MOST_RESAMPLES, Measured, Record, Row, SplitRecord
 from medvlm.core.run import RunFolder, write_json
 from medvlm.core.sample import truth_from_json
 from medvlm.core.stored import explain_misfit, require_type
+from medvlm.evaluate.measures import VERSION
 from medvlm.train.stopping import Stop
 
 SETTINGS = "protocol.json"
@@ -64,13 +66,46 @@ def rescore(folder: Path, needs: Collection[str] | None = None) -> list[Row]:
 
     folder: RUN/evaluate. needs: keep only protocols that need one of these abilities of a model. Raises DataError if a
     file is missing or damaged."""
-    rows: list[Row] = []
-    for saved in read_saved(folder):
-        for kind, records in saved.records.items():
-            protocol = component(FOLDER, kind)
-            if needs is None or protocol.NEEDS in needs:
-                rows += protocol.rows_of(records, saved.settings)
+    return [
+        row
+        for saved in read_saved(folder)
+        for kind in saved.records
+        if needs is None or component(FOLDER, kind).NEEDS in needs
+        for row in score(saved, kind)
+    ]
+
+
+def score(saved: SavedSplit, kind: str) -> list[Row]:
+    """The rows of one protocol on one split."""
+    records = saved.records[kind]
+    measured = _describe(saved.settings, kind, records)
+    rows: list[Row] = component(FOLDER, kind).rows_of(records, saved.settings)
+    for row in rows:
+        row["measured"] = measured
     return rows
+
+
+def _describe(settings: Record, kind: str, records: Sequence[Record]) -> Measured:
+    identity = settings.get("models", {}).get(kind)
+    asked: Record = next((each for each in settings.get("protocols", ()) if each.get("kind") == kind), {})
+    decoding = {
+        "decoding": settings.get("decoding"),
+        "max_new_tokens": (identity or {}).get("max_new_tokens"),
+        **{key: value for key, value in asked.items() if key != "kind"},
+    }
+    return {
+        "data": settings.get("shards", {}).get("fingerprint"),
+        "model": None if identity is None else _hash(identity),
+        "recipe": settings.get("recipe"),
+        "prompt": _hash([record.get("question") for record in records]),
+        "decoding": decoding,
+        "measures": VERSION,
+        "medvlm": settings.get("medvlm"),
+    }
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def count_records(settings: Record) -> dict[str, int]:
@@ -150,6 +185,9 @@ class SettingsRecord(SplitRecord):
     rewards: dict[str, Any] | None
     resamples: int
     seed: int
+    shards: NotRequired[dict[str, Any]]
+    models: NotRequired[dict[str, dict[str, Any]]]
+    protocols: NotRequired[list[dict[str, Any]]]
 
 
 def _find_fault(entry: Record) -> str:

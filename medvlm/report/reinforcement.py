@@ -68,8 +68,8 @@ def _make_row(each: Difference, axis: Axis) -> Html:
         tag("div", draw_bar(each.difference, each.ci, {}, [], axis), draw_bar_ruler(axis), class_="bar-track"),
         tag(
             "div",
-            tag("b", numbers.format_value(each.difference)),
-            tag("span", numbers.format_interval(each.ci)),
+            tag("b", f"{each.difference:+.3f}"),
+            tag("span", f"{each.ci[0]:+.3f} to {each.ci[1]:+.3f}" if each.ci else "no interval"),
             class_="bar-value",
         ),
         tag("p", f"{of} against {against}"),
@@ -78,5 +78,5 @@ def _make_row(each: Difference, axis: Axis) -> Html:
 
 
 def _describe_mean(values: Sequence[float]) -> str:
-    mean = numbers.format_value(sum(values) / len(values))
-    return mean + (f" ({', '.join(map(numbers.format_value, values))})" if len(values) > 1 else "")
+    mean = f"{sum(values) / len(values):.3f}"
+    return mean + (f" ({', '.join(f'{value:.3f}' for value in values)})" if len(values) > 1 else "")

@@ -25,6 +25,13 @@ from medvlm.report.training import make_curves_section, make_proof_section, make
 def write_report(run: RunFolder) -> Path:
     """Writes `report.html` of a finished or unfinished run and returns its path.
 
+    Raises RecipeError for a folder that is no run."""
+    return draw_report(run, run.report)
+
+
+def draw_report(run: RunFolder, to: Path) -> Path:
+    """Writes the report of a run to a file. The same folder gives the same bytes.
+
     The top of the page lists what is missing, damaged or unfinished; none of this raises. Raises RecipeError for a
     folder that is no run.
     """
@@ -54,7 +61,7 @@ def write_report(run: RunFolder) -> Path:
         make_notes("What this page cannot show", [*record.notes, *_list_gaps(record)]),
     ]
     return write_page(
-        run.report,
+        to,
         title=record.name,
         eyebrow="training run" if record.stages else "evaluation",
         head=head,
