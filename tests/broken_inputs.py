@@ -18,6 +18,9 @@ from typing import Any
 import yaml
 
 from medvlm.cli import main
+from medvlm.commands.evidence import write_evidence
+from medvlm.core.run import RunFolder, write_json
+from medvlm.evaluate.saved import rescore
 from tests import labelled_run
 from tests.damage import WHOLE, damage_values, is_structured, reseal
 from tests.fixtures.make_first_format import pull_film
@@ -77,6 +80,10 @@ VERBS = {
                     ("compare.html", "compare.json")),
     "export": Verb(("export", "runs/first", "--to", "out"), (*RUN, *STEP, *TOKENIZER, "runs/first/evaluate/*.json*"),
                    ("out", "runs/first/export")),
+    "evidence": Verb(("evidence", "runs/scored", "--to", "out"),
+                     (*(each.replace("first", "scored") for each in RUN), "runs/scored/evaluate/*.json*",
+                      "runs/scored/metrics.jsonl"), ("out",)),
+    "verify": Verb(("verify", "pack", "--model", "vlm"), ("pack/*", "pack/*/*", "vlm/*.json")),
     "consolidate": Verb(("consolidate", "runs/first", "--to", "out"), (*RUN, *STEP), ("out",)),
     "lineage": Verb(("lineage", "runs/first"), (*RUN, *STEP)),
     "chat": Verb(("chat", "vlm", "film.png", "--kind", "film", "--question", "Where?"),
@@ -104,6 +111,9 @@ def make_world(to: Path) -> Path:
     unpack(to)
     pull_film(to)
     shutil.copytree(to / "runs/first/evaluate", to / "runs/second/evaluate")
+    shutil.copytree(to / "runs/first", to / "runs/scored")
+    write_json(to / "runs/scored/evaluate/results.json", rescore(to / "runs/scored/evaluate"))
+    write_evidence(RunFolder(to / "runs/scored"), to / "pack")
     labelled_run.write_archive(to / "archive")
     (to / "squares.yaml").write_text(yaml.safe_dump(labelled_run.CARD))
     whole = yaml.safe_load((to / "recipe.yaml").read_text())

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from medvlm.cli import main
+from medvlm.commands.evidence import hash_file
 from medvlm.evaluate import measures
 from medvlm.evaluate.saved import rescore
 from tests.fixtures.unpack import unpack
@@ -168,8 +169,6 @@ def test_what_was_tampered_with_is_one_line(
 
 def reseal(pack: Path, name: str) -> None:
     """As a forger would."""
-    from medvlm.commands.evidence import hash_file
-
     manifest = json.loads((pack / "evidence.json").read_text())
     manifest["files"][name] = hash_file(pack / name)
     (pack / "evidence.json").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
@@ -187,6 +186,32 @@ def test_scores_that_were_forged_with_their_hash_are_found(
     assert main(["verify", str(copy)]) == 2
     said = capsys.readouterr()
     assert "NOT the same" in said.out and "1 of these checks failed" in said.err
+
+
+def test_the_exported_model_is_compared_file_by_file(
+    pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy, model = tmp_path / "copy", tmp_path / "model"
+    shutil.copytree(pack, copy)
+    model.mkdir()
+    for name in ("a", "b", "c"):
+        (model / name).write_text(name)
+    manifest = json.loads((copy / "evidence.json").read_text())
+    manifest["model"] = {name: hash_file(model / name) for name in ("a", "b", "c")}
+    (copy / "evidence.json").write_text(json.dumps(manifest))
+    assert main(["verify", str(copy), "--model", str(model)]) == 0
+    assert "3 files are those of the evidence" in capsys.readouterr().out
+    (model / "a").write_text("x")
+    (model / "b").unlink()
+    assert main(["verify", str(copy), "--model", str(model)]) == 2
+    said = capsys.readouterr()
+    assert "model        b is missing" in said.out and "model        a is another file" in said.out
+    assert "2 of these checks failed" in said.err
+
+
+def test_another_folder_is_no_export_of_this_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evidence", "runs/first", "--to", "pack", "--model", str(tmp_path)]) == 2
+    assert "is not an export of medvlm" in capsys.readouterr().err and not Path("pack").exists()
 
 
 def test_another_version_says_so(

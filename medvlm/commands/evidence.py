@@ -11,7 +11,7 @@ import hashlib
 import json
 import platform
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from medvlm import __version__
 from medvlm.core.document import to_yaml
 from medvlm.core.durable import require_local
 from medvlm.core.errors import DataError, RecipeError
-from medvlm.core.run import RunFolder, hash_code, write_json
+from medvlm.core.run import RunFolder, hash_code, read_record, write_json
+from medvlm.core.stored import explain_misfit, read_object, require_type
 from medvlm.evaluate.measures import VERSION
 from medvlm.evaluate.passed_on import explain_refusal, hash_records, hide_keys
 from medvlm.evaluate.saved import SETTINGS, read_saved, rescore
@@ -35,6 +36,7 @@ STAGE_KEYS = (
     "parameters", "environment",
 )  # fmt: skip
 """What is passed on of stage.json."""
+REMEDY = "copy it again from where the run was trained"
 LOGGED = {"skipped"}
 """What is not passed on of metrics.jsonl: keys of samples."""
 
@@ -100,19 +102,20 @@ def _hash_model(loaded: LoadedRecipe, model: Path) -> dict[str, str]:
     changed."""
     if not (model / FILES).is_file():
         raise RecipeError(f"--model {model}: is not an export of medvlm (it has no {FILES})")
-    record: dict[str, Any] = json.loads((model / "medvlm" / "export.json").read_text(encoding="utf-8"))
+    remedy = "export the model again"
+    record: dict[str, Any] = read_object(model / "medvlm" / "export.json", dict[str, Any], remedy, RecipeError)
     if record.get("recipe") != loaded.recipe_hash:
         raise RecipeError(f"--model {model}: was exported from another recipe than that of {loaded.recipe.name}")
     if wrong := [*find_changed(model), *find_added(model)]:
         raise RecipeError(f"--model {model}: {wrong[0]} is not as it was exported; export the model again")
-    sealed: dict[str, str] = json.loads((model / FILES).read_text(encoding="utf-8"))
+    sealed: dict[str, str] = read_object(model / FILES, dict[str, str], remedy, RecipeError)
     return sealed
 
 
 def _write_evaluation(run: RunFolder, pack: RunFolder, loaded: LoadedRecipe) -> dict[str, dict[str, Any]]:
     """Returns what is left out: DATASET:SPLIT -> why, number of records and their hash."""
     rows = rescore(run.answers.parent)
-    if not _is_same(json.loads(run.results.read_text(encoding="utf-8")), rows):
+    if not _is_same(read_object(run.results, list[Any], "evaluate again to write it", DataError), rows):
         raise DataError(f"{run.results}: is not what the saved answers give; evaluate again")
     cards = {card.name: card for card in loaded.cards.values()}
     numbers: dict[str, str] = {}
@@ -151,15 +154,23 @@ def _write_provenance(run: RunFolder, pack: RunFolder, loaded: LoadedRecipe) -> 
         copied.write_text(to_yaml(strip_paths(card.model_dump(mode="json", by_alias=True))), encoding="utf-8")
     pack.recipe.write_text(f"# {loaded.recipe_hash}\n{to_yaml(plain)}", encoding="utf-8")
     if run.lineage.is_file():
-        write_json(pack.lineage, strip_paths(json.loads(run.lineage.read_text(encoding="utf-8"))))
+        write_json(pack.lineage, strip_paths(read_object(run.lineage, dict[str, Any], REMEDY, DataError)))
     for name in run.list_finished():
-        record = json.loads((run.stage(name) / "stage.json").read_text(encoding="utf-8"))
+        record = read_record(run.stage(name))
         kept = {key: record[key] for key in STAGE_KEYS if key in record}
         write_json(pack.stage(name) / "stage.json", strip_paths(kept))
     if run.metrics.is_file():
-        lines = (json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines() if line.strip())
-        kept_lines = ({key: value for key, value in line.items() if key not in LOGGED} for line in lines)
-        pack.metrics.write_text("".join(f"{json.dumps(strip_paths(line))}\n" for line in kept_lines), encoding="utf-8")
+        pack.metrics.write_text("".join(_copy_metrics(run.metrics)), encoding="utf-8")
+
+
+def _copy_metrics(path: Path) -> Iterator[str]:
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            record = json.loads(line)
+            require_type(record, dict[str, Any])
+        except (ValueError, RecursionError) as reason:
+            raise DataError(f"{path}:{number}: is damaged ({explain_misfit(reason)}); {REMEDY}") from None
+        yield f"{json.dumps(strip_paths({key: value for key, value in record.items() if key not in LOGGED}))}\n"
 
 
 def _require_clean(folder: Path, places: Iterable[Path]) -> None:

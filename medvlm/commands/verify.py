@@ -14,6 +14,7 @@ from medvlm.commands.evidence import FORM, MANIFEST, hash_file, hash_folder
 from medvlm.core.config import permit
 from medvlm.core.document import read_yaml
 from medvlm.core.errors import DataError, UserError
+from medvlm.core.protocols import SplitRecord
 from medvlm.core.run import RunFolder
 from medvlm.core.stored import read_object
 from medvlm.evaluate.measures import VERSION
@@ -101,9 +102,9 @@ def _check_files(folder: Path, stated: dict[str, str]) -> Iterator[Check]:
 
 def _check_scores(pack: RunFolder, manifest: ManifestRecord) -> Iterator[Check]:
     """Scores the saved answers again, and draws the page again."""
-    plugins = read_yaml(pack.recipe).data.get("plugins")
-    rows = json.loads(pack.results.read_text(encoding="utf-8"))
     try:
+        plugins = read_yaml(pack.recipe).data.get("plugins")
+        rows = read_object(pack.results, list[SplitRecord], "get the evidence again", DataError)
         permit(plugins if isinstance(plugins, list) else ())
         saved = read_saved(pack.answers.parent)
         if manifest["measures"] != VERSION:
