@@ -41,7 +41,7 @@ def test_a_recipe_is_trained_evaluated_and_exported_twice_in_one_process(
     rows = []
     for number in range(2):
         run = api.train(recipe, [f"name=tiny{number}"], runs=tmp_path / "runs")
-        rows.append(api.evaluate(run))
+        rows.append([{**row, "measured": None} for row in api.evaluate(run)])  # the recipes have other names
         (receipt,) = api.export(run, tmp_path / f"out{number}", stage="instruct", targets=["custom"])
         assert (receipt.folder / "model.json").is_file()
         assert api.report(run).is_file()

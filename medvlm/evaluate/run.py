@@ -76,8 +76,8 @@ def evaluate(
     models: a protocol asks the first one that can do what it needs. training, validation: return the samples that
     baselines are fitted on and operating points chosen on. protocols, baselines: names or settings; by default all.
     rewards: weights or settings, by name. groups: of the samples, that get rows. judges: score answers in words.
-    scoring: of the card. find_split: returns the samples of another split. limit: maximum number of samples, drawn by
-    the seed; 0: all. say: called with lines.
+    scoring: of the card. find_split: returns the samples of another split. recipe: its hash. limit: maximum number
+    of samples, drawn by the seed; 0: all. say: called with lines.
     Raises RecipeError for an unknown baseline or reward, DataError if there is nothing to evaluate.
     """
     known = read_protocols(protocols)
@@ -101,6 +101,7 @@ def evaluate(
         "baselines": names,
         "left_out": _say_what_is_missing(f"{dataset}:{split}", records, asked, say),
         **_describe_scoring(rewards, groups, scoring, resamples, seed),
+        **{"recipe": recipe or None, "environment": describe_environment()},
     }
     if not any(records.values()):
         raise DataError(f"{dataset}:{split}: {_explain(known, models)} ({len(places)} samples)")
@@ -118,8 +119,6 @@ def _describe_scoring(
         "scoring": [dump_rule(rule) for rule in scoring],
         "resamples": resamples,
         "seed": seed,
-        "recipe": recipe or None,
-        "environment": describe_environment(),
         **MADE_BY,
     }
 
