@@ -76,8 +76,7 @@ def evaluate(
     models: a protocol asks the first one that can do what it needs. training, validation: return the samples that
     baselines are fitted on and operating points chosen on. protocols, baselines: names or settings; by default all.
     rewards: weights or settings, by name. groups: of the samples, that get rows. judges: score answers in words.
-    scoring: of the card. find_split: returns the samples of another split. recipe: its hash. limit: maximum number
-    of samples, drawn by the seed; 0: all. say: called with lines.
+    scoring: of the card. find_split: returns the samples of another split. recipe: its hash. limit: of samples, or 0.
     Raises RecipeError for an unknown baseline or reward, DataError if there is nothing to evaluate.
     """
     known = read_protocols(protocols)
@@ -97,11 +96,10 @@ def evaluate(
         "dataset": dataset,
         "split": split,
         "shards": _describe_shards(shards, places, fitted.places, limit),
-        **_describe_asked(asked),
+        **_describe_asked(asked, recipe),
         "baselines": names,
         "left_out": _say_what_is_missing(f"{dataset}:{split}", records, asked, say),
         **_describe_scoring(rewards, groups, scoring, resamples, seed),
-        **{"recipe": recipe or None, "environment": describe_environment()},
     }
     if not any(records.values()):
         raise DataError(f"{dataset}:{split}: {_explain(known, models)} ({len(places)} samples)")
@@ -153,9 +151,11 @@ class _Asking:
         return list(self.protocol.ask(self.config, self.model, self.split))
 
 
-def _describe_asked(asked: Mapping[str, _Asking]) -> dict[str, Any]:
-    """Who was asked by which protocols, and who judged."""
+def _describe_asked(asked: Mapping[str, _Asking], recipe: str) -> dict[str, Any]:
+    """Who was asked by which protocols and where, and who judged."""
     return {
+        "recipe": recipe or None,
+        "environment": describe_environment(),
         "models": {kind: each.model.identity for kind, each in asked.items()},
         "protocols": [each.config.model_dump(mode="json") for each in asked.values()],
         **{

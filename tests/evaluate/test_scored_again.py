@@ -21,6 +21,7 @@ from medvlm.core.config import kinds
 from medvlm.core.protocols import FOLDER, Row
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Question, Sample
+from medvlm.evaluate.protocols import refusals
 from medvlm.evaluate.run import evaluate
 from medvlm.evaluate.saved import SETTINGS, read_saved
 from medvlm.io.opening import open_shards
@@ -29,6 +30,8 @@ from medvlm.tasks.labels import Truth
 from tests.evaluate.toy import Noisy, axis_of, make_sample
 
 SAMPLES = 24
+OF_PICTURES = {"corruptions", "option_orders", "rewordings", "shift"}
+"""Need real pictures and settings of their own: `evaluate_pictures` scores their answers again in all of their tests."""
 STEPS = {"modality": "Chest radiograph", "feature": "a round opacity"}
 
 
@@ -70,13 +73,18 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return open_shards(folder)
 
 
+def find_settings(kind: str) -> Any:
+    return refusals.Config(unanswerable=("place",)) if kind == "refusals" else kind
+
+
 @pytest.fixture(scope="module")
 def done(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, list[Row]]:
     run = RunFolder(tmp_path_factory.mktemp("run"))
     training, places = ([(split, i) for i in range(SAMPLES)] for split in ("train", "test"))
     rows = evaluate(
         [Able()], shards, dataset="toy", split="test", places=places, training=lambda: training, out=run,
-        protocols=kinds(FOLDER), resamples=20, recipe="a" * 64,
+        protocols=[find_settings(kind) for kind in kinds(FOLDER) if kind not in OF_PICTURES], resamples=20,
+        recipe="a" * 64,
     )  # fmt: skip
     return run, rows
 
@@ -84,7 +92,7 @@ def done(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ru
 def test_every_protocol_scores_to_the_same_bytes_in_another_process(done: tuple[RunFolder, list[Row]]) -> None:
     run, _ = done
     (saved,) = read_saved(run.answers.parent)
-    assert {kind for kind, records in saved.records.items() if records} == set(kinds(FOLDER)), "a protocol without test"
+    assert {kind for kind, records in saved.records.items() if records} | OF_PICTURES == set(kinds(FOLDER))
     code = (
         "import json, sys; from pathlib import Path; from medvlm.evaluate.saved import rescore;"
         "print(json.dumps(rescore(Path(sys.argv[1])), indent=1, ensure_ascii=False))"
