@@ -137,20 +137,14 @@ def rl_check(
 
 
 def rl_helps(
-    run_folder: Where,
-    on: Sequence[str] = (),
-    *,
-    stage: str = "",
-    seeds: int = 3,
-    overrides: Sequence[str] = (),
-    to: Where | None = None,
+    run: Where, on: Sequence[str] = (), stage: str = "", seeds: int = 3, overrides: Sequence[str] = (), to: Where = ""
 ) -> Judgement:
     """Train the stage with rewards and a supervised control of equal compute with several seeds, and judge whether
     reinforcement helped. `to`: folder of these runs, by default RUN/rl-helps. If called again, it resumes."""
     from medvlm.commands.rl_helps import plan
-    from medvlm.commands.rl_helps import rl_helps as run
+    from medvlm.commands.rl_helps import rl_helps as do
 
-    return run(plan(Path(run_folder), on, stage, seeds, overrides, Path(to) if to else None))
+    return do(plan(Path(run), on, stage, seeds, overrides, Path(to) if to else None))
 
 
 def compare(runs: Sequence[Where | Sequence[Where]], to: Where = "compare.html") -> list[Comparison]:

@@ -162,10 +162,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     rl_helps.add_argument("run_folder", type=Path, metavar="RUN", help="a run whose recipe has a stage with rewards")
     rl_helps.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key.path=value",
-        help="evaluate.*, engine.*, stages.reinforced.* and stages.control.*, e.g. stages.control.optim.lr=1e-4",
+        "overrides", nargs="*", metavar="key.path=value", help="of evaluate, engine, stages.reinforced, stages.control"
     )
     rl_helps.add_argument(
         "--on",

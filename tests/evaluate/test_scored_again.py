@@ -31,7 +31,7 @@ from tests.evaluate.toy import Noisy, axis_of, make_sample
 
 SAMPLES = 24
 OF_PICTURES = {"corruptions", "option_orders", "rewordings", "shift"}
-"""Need real pictures and settings of their own: `evaluate_pictures` scores their answers again in all of their tests."""
+"""Need real pictures and settings of their own: `evaluate_pictures` scores their answers again in every test."""
 STEPS = {"modality": "Chest radiograph", "feature": "a round opacity"}
 
 
