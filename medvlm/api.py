@@ -149,9 +149,7 @@ def rl_helps(
 
 def compare(runs: Sequence[Where | Sequence[Where]], to: Where = "compare.html") -> list[Comparison]:
     """Compare evaluated runs with the first one on the questions that they share, paired by patient. Writes a page to
-    `to`, and a JSON file beside it.
-
-    runs: run folders; several of one model, trained with other seeds, are a sequence of their own."""
+    `to`, and a JSON file beside it. runs: run folders; those of one model with other seeds are a sequence."""
     from medvlm.commands.compare import compare_runs as run
 
     models = [[each] if isinstance(each, str | Path) else each for each in runs]

@@ -157,10 +157,8 @@ def run_rl_helps(args: argparse.Namespace) -> None:
 
     trial = plan(args.run_folder, args.on, args.stage, args.seeds, args.overrides, args.to)
     print(describe_plan(trial), flush=True)
-    if args.yes:
-        print("", format_judgement(rl_helps(trial), trial.folder), sep="\n")
-    else:
-        print("nothing was trained; to do it, run the same command with --yes")
+    done = "nothing was trained; to do it, run the same command with --yes"
+    print(f"\n{format_judgement(rl_helps(trial), trial.folder)}" if args.yes else done)
 
 
 def run_compare(args: argparse.Namespace) -> None:

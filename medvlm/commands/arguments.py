@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medvlm import __version__
 from medvlm.commands.data_arguments import add_data_verbs, add_verb
+from medvlm.commands.proof_arguments import add_proof_verbs
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -154,28 +155,6 @@ def make_parser() -> argparse.ArgumentParser:
     rl_check.add_argument("--temperature", type=float, default=1.0, help="of drawing (default: 1)")
     rl_check.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
 
-    rl_helps = add_verb(
-        verbs,
-        "rl-helps",
-        "train a stage with rewards and a supervised control of equal compute with several seeds, and say whether"
-        " reinforcement helped; says what it costs, and does it with --yes; run the same command again to resume",
-    )
-    rl_helps.add_argument("run_folder", type=Path, metavar="RUN", help="a run whose recipe has a stage with rewards")
-    rl_helps.add_argument(
-        "overrides", nargs="*", metavar="key.path=value", help="of evaluate, engine, stages.reinforced, stages.control"
-    )
-    rl_helps.add_argument(
-        "--on",
-        action="append",
-        default=[],
-        metavar="SOURCE[:SPLIT]",
-        help="data to evaluate on; may be repeated (default: evaluate.on of the recipe)",
-    )
-    rl_helps.add_argument("--stage", default="", help="the stage with rewards (default: the last one)")
-    rl_helps.add_argument("--seeds", type=int, default=3, help="number of runs of each arm (default: 3)")
-    rl_helps.add_argument("--to", type=Path, metavar="DIR", help="folder of these runs (default: RUN/rl-helps)")
-    rl_helps.add_argument("--yes", action="store_true", help="train and evaluate")
-
     compare = add_verb(
         verbs,
         "compare",
@@ -219,22 +198,6 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="TARGET",
         help="export target, e.g. stock, adapter, encoder; may be repeated (default: export.target of the recipe)",
     )
-
-    evidence = add_verb(
-        verbs,
-        "evidence",
-        "write a folder from which others can check the results of a run: hashes, environment, lineage, answers, scores"
-        " and page, without images and without keys of samples",
-    )
-    evidence.add_argument("run_folder", type=Path, metavar="RUN", help="an evaluated run, e.g. runs/NAME")
-    evidence.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write")
-    evidence.add_argument("--model", type=Path, metavar="DIR", help="the exported model of this run, to hash its files")
-
-    verify = add_verb(
-        verbs, "verify", "check a folder of evidence: hashes, the saved answers scored again; says what is not checked"
-    )
-    verify.add_argument("folder", type=Path, metavar="DIR", help="what medvlm evidence wrote")
-    verify.add_argument("--model", type=Path, metavar="DIR", help="the exported model that the evidence is about")
 
     consolidate = add_verb(
         verbs,
@@ -309,6 +272,7 @@ def make_parser() -> argparse.ArgumentParser:
     schema = add_verb(verbs, "schema", "print the JSON schema of recipes or data cards, for editors")
     schema.add_argument("what", nargs="?", choices=["recipe", "card"], default="recipe", help="default: recipe")
 
+    add_proof_verbs(verbs)
     add_data_verbs(verbs)
     return parser
 
