@@ -4,9 +4,8 @@
     run = api.train("recipe.yaml", ["stages.align.steps=10"])
     rows = api.evaluate(run)
 
-Every function can be called repeatedly in one process. Functions import libraries when they need them, so importing
-this module does not load torch. They raise UserError for mistakes that the caller can fix (the command line exits with
-2), and Preempted after a clean save (75).
+Functions can be called repeatedly in one process. They import libraries when needed: this module loads no torch. They
+raise UserError for what the caller can fix (exit code 2), and Preempted after a clean save (75).
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from medvlm.preflight.plan import Plan
 
 Where = str | Path
+Say = Callable[[str], None]
 
 
 def init(
@@ -76,11 +76,7 @@ def plan(
 
 
 def dry_run(
-    recipe: Where,
-    overrides: Sequence[str] = (),
-    *,
-    runs: Where = "runs",
-    say: Callable[[str], None] = lambda line: None,
+    recipe: Where, overrides: Sequence[str] = (), *, runs: Where = "runs", say: Say = lambda line: None
 ) -> list[Line]:
     """Run the whole recipe at toy size; returns what was tried and what was not checked. say: receives progress."""
     from medvlm.commands.dry_run import dry_run as run
@@ -174,8 +170,7 @@ def export(run_folder: Where, to: Where, *, stage: str = "", targets: Sequence[s
 
 
 def evidence(run_folder: Where, to: Where, *, model: Where | None = None) -> list[str]:
-    """Write a folder from which others can check the results of a run; returns lines that say what it has and lacks.
-    model: the exported model of this run."""
+    """Write a folder from which others can check a run; returns what it has and lacks. model: its exported model."""
     from medvlm.commands.evidence import write_evidence as run
     from medvlm.core.run import RunFolder
 
@@ -275,7 +270,7 @@ def pack(
     salt_file: Where | None = None,
     max_bad: float = 0.01,
     workers: int | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
 ) -> PackReceipt:
     """Pack a data set into shards. root: folder of the original files; None for generated data."""
     from medvlm.commands.pack import pack as run
@@ -293,10 +288,9 @@ def audit(
     to: Where | None = None,
     strict: bool = False,
     salt_file: Where | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
 ) -> None:
-    """Check overlap of patients and images, and licences; writes a receipt. Raises DataError if a finding is an
-    error."""
+    """Check overlap of patients and images, and licences; writes a receipt. Raises DataError for findings."""
     from medvlm.archive.packing.deal import read_salt
     from medvlm.commands.audit import run_audit
 
@@ -304,9 +298,15 @@ def audit(
     run_audit([str(s) for s in sets], [str(s) for s in against], Path(to) if to else None, strict, say, secret)
 
 
+def tasks(shards: Where, to: Where, *, max_new_tokens: int = 64) -> str:
+    """Write the questions of SHARDS[:SPLIT] as a task of lmms-eval; returns its name. to: for `--include_path`."""
+    from medvlm.commands.lmms_tasks import write_task
+
+    return write_task(str(shards), Path(to), max_new_tokens).name
+
+
 def stats(shards: Where, to: Where, *, recipe: Where = "") -> Path:
-    """Write a page with counts, sizes, intensities, answers and text lengths; returns its path. recipe: of a model, to
-    show in which pixels and millimetres it is shown the images."""
+    """Write a page with counts, sizes, answers and text lengths. recipe: of a model, to show the pixels it is shown."""
     from medvlm.commands.stats import write_stats
 
     return write_stats(str(shards), Path(to), str(recipe))

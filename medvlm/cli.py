@@ -126,13 +126,8 @@ def run_dry_run(args: argparse.Namespace) -> None:
     from medvlm.commands.dry_run import dry_run
     from medvlm.recipe.load import load
 
-    print(
-        "\n".join(
-            f"  {line.what}: not checked"
-            for line in dry_run(load(args.recipe, args.overrides), args.runs, print)
-            if not line.done
-        )
-    )
+    lines = dry_run(load(args.recipe, args.overrides), args.runs, print)
+    print("\n".join(f"  {line.what}: not checked" for line in lines if not line.done))
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -300,6 +295,12 @@ def run_audit(args: argparse.Namespace) -> None:
     run_audit(
         args.sets, args.against, args.to, args.strict, Live(), read_salt(args.salt_file) if args.salt_file else ""
     )
+
+
+def run_tasks(args: argparse.Namespace) -> None:
+    from medvlm.commands.lmms_tasks import write_task
+
+    print(write_task(args.shards, args.to, args.max_new_tokens))
 
 
 def run_stats(args: argparse.Namespace) -> None:

@@ -102,6 +102,7 @@ VERBS = {
                  ("packed", ".packed.lock", "packed.quarantine.jsonl", "packed.packing", ".packed.work")),
     "audit": Verb(("data", "audit", "shards"), (*SHARDS, "shards/card.yaml"), ("shards/audit.json", *INDEXES)),
     "stats": Verb(("data", "stats", "shards", "--to", "stats.html"), SHARDS, ("stats.html", *INDEXES)),
+    "tasks": Verb(("data", "tasks", "shards", "--to", "tasks"), (*SHARDS, "shards/card.yaml"), ("tasks", *INDEXES)),
     "show": Verb(("data", "show", "shards", "--to", "show.html"), SHARDS, ("show.html", *INDEXES)),
 }  # fmt: skip
 
@@ -193,7 +194,7 @@ def list_cases(name: str, world: Path) -> list[Case]:
         file = structured[seed % len(structured)]
         cases.append(Case(name, f"{file}: value {seed}", verb.words, file, "", seed, is_sealed=True))
     for at in range(1, len(verb.words)):
-        if verb.words[at].startswith("--") or verb.words[at] in ("pack", "audit", "stats", "show"):
+        if verb.words[at].startswith("--") or verb.words[at] in ("pack", "audit", "stats", "tasks", "show"):
             continue
         cases += [_replace(name, verb.words, at, word) for word in ODD]
     cases += [Case(name, f"and {word!r:.20}", (*verb.words, word)) for word in ODD]

@@ -88,6 +88,13 @@ def add_data_verbs(verbs: Any) -> None:
     show.add_argument("--split", default=None, help="show only this split (default: all)")
     show.add_argument("--count", type=int, default=48, help="number of samples (default: 48)")
 
+    tasks = add_verb(data, "tasks", "write a task folder for the package lmms-eval")
+    tasks.add_argument("shards", metavar="SHARDS[:SPLIT]", help="a folder of shards (default split: test)")
+    tasks.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write to; other tasks stay")
+    tasks.add_argument(
+        "--max-new-tokens", type=int, default=64, metavar="N", help="maximum length of an answer (default: 64)"
+    )
+
 
 def add_verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
     made: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
