@@ -19,12 +19,13 @@ from pydantic import Field
 
 from medvlm.core.ask import Ask, CutAnswer
 from medvlm.core.content import Content
-from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Split, SplitRecord
+from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Split
 from medvlm.core.sample import Question
 from medvlm.core.tasks import is_scored, is_scored_task
 from medvlm.data.rationale import DIRECT, PROMPTS, Order, ask_for, give_rationale
 from medvlm.evaluate.protocols import _models, _reasoning_rows
 from medvlm.evaluate.protocols._questions import collect_records, describe, list_asks, name_cluster, plan_questions
+from medvlm.evaluate.protocols._rows import AskedRecord
 
 NEEDS = "answer"
 BASELINES = (_reasoning_rows.DIRECT, _reasoning_rows.OTHER)
@@ -57,13 +58,7 @@ class Text(TypedDict):
     cut: bool
 
 
-class FORM(SplitRecord):
-    key: str
-    cluster: int
-    template: str
-    task: str
-    question: str
-    truth: dict[str, Any]
+class FORM(AskedRecord):
     steps: dict[str, str]
     rationale: Order
     said: Text

@@ -21,7 +21,7 @@ import numpy as np
 from medvlm.core.ask import Ask
 from medvlm.core.content import Content
 from medvlm.core.measure import Measure, average
-from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Row, Split, SplitRecord
+from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Row, Split
 from medvlm.core.sample import Question, Sample, truth_from_json
 from medvlm.core.tasks import find_task, is_scored, is_scored_task
 from medvlm.data.order import draw
@@ -29,6 +29,7 @@ from medvlm.data.rationale import ask_for
 from medvlm.evaluate.protocols import _models
 from medvlm.evaluate.protocols._models import MODELS, list_models
 from medvlm.evaluate.protocols._questions import collect_records, describe, list_asks, name_cluster, plan_questions
+from medvlm.evaluate.protocols._rows import AskedRecord
 from medvlm.evaluate.rows import Part, make_row
 from medvlm.tasks._refusals import is_refusal
 
@@ -52,13 +53,7 @@ class Config(ProtocolConfig):
     """What is added to every question; "" for nothing."""
 
 
-class FORM(SplitRecord):
-    key: str
-    cluster: int
-    template: str
-    task: str
-    question: str
-    truth: dict[str, Any]
+class FORM(AskedRecord):
     unanswerable: bool
     own_image: str
     other_modality: str | None
