@@ -183,6 +183,7 @@ class Supervised(Base):
             LOSS: Loss(loss, weight),
             "token_accuracy": Term(float(found["is_right_L"].sum()), len(micro.targets_L)),
             TOKENS: Term(float((micro.docs_BT >= 0).sum())),
+            "padding": Term(float((micro.docs_BT < 0).sum()), micro.docs_BT.numel()),
             **_measure_by_source(losses_L.detach(), micro),
         }
 

@@ -55,6 +55,8 @@ def test_the_loss_is_a_sum_over_tokens_and_its_weight_their_number(stage_of: Mak
     assert len({weight_of(stage, p) for p in parts}) > 1, "all parts weigh alike: the test shows nothing"
     right = int((stage.model(whole)["logits_LV"].argmax(-1) == whole.targets_L).sum())
     assert terms["token_accuracy"] == (right, len(whole.targets_L))
+    shorter = sum(whole.docs_BT.shape[1] - int((row >= 0).sum()) for row in whole.docs_BT)
+    assert terms["padding"] == (shorter, whole.docs_BT.numel()), "what packing leaves unused"
 
 
 def test_answers_can_weigh_alike_however_long(stage_of: Make) -> None:
