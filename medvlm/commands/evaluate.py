@@ -18,6 +18,7 @@ from medvlm.core.run import RunFolder
 from medvlm.core.weights import find_published
 from medvlm.data.source import HELD_OUT
 from medvlm.evaluate.judge import Judge
+from medvlm.evaluate.meteor import Meteor
 from medvlm.evaluate.radeval import RadEval
 from medvlm.evaluate.ranks import find_rank, join_ranks
 from medvlm.evaluate.run import evaluate as evaluate_split
@@ -87,6 +88,7 @@ def _evaluate(
         write_lineage(loaded, run, sources)
     judges: list[Judging] = [*make_judge(settings.judge, device)]
     judges += [RadEval(settings.radeval)] if settings.radeval else []
+    judges += [Meteor()] if settings.meteor else []
     rows = []
     asked = protocols or settings.protocols
     for config in read_protocols(asked) if asked else ():

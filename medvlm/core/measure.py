@@ -58,8 +58,8 @@ class AtPoints:
 class OfJudge:
     """Columns of the score that a judge model gave to an answer, if there is a judge.
 
-    rubric: by which it judged, a field of core/judge_config.Rubrics; or `radeval_KEY`, a number of the package RadEval.
-    Answers without a score do not count."""
+    rubric: by which it judged, a field of core/judge_config.Rubrics; `meteor`; or `radeval_KEY`, a number of the
+    package RadEval. Answers without a score do not count."""
 
     rubric: str
 

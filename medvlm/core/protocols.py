@@ -109,7 +109,8 @@ class Judging(Typed):
         """The records of a protocol, with the scores of the judge where a task has a measure for them."""
 
     def describe(self) -> dict[str, Any]:
-        """Its name -> what decides its scores, in plain JSON, for protocol.json."""
+        """Its name -> what decides its scores, in plain JSON, for protocol.json; and `not_checked`: what it could not
+        score -> why."""
 
 
 def list_nothing() -> Sequence[Place]:

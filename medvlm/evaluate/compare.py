@@ -163,7 +163,7 @@ def _compare_protocol(
     left_out = sum(len(saved.records[kind]) for saved in runs) - len(runs) * len(merged)
     settings = {**own[0].settings, "baselines": [*more, *models], "rewards": None}
     has_one_judge = all(
-        saved.settings.get(name) == settings.get(name) for saved in runs for name in ("judge", "radeval")
+        saved.settings.get(name) == settings.get(name) for saved in runs for name in ("judge", "radeval", "meteor")
     )
     found = []
     for measure, metric, parts in protocol.list_parts(merged, settings):

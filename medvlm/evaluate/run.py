@@ -153,17 +153,15 @@ class _Asking:
 
 def _describe_asked(asked: Mapping[str, _Asking], recipe: str) -> dict[str, Any]:
     """Who was asked by which protocols and where, and who judged."""
+    described = [judge.describe() for each in asked.values() for judge in each.split.judges]
+    failed = {what: why for one in described for what, why in one.pop("not_checked", {}).items()}
     return {
         "recipe": recipe or None,
         "environment": describe_environment(),
         "models": {kind: each.model.identity for kind, each in asked.items()},
         "protocols": [each.config.model_dump(mode="json") for each in asked.values()],
-        **{
-            name: what
-            for each in asked.values()
-            for judge in each.split.judges
-            for name, what in judge.describe().items()
-        },
+        **{name: what for one in described for name, what in one.items()},
+        **({"not_checked": failed} if failed else {}),
     }
 
 

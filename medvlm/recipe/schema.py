@@ -155,6 +155,8 @@ class Evaluate(Config):
     """Scores the answers to choices, open questions and reports, and those of the baselines."""
     radeval: RadEvalConfig | None = Field(None, exclude_if=lambda radeval: radeval is None)
     """Metrics of the package RadEval, for reports whose card calls them chest radiographs in English."""
+    meteor: bool = Field(False, exclude_if=lambda meteor: not meteor)
+    """Scores reports in English by METEOR too. Needs Java and `pip install 'medvlm[meteor]'`."""
     samples: int = Field(0, ge=0)
     """At most this many samples of a split; 0: all."""
     max_new_tokens: int = Field(64, gt=0)

@@ -215,6 +215,7 @@ MEASURES = (
     Measure("token_f1", GROUP, average(score), by_template=True, words="F1 of words"),
     Measure("token_recall", GROUP, average(find_recall), words="recall of words"),
     Measure("judged", GROUP, OfJudge("long"), headline=True, words="score of the judge"),
+    Measure("meteor", GROUP, OfJudge("meteor"), words="METEOR"),
     *_OF_FINDINGS,
     *(
         Measure(
