@@ -62,8 +62,9 @@ def test_the_arms_differ_in_what_they_learn_from_alone(here: Path) -> None:
     ("words", "why"),
     [
         (["--stage", "reson"], "--stage reson: there is no such stage, did you mean 'reason'?"),
-        (["--stage", "read"], "stage read is trained with rewards"),
+        (["--stage", "read"], "stage read is not trained with rewards"),
         (["--seeds", "0"], "expected at least 1"),
+        (["--to", "runs/first"], "--to runs/first: is a run"),
         (["seed=3"], "seed=3: only evaluate.*, engine.*, stages.reinforced.* and stages.control.* can be set"),
         (["--on", "nowhere:test"], "there is no such source"),
     ],

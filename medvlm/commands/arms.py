@@ -65,6 +65,8 @@ def plan_trial(
                 f"{override}: only evaluate.*, engine.*, stages.{REINFORCED}.* and stages.{CONTROL}.* can be set"
             )
     loaded = load_run(run.root)
+    if RunFolder(folder).recipe.is_file():
+        raise RecipeError(f"--to {folder}: is a run, and the trial has runs of its own; name another folder")
     stages = list(loaded.recipe.stages)
     at = _find_reinforced(run, stages, stage)
     start = _find_start(run, stages, at)
@@ -89,7 +91,7 @@ def _find_reinforced(run: RunFolder, stages: Sequence[Any], name: str) -> int:
         raise RecipeError(
             f"--stage {name}: there is no such stage{did_you_mean(name, names)} (stages: {', '.join(names)})"
         )
-    raise RecipeError(f"{run.root}: {f'stage {name}' if name else 'no stage'} is trained with rewards")
+    raise RecipeError(f"{run.root}: {f'stage {name} is not' if name else 'no stage is'} trained with rewards")
 
 
 def _find_start(run: RunFolder, stages: Sequence[Any], at: int) -> str:

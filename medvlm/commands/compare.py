@@ -53,8 +53,11 @@ def compare_runs(models: Sequence[Sequence[Path]], to: Path) -> list[Comparison]
 
 
 def split_runs(text: str) -> list[Path]:
-    """The folders of RUN or RUN,RUN,..."""
-    return [Path(text)] if Path(text).exists() else [Path(each) for each in text.split(",")]
+    """The folders of RUN or RUN,RUN,... Raises RecipeError for a comma with no folder before or behind it."""
+    names = [text] if Path(text).exists() else text.split(",")
+    if not all(map(str.strip, names)):
+        raise RecipeError(f"compare: {text!r} names no run before or behind a comma; write RUN,RUN without spaces")
+    return [Path(each) for each in names]
 
 
 def _require_one_model(folders: Sequence[Path]) -> None:

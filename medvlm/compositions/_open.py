@@ -122,7 +122,8 @@ def open_judge(model: Any, device: str, max_new_tokens: int) -> Opened:
         try:
             opened = composition_as_is(model).open_as_is(model, device)
         except RecipeError as reason:
-            raise RecipeError(f"evaluate.judge.{reason}") from None
+            is_key = str(reason).startswith("model.")
+            raise RecipeError(f"evaluate.judge{'.' if is_key else ': '}{reason}") from None
     opened = opened or StockAnswering(model.pretrained, device)
     opened.max_new_tokens = max_new_tokens
     return opened

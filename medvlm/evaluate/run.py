@@ -173,7 +173,7 @@ def _say_what_is_missing(
 ) -> dict[str, int]:
     """Returns reason -> number of questions that are left out for it."""
     left_out = {f"{kind}: {why}": n for kind, each in asked.items() for why, n in each.split.left_out.items()}
-    for note in (note for each in asked.values() for note in each.split.notes):
+    for note in dict.fromkeys(note for each in asked.values() for note in each.split.notes):
         say(f"{where}: {note}")
     for reason, count in left_out.items():
         say(f"{where}: {count} questions are left out of {reason}")

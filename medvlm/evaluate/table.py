@@ -14,27 +14,69 @@ _MARGIN = 2
 
 
 def format_table(rows: Sequence[Row]) -> str:
-    """Aligned lines of at most 110 columns, with a heading for each data set and split. Long names of metrics are cut,
-    numbers never.
+    """Aligned lines of at most 110 columns, with a heading for each data set and split. If names of metrics do not fit
+    beside all baselines, rows that share no baseline are listed apart, each with its own columns. Names that are still
+    too long are cut, numbers never.
 
     A part that equals the whole (the only template of its task, or closed questions if all are closed) is not repeated.
     """
     if not rows:
         return "no results"
     rows = _drop_twins(rows)
+    blocks = [rows]
+    if not _fit(rows, _list_cells(rows)):
+        blocks = _split_by_baselines(rows)
+    lines: list[str] = []
+    of = ""
+    for block in blocks:
+        of, of_block = _format_block(block, of)
+        lines += ([""] if lines else []) + of_block
+    notes = list_notes(rows)
+    return "\n".join([*lines, "", *notes] if notes else lines)
+
+
+def _split_by_baselines(rows: Sequence[Row]) -> list[list[Row]]:
+    blocks: list[list[Row]] = []
+    names: set[str] = set()
+    for row in rows:
+        own = set(row["baselines"])
+        if not blocks or (own and names and not own & names):
+            blocks.append([])
+            names = set()
+        blocks[-1].append(row)
+        names |= own
+    return blocks
+
+
+def _list_cells(rows: Sequence[Row]) -> list[list[str]]:
+    """The heading of the columns of numbers, then those of each row."""
     names = list(dict.fromkeys(name for row in rows for name in row["baselines"]))
     numbers = [[_format_number(row["value"]), _interval(row["ci"]), str(row["n"])] for row in rows]
     cells = [
         [*own, *(_format_number(row["baselines"][name]) if name in row["baselines"] else "" for name in names)]
         for own, row in zip(numbers, rows, strict=True)
     ]
-    header = ["value", "95 % interval", "n", *names]
-    widths = [max(len(line[at]) for line in [header, *cells]) for at in range(len(header))]
-    task_width = max(len(text) for text in ("task", *(row["task"] for row in rows)))
-    room = WIDTH - task_width - _MARGIN - sum(width + _MARGIN for width in widths)
-    metric_width = min(
-        max(len(text) for text in ("metric", *(row["metric"] for row in rows))), max(room, len("metric"))
-    )
+    return [["value", "95 % interval", "n", *names], *cells]
+
+
+def _measure(rows: Sequence[Row], cells: Sequence[Sequence[str]]) -> tuple[int, int, list[int], int]:
+    """Widths of the columns: of the task, of the longest metric, of the numbers; and the room for the metric."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    task = max(len(text) for text in ("task", *(row["task"] for row in rows)))
+    metric = max(len(text) for text in ("metric", *(row["metric"] for row in rows)))
+    return task, metric, widths, WIDTH - task - _MARGIN - sum(width + _MARGIN for width in widths)
+
+
+def _fit(rows: Sequence[Row], cells: Sequence[Sequence[str]]) -> bool:
+    _, metric, _, room = _measure(rows, cells)
+    return metric <= room
+
+
+def _format_block(rows: Sequence[Row], of: str) -> tuple[str, list[str]]:
+    """of: the data set and split of the lines above. Returns that of the last row, and lines with the same columns."""
+    header, *cells = _list_cells(rows)
+    task_width, longest, widths, room = _measure(rows, [header, *cells])
+    metric_width = min(longest, max(room, len("metric")))
 
     def line(task: str, metric: str, numbers: Sequence[str]) -> str:
         gap = " " * _MARGIN
@@ -47,14 +89,16 @@ def format_table(rows: Sequence[Row]) -> str:
             ]
         ).rstrip()
 
-    lines, of = [], ""
-    for row, numbers_of_row in zip(rows, cells, strict=True):
-        if (where := f"{row['dataset']}:{row['split']}") != of:
-            lines += ([""] if of else []) + [where, line("task", "metric", header)]
-            of = where
-        lines.append(line(row["task"], row["metric"], numbers_of_row))
-    notes = list_notes(rows)
-    return "\n".join([*lines, "", *notes] if notes else lines)
+    lines: list[str] = []
+    for row, numbers in zip(rows, cells, strict=True):
+        where = f"{row['dataset']}:{row['split']}"
+        if where != of:
+            lines += ([""] if lines else []) + [where]
+        if where != of or not lines:
+            lines.append(line("task", "metric", header))
+        of = where
+        lines.append(line(row["task"], row["metric"], numbers))
+    return of, lines
 
 
 def list_notes(rows: Sequence[Row]) -> list[str]:

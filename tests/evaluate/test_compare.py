@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from medvlm import cli
+from medvlm.commands.compare import split_runs
 from medvlm.core.ask import Ask
+from medvlm.core.errors import RecipeError
 from medvlm.evaluate.compare import Comparison, compare
 from medvlm.io.shards import ShardSet
 from medvlm.report import numbers
@@ -239,3 +241,8 @@ def test_runs_that_are_not_one_model_with_other_seeds_are_refused(
     for file in Path(b, "evaluate").glob("*.jsonl"):
         file.write_text(file.read_text().replace('"split": "test"', '"split": "val"'))
     assert "a: 1 of its 2 runs are evaluated on toy:test by the protocol answers" in refuse(f"{a},{b}", c)
+
+
+def test_a_comma_without_a_run_behind_it_is_refused() -> None:
+    with pytest.raises(RecipeError, match="names no run before or behind a comma"):
+        split_runs("runs/a,")

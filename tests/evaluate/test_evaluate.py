@@ -450,7 +450,6 @@ def test_a_benchmark_without_training_samples_has_no_majority_and_says_so(shards
     reason = "because there are no training samples"
     assert [line for line in said if reason in line] == [
         f"toy:test: no majority baseline, {reason}",
-        f"toy:test: no majority baseline, {reason}",
         f"toy:test: no nearest baseline, {reason}",
     ]
 

@@ -130,6 +130,11 @@ def test_one_rationale_for_all_is_not_better_than_that_of_another_question(shard
     assert rows["step_recall"]["paired"] and rows["step_recall"]["paired"]["difference"] == 0
 
 
+def test_one_draw_is_refused_because_it_has_none_to_agree_with() -> None:
+    with pytest.raises(ValueError, match="expected 0, or at least 2"):
+        Config(draws=1)
+
+
 def test_draws_that_agree_and_draws_that_do_not(shards: ShardSet, tmp_path: Path) -> None:
     same = check(Reasoner(1, 0.5, ALL), shards, tmp_path / "same", draws=4)
     differing = check(Reasoner(1, 0.5, ALL, drift=True), shards, tmp_path / "differing", draws=4)

@@ -138,7 +138,7 @@ def test_one_modality_and_unknown_templates_are_told(tmp_path: Path) -> None:
         out=RunFolder(tmp_path / "run"), protocols=[Config(unanswerable=("weigth",))], resamples=20, say=said.append,
     )  # fmt: skip
     assert any("the media of the card have fewer than two modalities" in line for line in said)
-    assert any("no question has the template 'weigth'" in line for line in said)
+    assert any("no question has the template 'weigth', did you mean 'weight'?" in line for line in said)
     assert "refused_other_modality" not in {row["metric"] for row in rows}
 
 

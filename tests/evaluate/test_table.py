@@ -54,6 +54,31 @@ def test_long_names_are_cut_to_the_width_and_numbers_are_not() -> None:
     assert "12346" in lines[3]
 
 
+def test_rows_without_a_common_baseline_have_columns_of_their_own_where_names_do_not_fit() -> None:
+    rows = [
+        row("vqa", "accuracy", 0.5, blind=0.4, shuffled=0.4, majority=0.3, nearest=0.1),
+        row("image", "changed", 0.5),
+        row("reasoning", "accuracy_reasoned:presence of a finding", 0.6, direct=0.5, other=0.2),
+        row("reasoning", "accuracy_reasoned:presence of a side", 0.7, direct=0.5, other=0.2),
+        row("refusals", "refused_other_modality", 0.8, own_image=0.1),
+    ]
+    assert (
+        format_table(rows)
+        == """\
+phantom:test
+task   metric    value   95 % interval    n  blind  shuffled  majority  nearest
+vqa    accuracy  0.500  [0.450, 0.550]  812  0.400     0.400     0.300    0.100
+image  changed   0.500  [0.450, 0.550]  812
+
+task       metric                                   value   95 % interval    n  direct  other
+reasoning  accuracy_reasoned:presence of a finding  0.600  [0.550, 0.650]  812   0.500  0.200
+reasoning  accuracy_reasoned:presence of a side     0.700  [0.650, 0.750]  812   0.500  0.200
+
+task      metric                  value   95 % interval    n  own_image
+refusals  refused_other_modality  0.800  [0.750, 0.850]  812      0.100"""
+    )
+
+
 def test_no_rows() -> None:
     assert format_table([]) == "no results"
 

@@ -103,3 +103,10 @@ def test_boxes_span_the_pixels_of_the_image_by_default(parse):
 def test_bytes_that_are_no_png_are_refused():
     with pytest.raises(ValueError, match="expected a PNG"):
         draw_picture(b"GIF89a", "an image")
+
+
+def test_a_note_behind_an_answer_stays_in_the_column_of_answers(tmp_path, parse):
+    """Several dd may follow one dt, so both name their column."""
+    style = parse(write_page(tmp_path / "p.html", title="t", eyebrow="e", head=[], sections=[])).all("style")[0].text
+    assert re.search(r"\.qa dt \{[^}]*grid-column: 1;", style)
+    assert re.search(r"\.qa dd \{[^}]*grid-column: 2;", style)

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypedDict
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from medvlm.core.ask import Ask, CutAnswer
 from medvlm.core.content import Content
@@ -48,6 +48,13 @@ class Config(ProtocolConfig):
     draws: int = Field(0, ge=0, le=64)
     """Number of random answers with a rationale, whose agreement is measured; 0: none."""
     temperature: float = Field(1.0, gt=0)
+
+    @field_validator("draws")
+    @classmethod
+    def _can_agree(cls, draws: int) -> int:
+        if draws == 1:
+            raise ValueError("a single answer has none to agree with; expected 0, or at least 2")
+        return draws
 
 
 class Text(TypedDict):

@@ -20,6 +20,7 @@ import numpy as np
 
 from medvlm.core.ask import Ask
 from medvlm.core.content import Content
+from medvlm.core.errors import did_you_mean, list_some
 from medvlm.core.measure import Measure, average
 from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Row, Split
 from medvlm.core.sample import Question, Sample, truth_from_json
@@ -145,7 +146,11 @@ def _find_modality(sample: Sample, by: str) -> str:
 def _note(config: Config, samples: Sequence[Sample], partner: Sequence[int | None], split: Split) -> None:
     asked = {question.template for sample in samples for question in sample.questions if _is_asked(question)}
     for template in sorted(set(config.unanswerable) - asked):
-        split.notes.append(f"refusals: no question has the template {template!r}, which is called unanswerable")
+        known = did_you_mean(template, asked) or f" (they have {list_some(sorted(asked))})"
+        split.notes.append(f"refusals.unanswerable: no question has the template {template!r}{known}")
+    groups = sorted({name for sample in samples for name in sample.groups})
+    if config.by and config.by not in groups:
+        split.notes.append(f"refusals.by: no sample has {config.by!r} (they have {list_some(groups) or 'no groups'})")
     if not any(each is not None for each in partner):
         where = f"the group {config.by!r} has" if config.by else "the media of the card have"
         split.notes.append(f"refusals: {where} fewer than two modalities, so no image of another one is shown")

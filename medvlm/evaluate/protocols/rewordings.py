@@ -17,7 +17,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medvlm.core.ask import Ask
 from medvlm.core.content import Content
-from medvlm.core.errors import did_you_mean
+from medvlm.core.errors import did_you_mean, list_some
 from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Row, Split
 from medvlm.core.tasks import is_scored_task
 from medvlm.evaluate.protocols import _robustness, _variants
@@ -96,7 +96,7 @@ def _note_unknown(config: Config, split: Split) -> None:
         samples = (split.shards.read(*place)[0] for place in split.places)
         known = {question.template for sample in samples for question in sample.questions}
         for name in sorted(config.templates.keys() - known):
-            close = did_you_mean(name, known)
+            close = did_you_mean(name, known) or f" (they have {list_some(sorted(known))})"
             split.notes.append(f"rewordings.templates: no question has the template {name!r}{close}")
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from pydantic import model_validator
 
 from medvlm.core.content import Content
-from medvlm.core.errors import list_some
+from medvlm.core.errors import RecipeError, list_some
 from medvlm.core.protocols import Answerer, Pieces, Progress, ProtocolConfig, Record, Row, Split
 from medvlm.core.sample import Sample
 from medvlm.core.tasks import is_scored_task
@@ -75,6 +75,11 @@ def can_ask(content: Content, model: Any) -> bool:
 
 def ask(config: Config, model: Answerer, split: Split) -> Iterator[Record]:
     inside = split.find_split(config.inside) if config.inside else ()
+    if shared := set(inside) & set(split.places):
+        raise RecipeError(
+            f"shift.inside: {config.inside} is the split that is evaluated ({len(shared)} samples are both in and"
+            " out of distribution); name another one, or evaluate another one with --on SOURCE:SPLIT"
+        )
     places = [*inside, *split.places]
     read = [split.shards.read(*place)[0] for place in places]
     samples, own = {sample.key: sample for sample in read}, {sample.key for sample in read[len(inside) :]}
