@@ -9,6 +9,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
+from medvlm import api
 from medvlm.commands.arguments import make_parser
 from medvlm.core.errors import UserError
 from medvlm.core.output import survive_readers
@@ -78,15 +79,8 @@ def run_init(args: argparse.Namespace) -> None:
     from medvlm.commands.first_recipe import TableColumns
     from medvlm.commands.init import init
 
-    print(
-        *init(
-            args.model,
-            args.csv,
-            TableColumns(args.image, args.question, args.answer, args.captions, args.patient),
-            args.to,
-        ),
-        sep="\n",
-    )
+    columns = TableColumns(args.image, args.question, args.answer, args.captions, args.patient)
+    print(*init(args.model, args.csv, columns, args.to), sep="\n")
 
 
 def run_train(args: argparse.Namespace) -> None:
@@ -101,9 +95,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def run_validate(args: argparse.Namespace) -> None:
-    from medvlm.recipe.load import validate
-
-    print("\n".join(validate(args.recipe, args.overrides)))
+    print("\n".join(api.validate(args.recipe, args.overrides)))
 
 
 def run_plan(args: argparse.Namespace) -> None:
@@ -112,21 +104,14 @@ def run_plan(args: argparse.Namespace) -> None:
     gc.disable()  # importing transformers creates much garbage, and planning ends before it matters
     import json
 
-    from medvlm.preflight.gpus import parse
-    from medvlm.preflight.plan import plan
     from medvlm.preflight.table import format_plan
-    from medvlm.recipe.load import load
 
-    machines = parse(args.gpus, args.gpu_gib) if args.gpus or args.gpu_gib is not None else None
-    made = plan(load(args.recipe, args.overrides), args.runs, machines, args.mfu)
+    made = api.plan(args.recipe, args.overrides, runs=args.runs, gpus=args.gpus, gpu_gib=args.gpu_gib, mfu=args.mfu)
     print(json.dumps(made.to_json(), indent=1) if args.json else format_plan(made))
 
 
 def run_dry_run(args: argparse.Namespace) -> None:
-    from medvlm.commands.dry_run import dry_run
-    from medvlm.recipe.load import load
-
-    lines = dry_run(load(args.recipe, args.overrides), args.runs, print)
+    lines = api.dry_run(args.recipe, args.overrides, runs=args.runs, say=print)
     print("\n".join(f"  {line.what}: not checked" for line in lines if not line.done))
 
 
@@ -164,10 +149,7 @@ def run_compare(args: argparse.Namespace) -> None:
 
 
 def run_report(args: argparse.Namespace) -> None:
-    from medvlm.core.run import RunFolder
-    from medvlm.report.run import write_report
-
-    print(write_report(RunFolder(args.run_folder)))
+    print(api.report(args.run_folder))
 
 
 def run_export(args: argparse.Namespace) -> None:
@@ -190,27 +172,20 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def run_evidence(args: argparse.Namespace) -> None:
-    from medvlm.commands.evidence import write_evidence
-    from medvlm.core.run import RunFolder
-
-    print(*write_evidence(RunFolder(args.run_folder), args.to, args.model), sep="\n")
+    print(*api.evidence(args.run_folder, args.to, model=args.model), sep="\n")
 
 
 def run_verify(args: argparse.Namespace) -> None:
-    from medvlm.commands.verify import verify
     from medvlm.core.errors import DataError
 
-    found = verify(args.folder, args.model)
+    found = api.verify(args.folder, model=args.model)
     print(*found, sep="\n", flush=True)
     if wrong := sum(check.is_fault for check in found):
         raise DataError(f"{args.folder}: {wrong} of these checks failed; the evidence is not what was published")
 
 
 def run_consolidate(args: argparse.Namespace) -> None:
-    from medvlm.commands.lineage import find_checkpoint
-    from medvlm.train.consolidate import consolidate
-
-    consolidate(find_checkpoint(args.checkpoint), args.to)
+    api.consolidate(args.checkpoint, args.to)
 
 
 def run_lineage(args: argparse.Namespace) -> None:
@@ -254,24 +229,18 @@ def run_predict(args: argparse.Namespace) -> None:
 
 
 def run_embed(args: argparse.Namespace) -> None:
-    from medvlm.commands.embed import embed
-
-    count = embed(args.model, args.sources, args.to, args.stage, args.kind)
+    count = api.embed(args.model, args.sources, args.to, stage=args.stage, kind=args.kind)
     print(f"{args.to}: {count} embeddings")
 
 
 def run_demo(args: argparse.Namespace) -> None:
-    from medvlm.commands.demo import demo
-
-    demo(args.runs, args.overrides)
+    api.demo(args.overrides, runs=args.runs)
 
 
 def run_schema(args: argparse.Namespace) -> None:
     import json
 
-    from medvlm.recipe.json_schema import build_schema
-
-    print(json.dumps(build_schema(args.what), indent=1))
+    print(json.dumps(api.schema(args.what), indent=1))
 
 
 def run_pack(args: argparse.Namespace) -> None:
@@ -288,13 +257,9 @@ def run_pack(args: argparse.Namespace) -> None:
 
 
 def run_audit(args: argparse.Namespace) -> None:
-    from medvlm.archive.packing.deal import read_salt
-    from medvlm.commands.audit import run_audit
     from medvlm.core.live import Live
 
-    run_audit(
-        args.sets, args.against, args.to, args.strict, Live(), read_salt(args.salt_file) if args.salt_file else ""
-    )
+    api.audit(args.sets, against=args.against, to=args.to, strict=args.strict, salt_file=args.salt_file, say=Live())
 
 
 def run_tasks(args: argparse.Namespace) -> None:
@@ -304,16 +269,11 @@ def run_tasks(args: argparse.Namespace) -> None:
 
 
 def run_stats(args: argparse.Namespace) -> None:
-    from medvlm.commands.stats import write_stats
-
-    print(write_stats(args.shards, args.to, args.recipe))
+    print(api.stats(args.shards, args.to, recipe=args.recipe))
 
 
 def run_show(args: argparse.Namespace) -> None:
-    from medvlm.io.opening import open_shards
-    from medvlm.report.show import write_gallery
-
-    print(write_gallery(open_shards(args.shards), args.to, args.split, args.count))
+    print(api.show(args.shards, args.to, split=args.split, count=args.count))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ import yaml
 from medvlm.cli import main
 from medvlm.commands.arms import make_arm_recipe
 from medvlm.commands.rl_helps import plan, rl_helps
+from medvlm.core.errors import DataError
 from medvlm.core.run import RunFolder
 from medvlm.evaluate.reinforcement import CONTROL, NOT_SHOWN, REINFORCED
-from medvlm.train.flops import count_flops, is_counted
+from medvlm.train.flops import count_flops, is_counted, list_flops
 from tests.fixtures.unpack import unpack
 
 FEW = ("evaluate.samples=6", "evaluate.bootstrap=50")
@@ -91,6 +92,18 @@ def test_operations_are_those_of_the_products() -> None:
     assert count.flops is None
     assert [step for step in range(6) if is_counted(step, 6)] == list(range(6))
     assert [step for step in range(100) if is_counted(step, 100)] == list(range(0, 100, 4))
+
+
+@pytest.mark.parametrize("line", [b"\xcd", b"3", b'{"stage": "control", "flops": null}', b"[" * 5000, b'{"sta'])
+def test_damaged_metrics_of_an_arm_are_named_by_their_line(line: bytes, tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_bytes(b'{"stage": "control", "flops": 12}\n' + line)
+    with pytest.raises(
+        DataError, match=r"metrics.jsonl:2: is damaged \(.*\); remove .* and run the same command again"
+    ):
+        list_flops(metrics, "control")
+    metrics.write_bytes(b'{"stage": "other", "flops": 3}\n{"stage": "control", "flops": 2000000000000000000}\n')
+    assert list_flops(metrics, "control") == [2 * 10**18]
 
 
 def _die_before_the_second_control(folder: Path) -> None:

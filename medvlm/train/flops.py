@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from medvlm.core.errors import DataError
+from medvlm.core.stored import explain_misfit, require_type
 
 KEY = "flops"
 """In the metrics of a step that was counted."""
@@ -55,12 +56,19 @@ def count_flops(active: bool) -> Iterator[Count]:
 
 
 def list_flops(metrics: Path, stage: str) -> list[int]:
-    """Of each counted step of a stage. Raises DataError if there is none."""
+    """Of each counted step of a stage. Raises DataError if there is none, or if the file is damaged."""
     counts = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        if record.get("stage") == stage and KEY in record:
-            counts.append(int(record[KEY]))
+    for number, line in enumerate(metrics.read_bytes().splitlines(), 1):
+        try:
+            record = json.loads(line)
+            require_type(record, dict[str, Any])
+            if record.get("stage") == stage and KEY in record:
+                counts.append(int(record[KEY]))
+        except (ValueError, TypeError, OverflowError, RecursionError) as reason:
+            raise DataError(
+                f"{metrics}:{number}: is damaged ({explain_misfit(reason)}); remove {metrics.parent}, and run the same"
+                " command again to train it again"
+            ) from None
     if not counts:
         raise DataError(f"{metrics}: no step of {stage} was counted; it was trained by another command, so remove it")
     return counts
