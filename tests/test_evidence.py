@@ -81,6 +81,23 @@ def test_no_key_no_image_no_path_and_no_name_of_the_machine_is_in_it(pack: Path,
     assert len(platform.node()) < 4 or platform.node() not in whole
 
 
+def test_it_is_written_once_and_no_other_folder_is_overwritten(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evidence", "runs/first", "--to", "pack"]
+    assert main(words) == 0
+    first, inode = capsys.readouterr().out, Path("pack").stat().st_ino
+    assert main(words) == 0  # as after an interruption at its very end
+    assert capsys.readouterr().out == first and Path("pack").stat().st_ino == inode
+    Path("pack/note.txt").write_text("mine")
+    assert main(words) == 2
+    assert "pack: exists and is other evidence; choose another folder" in capsys.readouterr().err
+    Path("pack/note.txt").unlink()
+    change(run / "metrics.jsonl", lambda record: record.update(note="more"))
+    assert main(words) == 2 and "other evidence" in capsys.readouterr().err
+    Path("pack/evidence.json").unlink()
+    assert main(words) == 2 and "pack: exists; choose another folder" in capsys.readouterr().err
+    assert not list(Path().glob(".pack*"))
+
+
 def change(path: Path, what: Callable[[dict[str, Any]], None]) -> None:
     records = [json.loads(line) for line in path.read_text().splitlines()]
     what(records[0])

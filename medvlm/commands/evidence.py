@@ -42,14 +42,15 @@ LOGGED = {"skipped"}
 
 
 def write_evidence(run: RunFolder, to: Path, model: Path | None = None) -> list[str]:
-    """Writes the folder `to`, which must not exist, and returns lines that say what it has and what it lacks. model:
-    the exported folder of this run.
+    """Writes the folder `to`, which must not exist or must already be this evidence, and returns lines that say what it
+    has and what it lacks. model: the exported folder of this run.
 
     Raises RecipeError for a run that is not evaluated and for what may not leave this machine, DataError if the saved
     results are not those of the saved answers."""
     loaded = load_run(run.root)
     require_local(to)
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    is_taken = to.exists() and (not to.is_dir() or any(to.iterdir()))
+    if is_taken and not (to / MANIFEST).is_file():
         raise RecipeError(f"{to}: exists; choose another folder, or remove it")
     if not (run.answers.parent / SETTINGS).is_file():
         raise RecipeError(f"{run.root}: is not evaluated; evidence is about results, so evaluate it first")
@@ -74,14 +75,23 @@ def write_evidence(run: RunFolder, to: Path, model: Path | None = None) -> list[
         }
         write_json(folder / MANIFEST, manifest)
         _require_clean(folder, [run.root.resolve(), place.parent, Path.cwd(), Path(tempfile.gettempdir()) / "medvlm-"])
-        if place.exists():
-            place.rmdir()
-        folder.rename(place)
+        if is_taken:  # by an earlier call, e.g. one that was interrupted when everything was written
+            _require_same(to, folder, files)
+        else:
+            if place.exists():
+                place.rmdir()
+            folder.rename(place)
     return [
         f"{to}: {len(files)} files, evidence {hash_file(to / MANIFEST)[:16]}",
         *(f"  answers to {where} are left out: {record['why']}" for where, record in withheld.items()),
         *([] if exported else ["  has no hashes of an exported model; give its folder with --model"]),
     ]
+
+
+def _require_same(to: Path, folder: Path, files: dict[str, str]) -> None:
+    """Raises RecipeError unless `to` holds what was written to `folder`. files: see hash_folder()."""
+    if hash_folder(to) != files or hash_file(to / MANIFEST) != hash_file(folder / MANIFEST):
+        raise RecipeError(f"{to}: exists and is other evidence; choose another folder, or remove it")
 
 
 def hash_folder(folder: Path) -> dict[str, str]:
