@@ -143,6 +143,6 @@ def test_killed_and_resumed_it_says_the_same_and_trains_nothing_twice(
     assert main([*words, "--to", str(whole)]) == 0
     assert all(path.stat().st_mtime_ns == at for path, at in evaluated.items())
     assert main([*words, "--to", str(whole), "stages.reinforced.group=2"]) == 2
-    assert "was begun with other settings; give another folder with --to" in capsys.readouterr().err
+    assert "was begun with other settings, or before runs/first was moved; give another" in capsys.readouterr().err
     seeds = {yaml.safe_load(RunFolder(whole / f"control-{n}").recipe.read_text())["seed"] for n in (1, 2)}
     assert seeds == {8, 9}

@@ -104,7 +104,8 @@ def _require_same(trial: Trial, recipes: dict[str, LoadedRecipe]) -> None:
         path = RunFolder(trial.folder / name).recipe
         if path.is_file() and path.read_text(encoding="utf-8").partition("\n")[0] != f"# {recipe.recipe_hash}":
             raise RecipeError(
-                f"{path.parent}: was begun with other settings; give another folder with --to, or remove {trial.folder}"
+                f"{path.parent}: was begun with other settings, or before {trial.run.root} was moved; give another"
+                f" folder with --to, or remove {trial.folder}"
             )
 
 
