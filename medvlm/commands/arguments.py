@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medvlm import __version__
 from medvlm.commands.data_arguments import add_data_verbs, add_verb
+from medvlm.commands.number_arguments import read_count
 from medvlm.commands.proof_arguments import add_proof_verbs
 
 
@@ -248,7 +249,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="a question about each image; may be repeated (default: the questions of the shards)",
     )
-    predict.add_argument("--max-new-tokens", type=int, default=256, help="maximum length of an answer (default: 256)")
+    predict.add_argument(
+        "--max-new-tokens", type=read_count, default=256, help="maximum length of an answer (default: 256)"
+    )
     predict.add_argument(
         "--precision",
         choices=("auto", "float32", "bfloat16"),

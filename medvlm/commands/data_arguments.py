@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from medvlm.commands.number_arguments import read_count
+
 
 def add_data_verbs(verbs: Any) -> None:
     data = add_verb(verbs, "data", "pack, audit and inspect data sets").add_subparsers(required=True, metavar="COMMAND")
@@ -86,13 +88,13 @@ def add_data_verbs(verbs: Any) -> None:
         "--to", type=Path, default=Path("gallery.html"), metavar="FILE", help="file to write to (default: gallery.html)"
     )
     show.add_argument("--split", default=None, help="show only this split (default: all)")
-    show.add_argument("--count", type=int, default=48, help="number of samples (default: 48)")
+    show.add_argument("--count", type=read_count, default=48, help="number of samples (default: 48)")
 
     tasks = add_verb(data, "tasks", "write a task folder for the package lmms-eval")
     tasks.add_argument("shards", metavar="SHARDS[:SPLIT]", help="a folder of shards (default split: test)")
     tasks.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write to; other tasks stay")
     tasks.add_argument(
-        "--max-new-tokens", type=int, default=64, metavar="N", help="maximum length of an answer (default: 64)"
+        "--max-new-tokens", type=read_count, default=64, metavar="N", help="maximum length of an answer (default: 64)"
     )
 
 

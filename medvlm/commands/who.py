@@ -61,9 +61,11 @@ def _choose_pairs(loaded: LoadedRecipe, on: Sequence[str]) -> list[tuple[str, st
     evaluate = loaded.recipe.evaluate
     if on:
         evaluate = validate(Evaluate, Document({"on": list(on)}, {(): (COMMAND_LINE, 0, 0)}))
-    if not evaluate.on:
-        raise RecipeError("evaluate.on is empty; choose what to evaluate on with --on SOURCE:SPLIT")
     known = loaded.recipe.data
+    if not evaluate.on:
+        raise RecipeError(
+            f"evaluate.on is empty; choose what to evaluate on with --on SOURCE:SPLIT (sources: {list_some(known)})"
+        )
     for name, _ in evaluate.pairs():
         if name not in known:
             raise RecipeError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medvlm.core.errors import list_some
 from medvlm.core.protocols import Row
 from medvlm.core.scoring import name_source
 from medvlm.evaluate.protocols import _robustness, _sensitivity
@@ -104,6 +105,7 @@ def _format_block(rows: Sequence[Row], of: str) -> tuple[str, list[str]]:
 def list_notes(rows: Sequence[Row]) -> list[str]:
     """What a reader has to know of the rows beside their numbers."""
     notes = []
+    pointless: dict[tuple[str, str], list[str]] = {}
     unanswered: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
         split = f"{row['dataset']}:{row['split']}"
@@ -111,13 +113,18 @@ def list_notes(rows: Sequence[Row]) -> list[str]:
         if row["ci"] is None:
             why = "all patients have the same value, or only one has a label that the metric needs"
             why = "all of its questions are of one patient" if row["patients"] < 2 else why
-            notes.append(f"{where}: no interval, {why}")
+            pointless.setdefault((split, why), []).append(f"{row['task']} {row['metric']}")
         for who, count in row["unanswered"].items():
             unanswered.setdefault((split, who), {})[f"{row['task']} {count} of {row['n']}"] = None
         if unread := row.get("unread"):
             notes.append(f"{where}: {unread} of {row['n'] + unread} answers have no readable score")
         if meaning := explain(row) or _robustness.confirm(row):
             notes.append(f"{split}: {meaning}")
+    notes += [
+        f"{split}{f' {metrics[0]}' if len(metrics) == 1 else ''}: no interval, {why}"
+        + (f" ({list_some(metrics)})" if len(metrics) > 1 else "")
+        for (split, why), metrics in pointless.items()
+    ]
     notes += dict.fromkeys(
         f"{row['task']}: the published rule of {source}" for row in rows if (source := name_source(row["task"]))
     )

@@ -105,3 +105,13 @@ def test_what_limits_a_row_is_said_below_the_table() -> None:
         " needs",
         "phantom:test: shuffled could not be asked some questions (vqa 3 of 812) and is compared on the others",
     ]
+
+
+def test_rows_without_interval_for_the_same_reason_are_one_note() -> None:
+    rows: list[Row] = [
+        {**row("vqa", f"accuracy:{name}", 0.5 + at / 10, blind=0.4), "ci": None, "patients": 1}
+        for at, name in enumerate("ab")
+    ]
+    assert format_table(rows).splitlines()[-1] == (
+        "phantom:test: no interval, all of its questions are of one patient (vqa accuracy:a, vqa accuracy:b)"
+    )
