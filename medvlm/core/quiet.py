@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -19,6 +20,8 @@ def silence_libraries() -> None:
     """Call before libraries are imported. What the user sets, in the environment or with -W, has precedence."""
     for name, level in LEVELS.items():
         os.environ.setdefault(name, level)
+    # It asks for a package that would make some CPUs faster, whenever it is imported.
+    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     if not sys.stderr.isatty():  # a bar that is not overwritten fills a log
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     if sys.warnoptions:
