@@ -14,8 +14,8 @@ import yaml
 
 from medvlm.cli import main
 from medvlm.commands.arms import make_arm_recipe
-from medvlm.commands.rl_helps import plan, rl_helps
-from medvlm.core.errors import DataError
+from medvlm.commands.rl_helps import _copy_tokenizer, plan, rl_helps
+from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.evaluate.reinforcement import CONTROL, NOT_SHOWN, REINFORCED
 from medvlm.train.flops import count_flops, is_counted, list_flops
@@ -104,6 +104,19 @@ def test_damaged_metrics_of_an_arm_are_named_by_their_line(line: bytes, tmp_path
         list_flops(metrics, "control")
     metrics.write_bytes(b'{"stage": "other", "flops": 3}\n{"stage": "control", "flops": 2000000000000000000}\n')
     assert list_flops(metrics, "control") == [2 * 10**18]
+
+
+def test_a_tokenizer_is_copied_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    own, to = tmp_path / "tokenizer", tmp_path / "arm/tokenizer"
+    own.mkdir()
+    (own / "vocabulary").write_text("a")
+    (own / "loop").symlink_to("loop")
+    with pytest.raises(RecipeError, match="tokenizer: a file cannot be copied"):
+        _copy_tokenizer(own, to)
+    assert not to.exists()
+    (own / "loop").unlink()
+    _copy_tokenizer(own, to)
+    assert (to / "vocabulary").read_text() == "a" and [path.name for path in to.parent.iterdir()] == ["tokenizer"]
 
 
 def _die_before_the_second_control(folder: Path) -> None:

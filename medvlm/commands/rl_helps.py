@@ -94,8 +94,19 @@ def _judge(trial: Trial, runs: dict[str, list[RunFolder]], compute: float) -> Ju
 def _train(trial: Trial, recipe: LoadedRecipe) -> RunFolder:
     run = RunFolder(trial.folder / recipe.recipe.name)
     if trial.run.tokenizer.is_dir() and not run.tokenizer.is_dir():
-        shutil.copytree(trial.run.tokenizer, run.tokenizer)
+        _copy_tokenizer(trial.run.tokenizer, run.tokenizer)
     return train(recipe, trial.folder, counts_flops=True)
+
+
+def _copy_tokenizer(of_run: Path, to: Path) -> None:
+    """As a whole: a process that ends meanwhile leaves no incomplete folder of this name."""
+    part = to.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        shutil.copytree(of_run, part)
+    except shutil.Error as reason:  # a list of (file, its copy, why)
+        raise RecipeError(f"{of_run}: a file cannot be copied ({reason.args[0][0][2]}); put it back") from None
+    part.rename(to)
 
 
 def _require_same(trial: Trial, recipes: dict[str, LoadedRecipe]) -> None:
