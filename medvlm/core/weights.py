@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvlm.core.contracts import Loaded, LoadedFile
 from medvlm.core.errors import CheckpointError, RecipeError
-from medvlm.core.run import hash_files
+from medvlm.core.run import RunFolder, hash_files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -106,7 +106,9 @@ def open_tokenizer(model: str, key: str) -> Any:
 def open_stock(auto: Any, where: Any, **options: Any) -> Any:
     """What an Auto class of transformers makes of a folder or hub id. Its code is never run, whatever stands on stdin.
 
-    Raises OSError for a model that needs code of its own, and for files that are damaged."""
+    Raises OSError for a model that needs code of its own, for files that are damaged, and for a run of medvlm."""
+    if RunFolder(Path(where)).recipe.is_file() and not (Path(where) / "config.json").is_file():
+        raise OSError("it is a run; export it, and name the exported folder")
     with _blame_files():
         return auto.from_pretrained(where, trust_remote_code=False, **options)
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from medvlm.core.contracts import Loaded, LoadedFile
 from medvlm.core.errors import CheckpointError
-from medvlm.core.weights import from_pretrained, read_file
+from medvlm.core.run import RunFolder
+from medvlm.core.weights import from_pretrained, open_stock, read_file
 
 
 def net() -> nn.Module:
@@ -112,3 +113,11 @@ def test_a_model_that_is_not_there_says_what_to_do(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"encoders.film.model: cannot read '.*gone'.*give the folder of a copy"):
         from_pretrained(AutoModel, str(tmp_path / "gone"), Loaded(), "encoders.film")
+
+
+def test_a_run_in_place_of_a_model_is_said_to_be_one(tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    RunFolder(tmp_path).recipe.write_text("name: films\n")
+    with pytest.raises(OSError, match="it is a run; export it, and name the exported folder"):
+        open_stock(AutoConfig, tmp_path)
