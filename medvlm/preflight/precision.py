@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from medvlm.models import head
 from medvlm.preflight.ledger import Ledger, find_tensors
 from medvlm.train.frozen import hold_in_bfloat16
 
@@ -72,13 +75,21 @@ def wrap_model(kind: str, model: nn.Module, ledger: Ledger) -> Callable[[Any], A
 
     def call(*args: Any) -> Any:
         if kind == "bf16-mixed":
-            with Autocast(ledger) as cast, ledger.patch_attention(cast.lower), _avoid_fast_attention():
+            again = _lower_again(ledger)
+            with Autocast(ledger) as cast, ledger.patch_attention(cast.lower), _avoid_fast_attention(), again:
                 return _cast_floats(model(*args), torch.float32)
         with ledger.patch_attention():
             out = model(*args)
         return _cast_floats(out, torch.float32) if kind == "bf16-true" else out
 
     return call
+
+
+def _lower_again(ledger: Ledger) -> AbstractContextManager[Any]:
+    """The head of a language model is computed again in the backward pass, in the types that it had before. Modes are
+    not active there by themselves, unlike torch's autocast."""
+    again = partial(head.checkpoint, context_fn=lambda: (nullcontext(), Autocast(ledger)))
+    return mock.patch.object(head, "checkpoint", again)
 
 
 @contextmanager

@@ -10,9 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from medvlm.models import head
 from medvlm.preflight.draft import make_draft
+from medvlm.preflight.gpus import parse
 from medvlm.preflight.lighter import list_lighter
 from medvlm.preflight.memory import weights_of
+from medvlm.preflight.plan import plan
 from medvlm.preflight.precision import convert_weights
 from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe.load import load
@@ -54,3 +57,14 @@ def test_mixed_precision_holds_frozen_matrices_in_half_the_memory() -> None:
     assert (weights.frozen_bytes, weights.trained_bytes) == (2 * (6400 + 4096) + 4 * 64, 4 * (512 + 8))
     convert_weights(model, "bf16-true")
     assert weights_of(model).trained_bytes == 2 * (512 + 8)
+
+
+def test_a_trained_head_that_is_read_in_chunks_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its chunks are computed again in the backward pass, in the types of the forward pass."""
+    monkeypatch.setattr(head, "CHUNK_BYTES", 1)
+    given = recipe_of(
+        save_tiny("qwen3_vl", tmp_path / "model"), stages=[{**TUNE, "trains": ["language"], "lora": None}]
+    )
+    given["engine"]["precision"] = "bf16-mixed"
+    stage = plan(load(written(tmp_path, given, CARD)), tmp_path, parse("h100:1")).stages[0]
+    assert stage.memory and stage.fits, stage.notes
