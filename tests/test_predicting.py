@@ -121,8 +121,6 @@ def test_media_of_a_folder_are_read_as_dicom_whatever_they_are_called(tmp_path: 
         (("--on", ""), "--on or --question is empty"),
         (("--on", "{place}/own", "--question", ""), "--on or --question is empty"),
         (("--on", "{place}/own", "--to", "answers.csv"), "answers.csv: is written as parquet; name a file that ends"),
-        (("--on", "{place}/own", "--max-new-tokens", "0"), "max_new_tokens is 0: an answer has at least 1 token"),
-        (("--on", "{place}/own", "--max-new-tokens", "-1"), "max_new_tokens is -1"),
         (("--on", "{place}/own", "--question", "Where?\udcff"), "bytes that are not UTF-8"),
     ],
 )

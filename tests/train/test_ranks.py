@@ -60,7 +60,9 @@ def test_loss_and_gradients_of_a_step_are_those_of_one_process(
     assert one["weight"] == first["weight"] + second["weight"]
     for rank in (first, second):
         # Each rank's learned scale is the same number, so its mean is too.
-        assert rank["terms"] == pytest.approx(one["terms"], rel=1e-6)
+        # Padding depends on which samples share rows.
+        terms, expected = ({n: v for n, v in each["terms"].items() if n != "padding"} for each in (rank, one))
+        assert terms == pytest.approx(expected, rel=1e-6)
         assert rank["gradients"].keys() == one["gradients"].keys()
         for name, gradient in one["gradients"].items():
             # A rank's products have other shapes than one process's, and some CPUs then sum in another order: 2.9e-6
