@@ -56,6 +56,7 @@ def test_scores_are_those_of_the_program_and_are_computed_once(tmp_path: Path, m
 
 
 @needs_java
+@pytest.mark.slow
 def test_a_text_of_several_lines_stays_one_text() -> None:
     texts = {"a": {"reference": "No effusion.\nHeart ||| normal.", "answer": "No effusion.\n\nHeart normal."}}
     joined = {"a": {"reference": "No effusion. Heart normal.", "answer": "No effusion. Heart normal."}}
