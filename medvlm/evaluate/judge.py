@@ -18,9 +18,9 @@ from medvlm.core.measure import OfJudge
 from medvlm.core.protocols import Record, Split
 from medvlm.core.sample import Sample, truth_from_json
 from medvlm.core.tasks import find_task
-from medvlm.evaluate.kept import FOLDER, collect_kept, hash_texts
+from medvlm.evaluate.kept import FOLDER, collect_kept, hash_texts, list_said
 from medvlm.evaluate.pieces import hash_identity
-from medvlm.evaluate.protocols._rows import BLIND, MAJORITY, NEAREST, SHUFFLED, is_lost
+from medvlm.evaluate.protocols._rows import is_lost
 
 AT_ONCE = 32
 """Number of texts that the judge is asked about before its replies are kept."""
@@ -79,10 +79,9 @@ class Judge:
         rubrics = [name for name in names if name in self.rubrics]
         reference = task.write(truth) if rubrics else ""
         for rubric in rubrics:
-            for who in ("answer", BLIND, SHUFFLED, MAJORITY, NEAREST):
-                if (said := record.get(who)) is not None:
-                    is_none = is_lost(who, record) or not said.strip()
-                    yield (rubric, who), None if is_none else Verdict(rubric, record["question"], reference, said)
+            for who, said in list_said(record):
+                is_none = is_lost(who, record) or not said.strip()
+                yield (rubric, who), None if is_none else Verdict(rubric, record["question"], reference, said)
 
     def _hash(self, verdict: Verdict) -> str:
         texts = {**asdict(verdict), "prompt": self.rubrics[verdict.rubric].prompt, "judge": self.identity}

@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.core.protocols import Record, Split
+from medvlm.evaluate.protocols._rows import BLIND, MAJORITY, NEAREST, SHUFFLED
 from medvlm.evaluate.ranks import find_rank, wait_for_ranks
 
 FOLDER = "judge"
 """Below RUN/evaluate."""
+
+
+def list_said(record: Record) -> list[tuple[str, str]]:
+    """(`answer` or the name of a baseline, its text) of a question."""
+    said = ((who, record.get(who)) for who in ("answer", BLIND, SHUFFLED, MAJORITY, NEAREST))
+    return [(who, text) for who, text in said if text is not None]
 
 
 def hash_texts(texts: Mapping[str, Any]) -> str:

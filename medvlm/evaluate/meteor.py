@@ -14,12 +14,11 @@ from medvlm.core.measure import OfJudge
 from medvlm.core.protocols import Record, Split
 from medvlm.core.sample import truth_from_json
 from medvlm.core.tasks import find_task
-from medvlm.evaluate.kept import collect_kept, hash_texts
-from medvlm.evaluate.protocols._rows import BLIND, MAJORITY, NEAREST, SHUFFLED
+from medvlm.evaluate.kept import collect_kept, hash_texts, list_said
 
 NAME, VERSION = "meteor", "1.5"
-AT_ONCE = 64
-"""Texts that are scored before their scores are kept."""
+AT_ONCE = 2048
+"""Texts that are scored before their scores are kept. Java takes seconds to start for them."""
 
 
 class Meteor:
@@ -63,8 +62,7 @@ def _list_texts(record: Record) -> dict[str, tuple[str, str]]:
     measures = find_task(truth.task).MEASURES
     if not any(isinstance(each.columns, OfJudge) and each.columns.rubric == NAME for each in measures):
         return {}
-    said = {who: record.get(who) for who in ("answer", BLIND, SHUFFLED, MAJORITY, NEAREST)}
-    return {who: (truth.answer, text) for who, text in said.items() if text is not None}
+    return {who: (truth.answer, text) for who, text in list_said(record)}
 
 
 def _compute(wanted: Mapping[str, Mapping[str, Any]], keys: Sequence[str]) -> list[Record]:

@@ -23,9 +23,8 @@ from medvlm.core.protocols import Record, Split
 from medvlm.core.radeval_config import KEYS, LOWEST, RadEvalConfig
 from medvlm.core.sample import truth_from_json
 from medvlm.core.tasks import find_task
-from medvlm.evaluate.kept import collect_kept, hash_texts
+from medvlm.evaluate.kept import collect_kept, hash_texts, list_said
 from medvlm.evaluate.pieces import hash_identity
-from medvlm.evaluate.protocols._rows import BLIND, MAJORITY, NEAREST, SHUFFLED
 
 AT_ONCE = 64
 CHILD = Path(__file__).with_name("radeval_child.py")
@@ -82,8 +81,7 @@ class RadEval:
         names = {each.columns.rubric for each in measures if each.is_about(record["template"], truth)}  # type: ignore
         if not names & {f"radeval_{key}" for keys in KEYS.values() for key in keys}:
             return {}
-        said = {who: record.get(who) for who in ("answer", BLIND, SHUFFLED, MAJORITY, NEAREST)}
-        return {who: (truth.answer, text) for who, text in said.items() if text is not None}
+        return {who: (truth.answer, text) for who, text in list_said(record)}
 
     def _hash(self, metric: str, reference: str, answer: str) -> str:
         return hash_texts({"version": self.version, "metric": metric, "reference": reference, "answer": answer})

@@ -63,7 +63,7 @@ class Policy:
     def compute_log_probability(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """[L] log-probability of each answer token, and [L] entropy of the distribution that it was drawn from. model:
         the policy as wrapped by the engine. batch: on the policy's device."""
-        found = model(batch, self._read)
+        found = model(batch, self._read_with_entropy)
         return found["log_L"], found["entropy_L"]
 
     def keep_reference(self) -> None:
@@ -84,7 +84,8 @@ class Policy:
 
     def _read(self, logits_LV: torch.Tensor, targets_L: torch.Tensor) -> Outputs:
         logits_LV = mask_image_token(logits_LV, self.model.image_token_id)
-        return {
-            "log_L": log_probability(logits_LV, targets_L, self.temperature),
-            "entropy_L": entropy(logits_LV, self.temperature),
-        }
+        return {"log_L": log_probability(logits_LV, targets_L, self.temperature)}
+
+    def _read_with_entropy(self, logits_LV: torch.Tensor, targets_L: torch.Tensor) -> Outputs:
+        masked_LV = mask_image_token(logits_LV, self.model.image_token_id)
+        return {**self._read(logits_LV, targets_L), "entropy_L": entropy(masked_LV, self.temperature)}
