@@ -118,12 +118,14 @@ class Needs:
     """What a sample must have so that a stage can use it.
 
     tasks: a question of one of these; of any task if empty, none is needed if None. report, media, steps: whether it
-    needs them; steps are those of its questions."""
+    needs them; steps are those of its questions. texts: tasks of which a question is enough for a sample without media,
+    if the stage uses such samples too."""
 
     tasks: tuple[str, ...] | None = None
     report: bool = False
     media: bool = False
     steps: bool = False
+    texts: tuple[str, ...] = ()
 
 
 DURATION = r"^[0-9]+(\.[0-9]+)? (s|min|h)$"

@@ -174,12 +174,18 @@ class HoldOut(Config):
 
 
 def make_filter(
-    tasks: Collection[str] | None = None, report: bool = False, media: Callable[[str], bool] | None = None
+    tasks: Collection[str] | None = None,
+    report: bool = False,
+    media: Callable[[str], bool] | None = None,
+    texts: Collection[str] = (),
 ) -> Callable[[Entry], bool]:
     """A function that says whether a stage can use a sample. tasks: it needs a question of one of them (of any task if
-    empty). media: it needs media, all of a kind that this function accepts."""
+    empty). media: it needs media, all of a kind that this function accepts. texts: a sample without media needs a
+    question of one of them instead."""
 
     def keep(entry: Entry) -> bool:
+        if texts and not entry.media:
+            return any(task in texts for task in entry.tasks) and (entry.has_report or not report)
         asked = tasks is None or (any(task in tasks for task in entry.tasks) if tasks else bool(entry.tasks))
         seen = media is None or (bool(entry.media) and all(map(media, entry.media)))
         return asked and seen and (entry.has_report or not report)

@@ -109,6 +109,9 @@ class NativeVLM(nn.Module):
     blank: processor key -> tensor, for one small picture, so that a trained tower also runs in micro-batches without
     media."""
 
+    runs_all = False
+    """Whether the tower runs without media too, as needed if ranks gather sharded weights from each other."""
+
     def __init__(self, stock: Any, blank: Mapping[str, torch.Tensor]):
         super().__init__()
         self.family: Family = family_of(stock.config.model_type)
@@ -197,8 +200,9 @@ class NativeVLM(nn.Module):
         if len(batch.feature_rows):
             features = _place_features(self.embed_images(batch.media), batch.feature_rows, self.stock.dtype)
             inputs["mm_encoder_outputs"] = {"image": features}
-        elif torch.is_grad_enabled() and (is_trained(self.encoders) or is_trained(self.connectors)):
-            # A trained tower runs on every rank in every micro-batch, or ranks would wait for its gradients.
+        elif self.runs_all or (torch.is_grad_enabled() and (is_trained(self.encoders) or is_trained(self.connectors))):
+            # A tower that is trained or sharded runs on every rank in every micro-batch, or ranks would wait for its
+            # gradients or its weights.
             features = self.embed_images({k: v.to(batch.ids_BT.device) for k, v in self.blank.items()})
             unused = 0 * sum((t.sum() for t in _list_tensors(features)), torch.zeros((), device=batch.ids_BT.device))
         return inputs, unused

@@ -12,7 +12,7 @@ import numpy as np
 
 from medvlm.core.card import Card
 from medvlm.core.config import component
-from medvlm.core.content import find_content
+from medvlm.core.content import find_content, list_media
 from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample
@@ -138,17 +138,21 @@ def read_archive(card: Card, root: Path | None, count: int) -> list[RawSample]:
 
 
 def _make_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:
-    """One sample for each kind of medium in the card, with a report and a question of each task."""
+    """One sample for each kind of medium in the card, or one without media if it has none, with a report and a question
+    of each task."""
     words = {what: " ".join(["finding"] * n) for what, n in ASSUMED_WORDS.items()}
     taken = list_media_kinds(loaded.recipe)
     steps = {"made up": words["report"]} if find_content(loaded.cards[name]).has_steps else {}
     made = partial(Sample, source=name, split="train", report=words["report"])
+    if not list_media(loaded.cards[name]):
+        yield made(key="assumed-text", questions=tuple(_make_questions((), words, steps)))
     for kind in loaded.cards[name].media:
         if taken is None or kind in taken:
+            media = (Medium(kind, "0.png", ()),)
             yield made(
                 key=f"assumed-{kind}",
-                media=(Medium(kind, "0.png", ()),),
-                questions=(*_make_questions(kind, words, steps), *_list_labelled(kind, loaded.recipe.model)),
+                media=media,
+                questions=(*_make_questions(media, words, steps), *_list_labelled(kind, loaded.recipe.model)),
             )
 
 
@@ -158,9 +162,8 @@ def _list_labelled(kind: str, model: Any) -> list[Question]:
     return [question for question, _ in make_labelled(np.random.default_rng(0), media, model)]
 
 
-def _make_questions(kind: str, words: dict[str, str], steps: dict[str, str]) -> Iterator[Question]:
+def _make_questions(media: tuple[Medium, ...], words: dict[str, str], steps: dict[str, str]) -> Iterator[Question]:
     """A question of every task that is answered in text. Free text and coordinates get a typical length."""
-    media = (Medium(kind, "0.png", ()),)
     for name in list_text_tasks():
         task = find_task(name)
         made = task.example and task.example(np.random.default_rng(0), media, words["report"])

@@ -39,10 +39,14 @@ def check_feeding(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem
 def explain_lack(needs: Needs, card: Card, file: str) -> str:
     """Why a card has no sample for a stage with these needs; "" if it has some, or might. file: the card."""
     content = find_content(card)
+    wanted_tasks = needs.tasks
     if needs.media and not list_media(card):
-        return (
-            "its card has no media, which this stage shows; train on its texts in a stage of its own with `shows: []`"
-        )
+        if not needs.texts:
+            return (
+                "its card has no media, which this stage shows; write `without_media: true` to train on texts beside"
+                " images, or `shows: []` in a stage of its own"
+            )
+        wanted_tasks = needs.texts
     if needs.report and content.has_reports is False:
         return (
             f"its card has no reports, which this stage needs; set `report` of the reader in {file}, or remove it here"
@@ -52,12 +56,12 @@ def explain_lack(needs: Needs, card: Card, file: str) -> str:
             "its questions have no `steps`, which this stage trains on (`rationale`); add them to the questions of the"
             f" reader in {file}, or remove `rationale` here"
         )
-    if needs.tasks is None or content.tasks is None or content.tasks & set(needs.tasks or content.tasks):
+    if wanted_tasks is None or content.tasks is None or content.tasks & set(wanted_tasks or content.tasks):
         return ""
     asks = f"the questions of its card are of {_list(content.tasks)}" if content.tasks else "its card has no questions"
-    wanted = f"this stage asks only those of {_list(needs.tasks)}" if needs.tasks else "this stage needs some"
+    wanted = f"this stage asks only those of {_list(wanted_tasks)}" if wanted_tasks else "this stage needs some"
     template = getattr(card.reader, "report", "")
-    free = [task for task in needs.tasks if is_scored_task(task, is_long=True)]
+    free = [task for task in wanted_tasks if is_scored_task(task, is_long=True)]
     if free and isinstance(template, str) and template:
         line = f"{{text: Write the report., answer: {json.dumps(template)}, task: {free[0]}}}"
         return f"{asks}, and {wanted}; to train on its reports, add to the reader in {file}: questions: [{line}]"

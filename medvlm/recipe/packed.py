@@ -18,7 +18,7 @@ def require_samples(recipe: Recipe, sources: Mapping[str, OpenSource], stages: I
     it only when it begins."""
     for stage in (recipe.stages[i] for i in stages):
         needs = stage.find_needs(recipe.model)
-        keep = make_filter(needs.tasks, needs.report, (lambda kind: True) if needs.media else None)
+        keep = make_filter(needs.tasks, needs.report, (lambda kind: True) if needs.media else None, needs.texts)
         for name in stage.mix:
             key = f"stages.{stage.name}.mix.{name}"
             if not _has_sample(_list_entries(sources[name], "train", key), keep):

@@ -93,7 +93,7 @@ class Base:
         needs."""
         needs = self.config.find_needs(self.setup.model)
         takes = self.setup.prepare.takes if needs.media else None
-        return make_filter(tasks=needs.tasks, report=needs.report, media=takes)
+        return make_filter(tasks=needs.tasks, report=needs.report, media=takes, texts=needs.texts)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Any:
         raise NotImplementedError

@@ -31,6 +31,9 @@ class Config(StageConfig):
     shows: tuple[Literal["media", "report"], ...] = ("media",)
     """What the model gets in addition to the question. With [report] alone it learns to read: no image is decoded and
     no encoder runs."""
+    without_media: bool = Field(False, exclude_if=lambda without: not without)
+    """Also uses samples without media, which are trained as texts beside those with images. Their questions may be of
+    all `tasks` except those with answers in coordinates."""
     tasks: tuple[TextTask, ...] = ()
     """Tasks whose questions are asked. By default all tasks with text answers; without images, all of these except
     tasks with answers in coordinates, such as `boxes`. [report] is captioning."""
@@ -63,6 +66,17 @@ class Config(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _can_ask_without_media(self) -> Config:
+        if self.without_media and "media" not in self.shows:
+            raise ValueError("without_media: `shows` has no media, so no sample needs any; remove it")
+        if self.without_media and not self.text_tasks:
+            raise ValueError(
+                f"without_media: {', '.join(self.tasks)} are written in coordinates of an image; add a task that can be"
+                " asked without one, or remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_sample_fits(self) -> Config:
         if self.micro_tokens and self.micro_tokens < self.max_tokens:
             raise ValueError(
@@ -73,7 +87,8 @@ class Config(StageConfig):
 
     def find_needs(self, model: Any) -> Needs:
         has_media, has_report = "media" in self.shows, "report" in self.shows
-        return Needs(self.asked_tasks, report=has_report, media=has_media, steps=bool(self.rationale))
+        texts = self.text_tasks if self.without_media else ()
+        return Needs(self.asked_tasks, report=has_report, media=has_media, steps=bool(self.rationale), texts=texts)
 
     def shows_media(self) -> bool:
         return "media" in self.shows
@@ -91,8 +106,12 @@ class Config(StageConfig):
 
     @property
     def asked_tasks(self) -> tuple[str, ...]:
-        has_media = "media" in self.shows
-        return self.tasks or tuple(kind for kind in list_text_tasks() if has_media or not find_task(kind).NEEDS_CANVAS)
+        return self.tasks or (tuple(list_text_tasks()) if "media" in self.shows else self.text_tasks)
+
+    @property
+    def text_tasks(self) -> tuple[str, ...]:
+        """Those of the tasks that can be asked without media."""
+        return tuple(kind for kind in self.tasks or list_text_tasks() if not find_task(kind).NEEDS_CANVAS)
 
 
 def build(config: Config, setup: Setup) -> Supervised:
@@ -113,7 +132,8 @@ class Supervised(Base):
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> TokenSequence:
         config = self.config
-        questions = choose(sample, config.asked_tasks, config.questions, epoch, self.setup.seed, config.name)
+        tasks = config.asked_tasks if sample.media else config.text_tasks
+        questions = choose(sample, tasks, config.questions, epoch, self.setup.seed, config.name)
         if config.rationale:
             questions = [each for question in questions for each in write_questions(question, config.rationale)]
         prepare, shows, limit = self.setup.prepare, self.config.shows, self.config.max_tokens
