@@ -128,7 +128,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="data to evaluate on; may be repeated (default: evaluate.on of the recipe). For a model: a folder of"
         " shards, or a data card, e.g. vqa_rad:test data.vqa_rad.root=DIR",
     )
-    evaluate.add_argument("--stage", default="", help="use the model of this stage (default: the last one)")
+    evaluate.add_argument(
+        "--stage", default="", help="use the model of this stage, or lora.NAME (default: the last one)"
+    )
     evaluate.add_argument(
         "--start",
         action="store_true",
@@ -151,7 +153,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SOURCE[:SPLIT]",
         help="data to ask about; may be repeated (default: the validation samples of evaluate.on)",
     )
-    rl_check.add_argument("--stage", default="", help="use the model of this stage (default: the last one)")
+    rl_check.add_argument(
+        "--stage", default="", help="use the model of this stage, or lora.NAME (default: the last one)"
+    )
     rl_check.add_argument("--draws", type=int, default=8, help="number of answers to each question (default: 8)")
     rl_check.add_argument("--temperature", type=float, default=1.0, help="of drawing (default: 1)")
     rl_check.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
@@ -182,7 +186,9 @@ def make_parser() -> argparse.ArgumentParser:
         "write a model folder that stock transformers loads, with a proof of equal outputs and a model card",
     )
     export.add_argument(
-        "run_folder", metavar="RUN[:STAGE]", help="a run folder, or an exported folder to send to the hub"
+        "run_folder",
+        metavar="RUN[:STAGE]",
+        help="a run folder (RUN:lora.NAME for one adapter), or an exported folder to send to the hub",
     )
     export.add_argument(
         "--to",
@@ -284,7 +290,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind", default="", help="kind of media of the files (default: the first kind that the model can encode)"
     )
-    parser.add_argument("--stage", default="", help="use the model of this stage of a run (default: the last one)")
+    parser.add_argument(
+        "--stage", default="", help="use the model of this stage of a run, or lora.NAME (default: the last one)"
+    )
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medvlm.compositions._open import list_finished_stages, open_stage
+from medvlm.compositions._open import find_named_adapters, list_finished_stages, open_stage
 from medvlm.core.config import component
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.core.stage_config import StageConfig
+from medvlm.core.stage_config import StageConfig, read_adapter_name
 from medvlm.evaluate.saved import rescore
 from medvlm.export.hub import PREFIX, Upload, prepare
 from medvlm.export.run import ExportReceipt
@@ -18,12 +19,13 @@ from medvlm.export.run import export as export_model
 from medvlm.export.trained import Trained
 from medvlm.models.parts import preprocess_of
 from medvlm.recipe.load import LoadedRecipe, load_run
+from medvlm.recipe.origins import StageOrigin
 from medvlm.recipe.targets import explain_unknown
 
 
 def export(run: RunFolder, out: Path, targets: Sequence[str] = (), stage: str = "") -> list[ExportReceipt]:
-    """Exports the model of `stage` (by default the last finished one), one folder per target: `out` itself, or
-    OUT/TARGET with several targets. targets: by default the recipe's.
+    """Exports the model of `stage` (by default the last finished one; `lora.NAME` for that of an adapter), one folder
+    per target: `out` itself, or OUT/TARGET with several targets. targets: by default the recipe's.
 
     Raises CheckpointError if there is no such stage, RecipeError if a target cannot hold the model, ParityError if the
     outputs of an exported folder differ from the model's.
@@ -59,6 +61,10 @@ def load_trained(loaded: LoadedRecipe, run: RunFolder, stage: str = "") -> Train
     recipe = loaded.recipe
     last = list_finished_stages(recipe, run, stage)[-1]
     opened = open_stage(recipe, run, last)
+    adapters = StageOrigin(run, last.name).find_adapters()
+    own = adapters.name if adapters else ""
+    before = [each.name for each in list_finished_stages(recipe, run, stage)]
+    named = find_named_adapters(run, before) if own and not read_adapter_name(stage) else {}
     return Trained(
         model=opened.model.float().cpu().eval(),
         tokenizer=opened.tokenizer,
@@ -70,6 +76,8 @@ def load_trained(loaded: LoadedRecipe, run: RunFolder, stage: str = "") -> Train
         cards=loaded.cards,
         results=_read_results(run, last) if last is list_finished_stages(recipe, run)[-1] else (),
         prepare=opened.prepare,
+        adapter=own,
+        siblings={name: partial(load_trained, loaded, run, where) for name, where in named.items() if name != own},
     )
 
 

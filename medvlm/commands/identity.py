@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from medvlm.commands.initial_weights import Origins, find_origins
+from medvlm.commands.initial_weights import Origins, Starts, find_starts
 from medvlm.core.errors import UserError
 from medvlm.core.run import RunFolder, write_json
 from medvlm.core.stage_config import StageConfig
@@ -33,7 +33,7 @@ UNDECIDED = ("save_every", "keep_last", "keep_every", "on_nan")
 """Settings of a stage that do not change its result."""
 
 
-def identify(config: StageConfig, loaded: LoadedRecipe, sources: Mapping[str, OpenSource], origins: Origins) -> str:
+def identify(config: StageConfig, loaded: LoadedRecipe, sources: Mapping[str, OpenSource], starts: Starts) -> str:
     """The identity of a stage, from its settings, the model, its data, its starting weights, the seed and the
     precision."""
     stage = {key: value for key, value in drop_defaults(config).items() if key not in (*UNDECIDED, "from")}
@@ -43,10 +43,16 @@ def identify(config: StageConfig, loaded: LoadedRecipe, sources: Mapping[str, Op
             "model": drop_defaults(loaded.recipe.model),
             "seed": loaded.recipe.seed,
             "sources": {name: _identify_source(loaded, sources[name]) for name in config.mix},
-            "starts": {module: [origin.digest for origin in chain] for module, chain in origins.items()},
+            "starts": _describe_origins(starts[0][1])
+            if len(starts) == 1
+            else [[share, _describe_origins(origins)] for share, origins in starts],
             "precision": loaded.recipe.engine.precision,
         }
     )
+
+
+def _describe_origins(origins: Origins) -> dict[str, list[str]]:
+    return {module: [origin.digest for origin in chain] for module, chain in origins.items()}
 
 
 def drop_defaults(value: Any) -> Any:
@@ -85,15 +91,15 @@ def recognise(loaded: LoadedRecipe, sources: Mapping[str, OpenSource], run: RunF
         if config.name not in unknown or not set(config.mix) <= sources.keys():
             continue
         try:
-            origins = find_origins(config, i, before, run)
+            starts = find_starts(config, i, before, run)
         except UserError:  # an earlier stage was removed
             continue
         try:
-            old = _identify_as_first_release(raw, i, sources, origins)
+            old = _identify_as_first_release(raw, i, sources, starts[0][1])  # that release merged no models
         except KeyError:  # a recipe that lacks settings was not saved by that release
             continue
         if old in unknown[config.name]:
-            known.setdefault(config.name, {})[old] = identify(config, before, sources, origins)
+            known.setdefault(config.name, {})[old] = identify(config, before, sources, starts)
     write_json(run.root / FILE, known)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from medvlm.core.errors import CheckpointError, RecipeError
-from medvlm.core.run import RunFolder
-from medvlm.core.stage_config import Lora, StageConfig
+from medvlm.core.run import MERGED, RunFolder
+from medvlm.core.stage_config import Lora, Merge, StageConfig
 from medvlm.models import lora
 from medvlm.models.parts import module_of
 from medvlm.models.restore import load_weights, modules_of
@@ -15,13 +17,22 @@ from medvlm.recipe.origins import FilesOrigin, Origin, StageOrigin, name_outside
 
 Origins = dict[str, list[Origin]]
 """Module ("" = all others) -> where to look for its weights, in this order."""
+Starts = list[tuple[float, Origins]]
+"""The models that a stage starts from, with their shares, which sum to 1: one, or those that are merged."""
 
 
-def find_origins(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFolder) -> Origins:
-    """The origin that `from` names, then the stages before it; by default all earlier stages, latest first.
+def find_starts(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFolder) -> Starts:
+    """Where a stage finds the weights that `from` names. Raises CheckpointError for an origin that is missing or not
+    finished."""
+    if not isinstance(config.from_, Merge):
+        return [(1.0, _find_origins(config, config.from_, i, loaded, run))]
+    return [(share, _find_origins(config, name, i, loaded, run)) for name, share in config.from_.list_shares().items()]
 
-    Raises CheckpointError for an origin that is missing or not finished.
-    """
+
+def _find_origins(
+    config: StageConfig, given: str | dict[str, str], i: int, loaded: LoadedRecipe, run: RunFolder
+) -> Origins:
+    """The origin that is given, then the stages before it; by default all earlier stages, latest first."""
     names = [s.name for s in loaded.recipe.stages[:i]]
 
     def chain(start: str, module: str = "") -> list[Origin]:
@@ -33,7 +44,6 @@ def find_origins(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFold
             raise CheckpointError(f"stages.{config.name}.from: {problem}")
         return [origin, *(origin.list_stages_before() if isinstance(origin, StageOrigin) else [])]
 
-    given = config.from_
     before: list[Origin] = [StageOrigin(run, name) for name in reversed(names)]
     origins = {"": chain(given) if isinstance(given, str) and given else before}
     if isinstance(given, dict):
@@ -47,16 +57,36 @@ def find_origins(config: StageConfig, i: int, loaded: LoadedRecipe, run: RunFold
     return origins
 
 
-def put_start(model: Any, config: StageConfig, origins: Origins, seed: int) -> tuple[dict[str, str], Lora | None]:
+def put_start(model: Any, config: StageConfig, starts: Starts, seed: int) -> tuple[dict[str, str], Lora | None]:
     """Loads the starting weights into the model and attaches adapters. Returns module -> its origin for lineage, and
     the adapters that the model has now.
 
     Raises CheckpointError for weights that do not fit, and if an origin in `from` has no weights of its module.
     """
+    if len(starts) == 1:
+        started, adapters = _put(model, config, starts[0][1], config.find_adapter())
+        kept = _find_kept(starts[0][1], config.find_adapter()) if not adapters or not adapters.name else None
+        if kept is not None:
+            started["lora"], adapters = _put_kept(model, kept, adapters)
+    else:
+        started, adapters = _put_merged(model, config, starts), None
+    if config.lora and config.lora != adapters:
+        if adapters:
+            lora.merge(model)
+        lora.attach(model, config.lora, seed)
+        adapters = config.lora
+    return started, adapters
+
+
+def _put(model: Any, config: StageConfig, origins: Origins, name: str = "") -> tuple[dict[str, str], Lora | None]:
+    """name: of the adapters that the stage trains. Those of other names are left out, and the base is as it was without
+    them."""
     started: dict[str, str] = {}
     adapters: Lora | None = None
     for origin, modules in _plan(model, config, origins):
         weights, saved = origin.load(model, modules)
+        if saved and saved.name and name not in ("", saved.name):
+            weights, saved = lora.drop_adapters(weights), None
         if saved and adapters and saved != adapters:
             raise RecipeError(
                 f"stages.{config.name}.from: modules come from stages with different adapters; start from one of them"
@@ -65,12 +95,61 @@ def put_start(model: Any, config: StageConfig, origins: Origins, seed: int) -> t
         load_weights(model, weights, saved if saved and not adapters else None, described.partition("@")[0], modules)
         adapters = adapters or saved
         started |= dict.fromkeys(modules, described)
-    if config.lora and config.lora != adapters:
+    return started, adapters
+
+
+def _find_kept(origins: Origins, name: str) -> StageOrigin | None:
+    """The last stage with the adapters of this name, other than that with the base."""
+    stages = [origin for origin in origins[""] if isinstance(origin, StageOrigin)] if name else []
+    return next((each for each in stages if (found := each.find_adapters()) and found.name == name), None)
+
+
+def _put_kept(model: Any, origin: StageOrigin, adapters: Lora | None) -> tuple[str, Lora]:
+    """Adds adapters that were kept apart. Returns where they are from, and their settings. adapters: unnamed ones,
+    which are folded in."""
+    saved, described = origin.find_adapters(), origin.describe()
+    assert saved is not None, described
+    if adapters:
+        lora.merge(model)
+    lora.attach(model, saved, seed=0)
+    modules = {module_of(name) for name in model.state_dict() if ".lora_" in name}
+    lora.put_in(model, origin.load(model, modules)[0], described.partition("@")[0])
+    return described, saved
+
+
+def _put_merged(model: Any, config: StageConfig, starts: Starts) -> dict[str, str]:
+    """Loads the weighted sum of several models, with their adapters folded in. The sum is computed in float32, on the
+    CPU: it takes three times the memory of the weights for that time.
+
+    Raises CheckpointError if they do not have the same modules, or differ in what has no mean: whole numbers, and the
+    statistics of batch normalization, which would have to be measured again."""
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    buffers = {name for name, _ in model.named_buffers()}
+    total: dict[str, torch.Tensor] = {}
+    shares: list[tuple[float, dict[str, str]]] = []
+    for share, origins in starts:
+        model.load_state_dict(fresh)
+        started, adapters = _put(model, config, origins)
         if adapters:
             lora.merge(model)
-        lora.attach(model, config.lora, seed)
-        adapters = config.lora
-    return started, adapters
+        shares.append((share, started))
+        if other := sorted(shares[0][1].keys() ^ started.keys()):
+            names = " and ".join(sorted({text.partition("@")[0] for _, each in shares for text in each.values()}))
+            raise CheckpointError(
+                f"stages.{config.name}.from: not all of {names} have weights of {other[0]}; merge models with the same"
+                " modules"
+            )
+        for name, tensor in model.state_dict().items():
+            if name not in buffers:
+                value = tensor.float() * share
+                total[name] = total[name] + value if name in total else value
+            elif not torch.equal(total.setdefault(name, tensor.clone()), tensor):
+                raise CheckpointError(
+                    f"stages.{config.name}.from: the models differ in {name}, which is no weight and has no mean; merge"
+                    " models that agree in it"
+                )
+    model.load_state_dict(total)
+    return {module: MERGED.join(f"{each[module]} x {share:g}" for share, each in shares) for module in shares[0][1]}
 
 
 def _plan(model: Any, config: StageConfig, origins: Origins) -> list[tuple[Origin, set[str]]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from medvlm.core.errors import CheckpointError
-from medvlm.core.run import RunFolder, find_changed, find_own_checkpoint, read_record
+from medvlm.core.run import RunFolder, find_changed, find_own_checkpoint, read_record, split_origin
 from medvlm.core.stored import read_object
 from medvlm.train import checkpoint
 
@@ -149,8 +149,9 @@ def _describe_state(run: RunFolder, known: dict[str, Any], state: dict[str, Any]
         f" {meta['medvlm']}" + (f", code {meta['code']}" if "code" in meta else "")
     )
     for module, origin in sorted(meta["from"].items()):
-        own = find_own_checkpoint(origin)
-        yield f"    {module} from {origin}{' (no longer there)' if own and not (run.root / own).exists() else ''}"
+        own = [found for part in split_origin(origin) if (found := find_own_checkpoint(part))]
+        is_gone = any(not (run.root / name).exists() for name in own)
+        yield f"    {module} from {origin}{' (no longer there)' if is_gone else ''}"
     if not meta["from"]:
         yield "    from no earlier stage"
     for source, fingerprint in sorted(meta["sources"].items()):
@@ -179,7 +180,8 @@ def _collect_states(run: RunFolder, wanted: list[str]) -> dict[str, tuple[dict[s
         if name not in wanted and not folder.exists():
             return
         state = _read_state(folder)
-        for origin in sorted(set(state["meta"]["from"].values())) if state else ():
+        made_from = set(state["meta"]["from"].values()) if state else set()
+        for origin in sorted({part for text in made_from for part in split_origin(text)}):
             if find_own_checkpoint(origin):
                 visit(*origin.partition("@")[::2])
         found[name] = (state, {stated, _read_stated(folder)} - {""})

@@ -16,7 +16,7 @@ from torch import nn
 
 from medvlm import __version__
 from medvlm.commands.identity import find_aliases, identify, recognise
-from medvlm.commands.initial_weights import find_origins, put_start
+from medvlm.commands.initial_weights import find_starts, put_start
 from medvlm.compositions._assemble import assemble
 from medvlm.core.composition import Assembly, composition_of_stage, name_of
 from medvlm.core.config import component
@@ -148,8 +148,8 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
     """None for a finished stage. Raises CheckpointError if it was trained with other settings."""
     loaded, run, engine, sources = training.loaded, training.run, training.engine, training.sources
     recipe, title = loaded.recipe, f"stage {number}/{len(loaded.recipe.stages)} {config.name}"
-    origins = find_origins(config, number - 1, loaded, run)
-    identity = identify(config, loaded, sources, origins)
+    starts = find_starts(config, number - 1, loaded, run)
+    identity = identify(config, loaded, sources, starts)
     aliases = find_aliases(run, config.name, identity)
     if run.is_finished(config.name):
         if read_record(run.stage(config.name))["identity"] not in (identity, *aliases):
@@ -162,7 +162,7 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
         return None
     setup = _make_setup(config, training.assemblies, loaded, run, engine, sources)
     stage = component("stages", config.kind).build(config, setup)
-    started, adapters = put_start(stage.model, config, origins, recipe.seed)
+    started, adapters = put_start(stage.model, config, starts, recipe.seed)
     set_trained(stage.model, config.trains, config.name)
     parameters = _count_parameters(stage.model)
     engine.place(stage.model, stage.matches, stage.make_extra_models())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from medvlm.core.composition import composition_as_is, composition_of_stage, nam
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.core.stage_config import read_lora
+from medvlm.core.stage_config import read_adapter_name, read_lora
 from medvlm.core.weights import find_published
 from medvlm.models.restore import load_weights
 from medvlm.recipe.load import load_run
-from medvlm.recipe.origins import name_outside
+from medvlm.recipe.origins import StageOrigin, name_outside
 from medvlm.tasks._writing import Writing
 from medvlm.train import checkpoint
 from medvlm.train.finished import find_final, require_texts, require_tokenizer
@@ -153,8 +154,7 @@ def open_start(recipe: Any, run: RunFolder, stage: str, device: str, max_new_tok
     Raises RecipeError if a stage starts from other weights."""
     stages = list_finished_stages(recipe, run, stage)
     for config in stages:
-        places = config.from_.values() if isinstance(config.from_, dict) else [config.from_]
-        for place in places:
+        for place in config.list_starts().values():
             if name_outside(place) is not None:
                 raise RecipeError(
                     f"stages.{config.name}.from: the run starts from {place}; evaluate that itself, and compare the two"
@@ -175,17 +175,29 @@ def open_start(recipe: Any, run: RunFolder, stage: str, device: str, max_new_tok
 
 
 def list_finished_stages(recipe: Any, run: RunFolder, stage: str = "") -> list[Any]:
-    """Configs of the finished stages, in order, up to `stage`. Raises CheckpointError if `stage` is not finished, or no
-    stage is."""
+    """Configs of the finished stages, in order, up to `stage`, or up to the last one that has the adapter NAME of
+    `lora.NAME`. Raises CheckpointError if `stage` is not finished, or no stage is."""
     finished = {s.name: s for s in recipe.stages if run.is_finished(s.name)}
     if not recipe.stages:
         raise CheckpointError(f"{run.root.name}: was evaluated as it is, so it has no stage; use its model itself")
     if not finished:
         raise CheckpointError(f"{run.root.name}: no finished stage; train it first")
+    if name := read_adapter_name(stage):
+        named = find_named_adapters(run, finished)
+        if name not in named:
+            there = ", ".join(sorted(named)) or "none"
+            raise CheckpointError(f"{run.root.name}: no finished stage has an adapter {name!r} (it has {there})")
+        stage = named[name]
     if stage and stage not in finished:
         raise CheckpointError(f"{run.root.name}: stage {stage!r} is not finished (finished: {', '.join(finished)})")
     end = list(finished).index(stage) + 1 if stage else len(finished)
     return list(finished.values())[:end]
+
+
+def find_named_adapters(run: RunFolder, stages: Iterable[str]) -> dict[str, str]:
+    """Name of adapters -> the last of these finished stages that has them."""
+    found = {stage: StageOrigin(run, stage).find_adapters() for stage in stages}
+    return {lora.name: stage for stage, lora in found.items() if lora is not None and lora.name}
 
 
 def open_published(where: str, device: str, max_new_tokens: int) -> Opened:

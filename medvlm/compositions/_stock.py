@@ -167,5 +167,5 @@ def _base_of(where: str) -> tuple[str, bool]:
     folder, adapters = Path(where), Path(where) / "adapter_config.json"
     if not adapters.is_file():
         return where, False
-    beside = folder / "base"
-    return str(beside) if beside.is_dir() else str(json.loads(adapters.read_text())["base_model_name_or_path"]), True
+    beside = next((each for each in (folder / "base", folder.parent / "base") if each.is_dir()), None)
+    return str(beside) if beside else str(json.loads(adapters.read_text())["base_model_name_or_path"]), True

@@ -133,6 +133,15 @@ def find_changed(folder: Path, stated: Mapping[str, str]) -> list[str]:
     return [name for name, digest in stated.items() if now.get(name) != digest]
 
 
+MERGED = " + "
+"""Between the origins of a module that were merged, each followed by ` x SHARE`."""
+
+
+def split_origin(text: str) -> list[str]:
+    """The origins of a module in lineage: one, or those that were merged."""
+    return [part.partition(" x ")[0] for part in text.split(MERGED)]
+
+
 def find_own_checkpoint(origin: str) -> str:
     """STAGE/step-N of an origin in lineage.json (STAGE/step-N@HASH); "" if it is not from the same run."""
     name = origin.partition("@")[0]

@@ -46,6 +46,19 @@ class Validate(Config):
     """Stop after this many validations without a better loss; 0 = never."""
 
 
+ADAPTER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+FACTORS = ("A", "B")
+"""The two factors of an adapter, `lora.A` and `lora.B` in patterns."""
+TAKEN = (*FACTORS, "base", "default", "medvlm")
+"""Names that adapters cannot have: an export has folders of these names, and peft an adapter."""
+
+
+def read_adapter_name(pattern: str) -> str:
+    """NAME of the pattern `lora.NAME`, "" for any other pattern."""
+    first, _, name = pattern.partition(".")
+    return name if first == "lora" and name not in FACTORS else ""
+
+
 class Lora(Config):
     rank: int = Field(16, gt=0)
     alpha: float = Field(32, gt=0)
@@ -64,6 +77,23 @@ class Lora(Config):
     tokens: bool = False
     """Also trains the embedding rows of the special_tokens of the language model, and of the words around_image. All
     other rows stay unchanged. With targets: [], nothing else is trained."""
+    name: str = Field("", exclude_if=lambda name: not name)
+    """Keeps the adapter apart from those of other names: a stage with another name starts from the base without it. It
+    is then `lora.NAME` in `trains` and wherever a stage is named. Adapters without a name are folded into the base as
+    soon as a stage adds others."""
+
+    @model_validator(mode="after")
+    def _check_shares_its_base(self) -> Lora:
+        if not self.name:
+            return self
+        if not ADAPTER.fullmatch(self.name) or self.name in TAKEN:
+            raise ValueError(
+                f"name is {self.name!r}: expected letters, digits, - and _, and none of {', '.join(TAKEN)}"
+            )
+        if self.tokens or self.start == "pissa":
+            what = "tokens changes rows of the base" if self.tokens else "start: pissa takes weights out of the base"
+            raise ValueError(f"{what}, which adapters with a name share; leave it out, or the name")
+        return self
 
     @model_validator(mode="after")
     def _check_adapts_something(self) -> Lora:
@@ -78,6 +108,36 @@ def read_lora(saved: Any, where: str) -> Lora | None:
         return Lora.model_validate(saved) if saved else None
     except ValidationError:
         raise CheckpointError(f"{where}: its adapters cannot be read; train the stage again") from None
+
+
+class Merge(Config):
+    """Starts from the mean of several trained models, computed in float32 (model soups, arXiv 2203.05482). Adapters are
+    folded into their base first. All of them have the same modules."""
+
+    merge: dict[str, float] = Field(min_length=1)
+    """What `from` can name -> its weight. Without `onto`, the weights sum to 1."""
+    onto: str = ""
+    """Adds `weight` times the difference of each model from this one to it (task arithmetic, arXiv 2212.04089)."""
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Merge:
+        if self.onto:
+            return self
+        if len(self.merge) == 1:
+            raise ValueError("merge has one source, so there is nothing to merge; name it in `from`, or add `onto`")
+        if not math.isclose(total := sum(self.merge.values()), 1, abs_tol=1e-6):
+            raise ValueError(
+                f"the weights of merge sum to {total:g}, which would scale the whole model; expected 1, or `onto` with"
+                " the model to which differences are added"
+            )
+        return self
+
+    def list_shares(self) -> dict[str, float]:
+        """Source -> its share; the shares sum to 1: onto + sum of w (m - onto) = (1 - sum of w) onto + sum of w m."""
+        shares = dict(self.merge)
+        if self.onto:
+            shares[self.onto] = shares.get(self.onto, 0.0) + 1 - sum(self.merge.values())
+        return shares
 
 
 class Sampling(Config):
@@ -147,10 +207,10 @@ class StageConfig(Config):
     """Micro-batches per optimizer step on each rank. `auto`: one, and more as soon as a rank runs out of memory."""
     optim: Optim = Optim()
     lora: Lora | None = None
-    from_: str | dict[str, str] = Field("", alias="from")
+    from_: str | Merge | dict[str, str] = Field("", alias="from")
     """Where the weights come from, or module -> where its weights come from: an earlier stage (default: the one
     before), a stage of another run (RUN_FOLDER:STAGE), a folder of safetensors (./FOLDER) such as an exported model, or
-    a hub id (OWNER/NAME)."""
+    a hub id (OWNER/NAME). `{merge: {A: 0.5, B: 0.5}}` is the mean of several of them."""
     validate_: Validate | None = Field(None, alias="validate")
     save_every: Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=DURATION)] = "15 min"
     """Steps between checkpoints, or the time, e.g. `15 min`, `2 h`. What was computed since is lost if the machine
@@ -177,6 +237,20 @@ class StageConfig(Config):
             return math.inf
         number, unit = self.save_every.split()
         return float(number) * _SECONDS[unit]
+
+    def list_starts(self) -> dict[tuple[str, ...], str]:
+        """Path below `from` -> the place that it names; the path of a module has one word, its name."""
+        if isinstance(self.from_, Merge):
+            named = {("merge", name): name for name in self.from_.merge}
+            return named | ({("onto",): self.from_.onto} if self.from_.onto else {})
+        given = {"": self.from_} if isinstance(self.from_, str) else self.from_
+        return {(module,) if module else (): text for module, text in given.items()}
+
+    def find_adapter(self) -> str:
+        """The name of the adapter that the stage trains, "" if it says none."""
+        if self.lora is not None:
+            return self.lora.name
+        return next(filter(None, map(read_adapter_name, self.trains)), "")
 
     def list_text_towers(self) -> dict[str, Any]:
         """Field that holds a text tower -> the config of the tower."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +23,8 @@ class Trained:
     model: as it was after `stage`, with its adapters, in float32 on the CPU. tokenizer: of the language model, or of
     the text tower of a dual encoder. recipe: typed (model, stages, plugins). plain: the same recipe with every key,
     without the paths of the data. cards: source -> its data card. results: rows of the run's evaluation of this model.
-    part: NAME of a target `encoder.NAME`. prepare: the data path."""
+    part: NAME of a target `encoder.NAME`. prepare: the data path. adapter: the name of its adapters. siblings: name of
+    other adapters of the run -> loads the model with them."""
 
     model: Any
     tokenizer: Any
@@ -36,6 +37,8 @@ class Trained:
     results: Sequence[dict[str, Any]] = ()
     part: str = ""
     prepare: Any = None
+    adapter: str = ""
+    siblings: Mapping[str, Callable[[], Trained]] = field(default_factory=dict)
 
     @property
     def stages(self) -> Sequence[Any]:

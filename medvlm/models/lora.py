@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from medvlm.core.errors import RecipeError
+from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.quantize import is_quantized
 from medvlm.core.stage_config import Lora
 from medvlm.models import new_rows
@@ -110,6 +111,32 @@ def take_off(model: nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
     _unwrap(model, adapted)
     dequantize(model)
     return config, tensors
+
+
+def drop_adapters(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of a stage without its adapters: the base, under the names that it has in a model without them."""
+    adapted = {name.partition(".lora_")[0] for name in weights if ".lora_" in name}
+    base = {}
+    for name, tensor in weights.items():
+        layer, _, rest = name.partition(".base_layer.")
+        if ".lora_" not in name:
+            base[f"{layer}.{rest}" if rest and layer in adapted else name] = tensor
+    return base
+
+
+def put_in(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
+    """Loads the adapters among the weights into those of the model. Raises CheckpointError if they are not the same."""
+    own = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
+    given = {name: tensor for name, tensor in weights.items() if ".lora_" in name}
+    wrong = [n for n in own.keys() | given.keys() if n not in own or n not in given or own[n].shape != given[n].shape]
+    if wrong:
+        raise CheckpointError(
+            f"{where}: its adapters do not fit this model ({sorted(wrong)[0]}); were they trained with other model"
+            " settings?"
+        )
+    with torch.no_grad():
+        for name, tensor in given.items():
+            own[name].copy_(tensor)
 
 
 def dequantize(model: nn.Module) -> None:

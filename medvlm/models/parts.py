@@ -14,6 +14,7 @@ from torch import nn
 from medvlm.core.config import component, did_you_mean
 from medvlm.core.contracts import Features, Preprocess
 from medvlm.core.errors import RecipeError, ShapeError, list_some
+from medvlm.core.stage_config import FACTORS
 
 T = TypeVar("T")
 
@@ -121,9 +122,10 @@ def module_of(parameter: str) -> str:
 
 def matches(parameter: str, pattern: str) -> bool:
     """A pattern names a group, a module by its dotted path, or parameters by a path with *. `lora.A` and `lora.B` are
-    the two factors of the adapters."""
-    if pattern in ("lora", "lora.A", "lora.B"):
-        return group_of(parameter) == "lora" and f".lora_{pattern.removeprefix('lora').lstrip('.')}" in parameter
+    the two factors of the adapters. A model has the adapters of one name at most, so `lora.NAME` is all of them."""
+    if pattern.partition(".")[0] == "lora":
+        factor = pattern.removeprefix("lora.") if pattern.removeprefix("lora.") in FACTORS else ""
+        return group_of(parameter) == "lora" and f".lora_{factor}" in parameter
     if group_of(parameter) == "lora":
         return False
     if "*" in pattern:

@@ -15,7 +15,7 @@ from medvlm.core.composition import composition_of_stage, name_of
 from medvlm.core.config import component
 from medvlm.core.errors import DataError, RecipeError, UserError
 from medvlm.core.sample import Sample
-from medvlm.core.stage_config import Lora, StageConfig
+from medvlm.core.stage_config import StageConfig
 from medvlm.data.estimate import NoFiles
 from medvlm.data.mixture import Mixture
 from medvlm.io.shard_index import facts_of
@@ -24,7 +24,7 @@ from medvlm.models.parts import matches, set_trained
 from medvlm.preflight import adapters
 from medvlm.preflight.draft import Draft, make_draft
 from medvlm.preflight.samples import Look
-from medvlm.recipe.graph import find_outside_origins, find_start_stages
+from medvlm.recipe.graph import find_adapters
 from medvlm.recipe.schema import Recipe
 from medvlm.stages._base import Setup
 from medvlm.train.optim import make_optimizers
@@ -68,20 +68,12 @@ def optimizers_of(stage: Any, config: StageConfig) -> list[torch.optim.Optimizer
     return list(make_optimizers(stage.model, settings, matches, config.name).values())
 
 
-def adapters_of(recipe: Recipe, number: int) -> Lora | None:
-    """The adapters that the stage adds, or that are in the weights it starts from. Stages in between pass them on."""
-    own: Lora | None = recipe.stages[number].lora
-    earlier = (adapters_of(recipe, j) for j in find_start_stages(recipe, number))
-    outside = (o.find_adapters() for o in find_outside_origins(recipe, number).values() if not o.find_problem())
-    return own or next((found for found in (*earlier, *outside) if found is not None), None)
-
-
 def build_stage(draft: Draft, number: int, world: int) -> Any:
     """Stage `number` on the meta device. Raises RecipeError for `trains` and adapters that match nothing."""
     recipe = draft.recipe
     config = recipe.stages[number]
     composition = composition_of_stage(recipe.model, config)
-    lora = adapters_of(recipe, number) if "lora" in composition.PARTS else None
+    lora = find_adapters(recipe, number) if "lora" in composition.PARTS else None
     setup = Setup(
         **vars(draft.assemblies[name_of(composition)]),
         composition=composition,

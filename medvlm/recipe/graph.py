@@ -6,7 +6,8 @@ from contextlib import suppress
 
 from medvlm.core.composition import Composition, composition_as_is, composition_of_stage, name_of
 from medvlm.core.errors import RecipeError
-from medvlm.recipe.origins import Origin, name_outside
+from medvlm.core.stage_config import Lora, Merge
+from medvlm.recipe.origins import Origin, StageOrigin, name_outside
 from medvlm.recipe.schema import Recipe
 
 
@@ -49,18 +50,46 @@ def list_used_sources(recipe: Recipe) -> set[str]:
 def find_start_stages(recipe: Recipe, i: int) -> tuple[int, ...]:
     """Indices of the stages that stage i takes weights from, without unknown names."""
     names = [stage.name for stage in recipe.stages[:i]]
-    given = recipe.stages[i].from_
-    if not given:
+    if not recipe.stages[i].from_:
         return (i - 1,) if i else ()
-    wanted = {given} if isinstance(given, str) else set(given.values())
+    wanted = set(recipe.stages[i].list_starts().values())
     return tuple(names.index(name) for name in sorted(wanted) if name in names)
 
 
-def find_outside_origins(recipe: Recipe, i: int) -> dict[str, Origin]:
-    """Module ("" = all others) -> the origin outside of this run that stage i starts from."""
-    names = [stage.name for stage in recipe.stages[:i]]
-    given = recipe.stages[i].from_
-    named = {"": given} if isinstance(given, str) else given
-    outside = {module: text for module, text in named.items() if text and text not in names}
-    found = {module: name_outside(text, module) for module, text in outside.items()}
-    return {module: origin for module, origin in found.items() if origin is not None}
+def find_outside_origins(recipe: Recipe, i: int) -> dict[tuple[str, ...], Origin]:
+    """Path below `from` -> the origin outside of this run that stage i starts from."""
+    names, stage = [stage.name for stage in recipe.stages[:i]], recipe.stages[i]
+    outside = {path: text for path, text in stage.list_starts().items() if text and text not in names}
+    by_module = isinstance(stage.from_, dict)
+    found = {path: name_outside(text, path[0] if by_module else "") for path, text in outside.items()}
+    return {path: origin for path, origin in found.items() if origin is not None}
+
+
+def find_adapters(recipe: Recipe, i: int) -> Lora | None:
+    """The adapters that stage i trains or passes on: its own, those of the name that it trains, else those of the
+    weights that it starts from. None as well if the files of another run are not on this machine."""
+    stage = recipe.stages[i]
+    if stage.lora is not None:
+        return stage.lora
+    if (name := stage.find_adapter()) and (kept := find_kept_adapters(recipe, i, name)):
+        return kept
+    return None if isinstance(stage.from_, Merge) else find_start_adapters(recipe, i)
+
+
+def find_start_adapters(recipe: Recipe, i: int) -> Lora | None:
+    """The adapters of the weights that stage i starts from."""
+    earlier = (find_adapters(recipe, j) for j in find_start_stages(recipe, i))
+    outside = (o.find_adapters() for o in find_outside_origins(recipe, i).values() if not o.find_problem())
+    return next((found for found in (*earlier, *outside) if found is not None), None)
+
+
+def find_kept_adapters(recipe: Recipe, i: int, name: str) -> Lora | None:
+    """The adapters of this name that an earlier stage has, from which stage i can take them."""
+    names, given = [stage.name for stage in recipe.stages[:i]], recipe.stages[i].from_
+    start = given if isinstance(given, str) else ""
+    stop = names.index(start) + 1 if start in names else 0 if start else i
+    earlier = [recipe.stages[j].lora for j in range(stop)]
+    outside = [o for o in find_outside_origins(recipe, i).values() if not o.find_problem()]
+    before = [each for o in outside if isinstance(o, StageOrigin) for each in o.list_stages_before()]
+    found = [*reversed(earlier), *(origin.find_adapters() for origin in (*outside, *before))]
+    return next((lora for lora in found if lora is not None and lora.name == name), None)

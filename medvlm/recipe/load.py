@@ -82,9 +82,9 @@ class LoadedRecipe:
     def list_missing_origins(self) -> list[Problem]:
         """Origins in `from` that are not on this machine. Such a recipe can be validated, but not trained."""
         return [
-            Problem(("stages", i, "from", *([module] if module else [])), problem)
+            Problem(("stages", i, "from", *path), problem)
             for i in range(len(self.recipe.stages))
-            for module, origin in find_outside_origins(self.recipe, i).items()
+            for path, origin in find_outside_origins(self.recipe, i).items()
             if (problem := origin.find_problem())
         ]
 

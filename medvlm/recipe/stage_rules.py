@@ -12,7 +12,14 @@ from medvlm.core.content import list_splits
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import did_you_mean, list_some
 from medvlm.core.problems import Problem
-from medvlm.recipe.graph import find_composition, find_outside_origins, find_start_stages
+from medvlm.core.stage_config import Merge, read_adapter_name
+from medvlm.recipe.graph import (
+    find_composition,
+    find_kept_adapters,
+    find_outside_origins,
+    find_start_adapters,
+    find_start_stages,
+)
 from medvlm.recipe.origins import StageOrigin, name_outside
 from medvlm.recipe.schema import Recipe
 
@@ -66,11 +73,15 @@ def check_stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[P
 
 def _check_origin(recipe: Recipe, i: int) -> Iterator[Problem]:
     stage, earlier = recipe.stages[i], [s.name for s in recipe.stages[:i]]
-    given = {"": stage.from_} if isinstance(stage.from_, str) else stage.from_
-    for module, name in given.items():
-        path: KeyPath = ("stages", i, "from", *([module] if module else []))
-        if module:
-            yield from _check_pattern(recipe, i, module, path)
+    if isinstance(stage.from_, Merge) and _is_quantized(recipe):
+        yield Problem(
+            ("stages", i, "from"),
+            "merged weights are not those that were quantized; leave out `quantize`, or start from one model",
+        )
+    for below, name in stage.list_starts().items():
+        path: KeyPath = ("stages", i, "from", *below)
+        if isinstance(stage.from_, dict):
+            yield from _check_pattern(recipe, i, below[0], path)
         is_later = name not in earlier and name in [s.name for s in recipe.stages]
         if name and name not in earlier and (is_later or name_outside(name) is None):
             why = "this stage itself or a later one" if is_later else f"no stage{did_you_mean(name, earlier)}"
@@ -103,6 +114,7 @@ def _check_pattern(recipe: Recipe, i: int, pattern: str, path: KeyPath) -> Itera
 def _check_lora(recipe: Recipe, i: int) -> Iterator[Problem]:
     stage = recipe.stages[i]
     trains_lora = any(pattern.split(".")[0] == "lora" for pattern in stage.trains)
+    yield from _check_adapter_names(recipe, i)
     if stage.lora is not None and not trains_lora:
         yield Problem(
             ("stages", i, "lora"),
@@ -112,6 +124,35 @@ def _check_lora(recipe: Recipe, i: int) -> Iterator[Problem]:
         yield Problem(
             ("stages", i, "trains"),
             "has lora, but neither this stage nor an earlier one defines the adapters; add lora: {rank: 16}",
+        )
+
+
+def _check_adapter_names(recipe: Recipe, i: int) -> Iterator[Problem]:
+    stage, own, start = recipe.stages[i], recipe.stages[i].find_adapter(), find_start_adapters(recipe, i)
+    patterns: list[tuple[KeyPath, str]] = [(("trains", j), pattern) for j, pattern in enumerate(stage.trains)]
+    patterns += [(("optim", "lr_of", pattern), pattern) for pattern in stage.optim.lr_of]
+    for path, pattern in patterns:
+        if (name := read_adapter_name(pattern)) and name != own:
+            meant = f"the adapter of this stage is {own!r}" if own else "lora.name gives the adapter no name"
+            yield Problem(("stages", i, *path), f"{pattern!r}: {meant}; a stage trains one adapter")
+    if stage.lora is None:
+        is_known = not own or find_kept_adapters(recipe, i, own) is not None
+        if not is_known and not any(o.find_problem() for o in find_outside_origins(recipe, i).values()):
+            yield Problem(
+                ("stages", i, "trains"), f"no stage before this one has an adapter {own!r}; add lora: {{name: {own}}}"
+            )
+        return
+    if own and (kept := find_kept_adapters(recipe, i, own)) and kept != stage.lora:
+        yield Problem(
+            ("stages", i, "lora"),
+            f"the adapter {own!r} of an earlier stage has other settings; leave out `lora` to go on with it, or choose"
+            " another name",
+        )
+    if not own and start is not None and start.name and not isinstance(stage.from_, Merge):
+        yield Problem(
+            ("stages", i, "lora"),
+            f"the stage starts from a model with the adapter {start.name!r}, which is kept apart; give these adapters a"
+            " name too, or start `from` a stage before",
         )
 
 
@@ -160,6 +201,8 @@ def _is_quantized(recipe: Recipe) -> bool:
 def _has_adapters(recipe: Recipe, i: int) -> bool:
     """Whether a stage that this one starts from has adapters, or may have. The files of another run may not be on this
     machine, so it gets the benefit of the doubt."""
+    if isinstance(recipe.stages[i].from_, Merge):
+        return False  # they are folded in
     if any(recipe.stages[j].lora is not None or _has_adapters(recipe, j) for j in find_start_stages(recipe, i)):
         return True
     outside = list(find_outside_origins(recipe, i).values())

@@ -7,6 +7,7 @@ import re
 from pydantic import ValidationError
 
 from medvlm.core.card import Licence, merge_licences
+from medvlm.core.run import split_origin
 from medvlm.report import numbers
 from medvlm.report.markup import Child, Html, link, tag
 from medvlm.report.page import Section, make_section, make_table, make_tile
@@ -152,7 +153,7 @@ def make_lineage_section(run: RunRecord) -> Section | None:
 
 def _describe_descent(done: Record) -> str:
     """Which checkpoint later stages start from, and where this stage's initial weights came from."""
-    named = [str(origin) for origin in (done.get("from") or {}).values()]
+    named = [part for origin in (done.get("from") or {}).values() for part in split_origin(str(origin))]
     origins = sorted({re.sub(r"(/step-\d+)?@.*", "", origin) for origin in named})
     began = f", started from the weights of {' and '.join(origins)}" if origins else ""
     return f", passes on {done['take']}{began}" if done.get("take") else began

@@ -85,6 +85,11 @@ def _describe_part(part: Mapping[str, Any]) -> str:
 def _explain_loading(about: About) -> str:
     target: Any = component("export.targets", about.kind)
     lines = target.LOADING(about.base) if callable(target.LOADING) else target.LOADING
+    if others := ", ".join(f"`{name}`" for name in about.parity.get("adapters", ())):
+        lines += (
+            f"\n\nFurther adapters on the same base are in subfolders: {others}. Add one with"
+            ' `model.load_adapter("FOLDER/NAME", "NAME")` and switch to it with `model.set_adapter("NAME")`.'
+        )
     if about.needs_medvlm:
         why = about.why_custom or "its recipe requests it (export.target: custom)"
         return f"## How to load\n\nLoading this folder needs the package medvlm: {why}.\n\n{lines}"

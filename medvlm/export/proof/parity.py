@@ -66,9 +66,14 @@ def prove(model: Path, reference: Path, loader: str = "stock") -> dict[str, Any]
         raise ParityError(
             f"export: the exported folder could not be loaded in a fresh process:\n{done.stderr.strip()[-2000:]}"
         )
-    return judge(
-        json.loads((reference / "reference.json").read_text()), json.loads((reference / "result.json").read_text())
-    )
+    return judge_all(reference, json.loads((reference / "result.json").read_text()))
+
+
+def judge_all(reference: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """The record of a passed proof, with those of further adapters in the same folder under `adapters`."""
+    record = judge(json.loads((reference / "reference.json").read_text()), result)
+    others = {name: judge_all(reference / name, found) for name, found in result.get("siblings", {}).items()}
+    return {**record, "adapters": others} if others else record
 
 
 def judge(expected: dict[str, Any], result: dict[str, Any]) -> dict[str, Any]:

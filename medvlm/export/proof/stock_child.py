@@ -61,8 +61,9 @@ def compare_answers(folder: Path, reference: Path, expected: Found, tensors: Fou
 
 
 def compare_adapted(folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
-    """Compares the same for a base with adapters, and measures how much they change its logits: adapters that are
-    loaded but do nothing raise no error."""
+    """Compares the same for a base with adapters, one after the other, and measures how much each changes its logits:
+    adapters that are loaded but do nothing raise no error."""
+    import torch
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
     from transformers import AutoModelForImageTextToText
@@ -71,23 +72,25 @@ def compare_adapted(folder: Path, reference: Path, expected: Found, tensors: Fou
     where = Path(expected.get("base") or folder / "base")
     processor = folder / "base" if where == folder / "base" else folder
     base, loading = AutoModelForImageTextToText.from_pretrained(where, **_get_options(), output_loading_info=True)
-    name = type(base).__name__
-    model = PeftModel.from_pretrained(base, folder).eval()
-    with safe_open(folder / "adapter_model.safetensors", "pt") as stored:
-        given, wanted = set(stored.keys()), set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    missing = {"missing_adapters": sorted(wanted - given), "unexpected_adapters": sorted(given - wanted)}
-    found = _compare_cases(model, processor, reference, expected, tensors)
-    with model.disable_adapter():
-        without = _compare_cases(
-            model, processor, reference, {**expected, "cases": expected["cases"][:1], "golden": []}, tensors
-        )
-    effect = without["cases"][0]["diff"]
-    return {
-        **found,
-        "class": f"{type(model).__name__} over {name}",
-        "loading": {**_list_wrong_keys(loading), **missing},
-        "adapter_effect": effect or 0.0,
-    }
+    name, model, proven = type(base).__name__, PeftModel.from_pretrained(base, folder).eval(), {}
+    for own in ("", *expected["siblings"]):
+        if own:
+            model.load_adapter(str(folder / own), own)
+            expected = json.loads((reference / own / "reference.json").read_text())
+            tensors = torch.load(reference / own / "reference.pt", weights_only=True)
+        model.set_adapter(own or "default")
+        with safe_open(folder / own / "adapter_model.safetensors", "pt") as stored:
+            given = set(stored.keys())
+        wanted = set(get_peft_model_state_dict(model, adapter_name=own or "default", save_embedding_layers=False))
+        found = _compare_cases(model, processor, reference / own, expected, tensors)
+        with model.disable_adapter():
+            first = {**expected, "cases": expected["cases"][:1], "golden": []}
+            without = _compare_cases(model, processor, reference / own, first, tensors)
+        wrong = {"missing_adapters": sorted(wanted - given), "unexpected_adapters": sorted(given - wanted)}
+        proven[own] = {**found, "loading": wrong, "adapter_effect": without["cases"][0]["diff"] or 0.0}
+    found = proven.pop("")
+    found["loading"] |= _list_wrong_keys(loading)
+    return {**found, "class": f"{type(model).__name__} over {name}", "siblings": proven}
 
 
 def _compare_cases(model: Any, folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:

@@ -6,6 +6,8 @@ FOLDER/base, with everything that was trained without adapters. Then `modules_to
 the same weights twice. A base is also written for a ready model if only parts of a module were trained, if adapters
 of an earlier stage were folded in or took a part of the weights (PiSSA), or if it was published in float32 and adapted
 in mixed precision, which holds frozen weights in bfloat16.
+
+The other adapters of a run whose adapters have names are in subfolders, FOLDER/NAME, as peft saves several adapters.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,9 +85,13 @@ def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
 
 def write_reference(trained: Trained, folder: Path) -> None:
     component("export.targets", _choose_stock(trained)).write_reference(trained, folder)
-    if found := find_published(trained):
-        expected = json.loads((folder / "reference.json").read_text())
-        write_json(folder / "reference.json", {**expected, "base": str(found.snapshot)})
+    found = find_published(trained)
+    base = {"base": str(found.snapshot)} if found else {}
+    expected = json.loads((folder / "reference.json").read_text())
+    write_json(folder / "reference.json", {**expected, **base, "siblings": sorted(trained.siblings)})
+    for name, load in trained.siblings.items():
+        (folder / name).mkdir()
+        component("export.targets", _choose_stock(trained)).write_reference(load(), folder / name)
 
 
 def write(trained: Trained, folder: Path) -> Audit:
@@ -97,30 +103,50 @@ def write(trained: Trained, folder: Path) -> Audit:
     if not adapters:
         raise ShapeError(f"export: after stage {trained.stage} the model has no adapters; export it as stock")
     place_of = base.map_names(trained)
+    # "" is the adapter of the model that is exported.
+    sets = {"": (config, _place(adapters, place_of))}
+    audited = [*adapters]
+    for name, load in trained.siblings.items():
+        own, tensors = _take_off_same_base(trained.model, load(), name)
+        sets[name] = own, _place(tensors, place_of)
+        audited += [f"{name}: {each}" for each in tensors]
+    if found:
+        audit, stock_config = Audit(replaced=sorted(found.trained)), trained.model.stock.config
+        base.save_processor(trained, folder)
+    else:
+        from transformers import AutoConfig
+
+        audit = base.write(trained, folder / BESIDE)
+        stock_config = open_stock(AutoConfig, folder / BESIDE)
+    for name, (own, tensors) in sets.items():
+        own.base_model_name_or_path = found.name if found else BESIDE
+        if found:
+            own.revision, own.modules_to_save = found.revision, found.modules or None
+        _save(own, stock_config, {**tensors, **(found.trained if found else {})}, folder / name)
+    audit.adapters = sorted(audited)
+    return audit
+
+
+def _place(adapters: Mapping[str, torch.Tensor], place_of: Callable[[str], str | None]) -> dict[str, torch.Tensor]:
     placed = {name: place_of(name) for name in adapters}
     if homeless := sorted(name for name, place in placed.items() if place is None):
         raise ShapeError(
             f"export: {len(homeless)} adapters have no layer in the stock class: {', '.join(homeless[:5])}; export as"
             " stock or custom"
         )
-    tensors = {str(placed[name]): tensor for name, tensor in adapters.items()}
-    if found:
-        audit = Audit(replaced=sorted(found.trained))
-        config.base_model_name_or_path, config.revision, config.modules_to_save = (
-            found.name,
-            found.revision,
-            found.modules or None,
-        )
-        _save(config, trained.model.stock.config, {**tensors, **found.trained}, folder)
-        base.save_processor(trained, folder)
-    else:
-        from transformers import AutoConfig
+    return {str(placed[name]): tensor for name, tensor in adapters.items()}
 
-        audit = base.write(trained, folder / BESIDE)
-        config.base_model_name_or_path = BESIDE
-        _save(config, open_stock(AutoConfig, folder / BESIDE), tensors, folder)
-    audit.adapters = sorted(adapters)
-    return audit
+
+def _take_off_same_base(model: Any, other: Trained, name: str) -> tuple[Any, dict[str, torch.Tensor]]:
+    """The adapters of another stage. Raises ShapeError if they were trained on another base than that of `model`."""
+    config, adapters = take_off(other.model)
+    base, own = model.state_dict(), other.model.state_dict()
+    if differing := [each for each in sorted(base) if each not in own or not torch.equal(base[each], own[each])]:
+        raise ShapeError(
+            f"export: the adapter {name!r} was trained on another base ({differing[0]} differs), and one folder has one"
+            f" base; export each by itself: RUN:lora.{name}"
+        )
+    return config, adapters
 
 
 @dataclass(frozen=True)
@@ -139,8 +165,8 @@ def find_published(trained: Trained) -> Published | None:
     """The base on the hub, or None if a base has to be written."""
     name = trained.recipe.model.pretrained
     is_hub_id = bool(name) and name.count("/") == 1 and not Path(name).exists()
-    # With several settings of adapters, those of the earlier stages were folded into the base.
-    adapters = {stage.lora for stage in trained.stages if stage.lora}
+    # With several settings of adapters, those of the earlier stages were folded into the base, if they had no name.
+    adapters = {stage.lora for stage in trained.stages if stage.lora and stage.lora.name in ("", trained.adapter)}
     if not is_hub_id or len(adapters) > 1 or any(each.start != "zero" for each in adapters):
         return None
     from huggingface_hub import try_to_load_from_cache
@@ -192,6 +218,7 @@ def _save(config: Any, stock_config: Any, tensors: dict[str, torch.Tensor], fold
         {name.partition(".lora_")[0] for name in tensors if ".lora_" in name},
         [name for name, _ in stock.named_modules()],
     )
+    folder.mkdir(exist_ok=True)
     config.task_type, config.inference_mode = "CAUSAL_LM", True
     with torch.device("meta"):
         made = get_peft_model(stock, config)
