@@ -165,7 +165,7 @@ def rename_layers(stored: Mapping[str, torch.Tensor], prefix: str) -> dict[str, 
         "ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
         "attn.out_proj": "self_attn.out_proj",
     }  # fmt: skip
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for layer in range(LAYERS):
         before, after = f"{prefix}transformer.resblocks.{layer}", f"encoder.layers.{layer}"
         for kind in ("weight", "bias"):
