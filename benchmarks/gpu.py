@@ -8,8 +8,8 @@ The cases are in gpu_cases.py. Each is measured as medvlm trains it and as a pla
 model. MFU counts the operations that a step needs (forward and backward pass over real tokens, backward only where
 something is trained, the head where a label is; nothing recomputed, no padding), against 989 TFLOP/s (an H200 without
 sparsity) and 790 (what it reaches in large products). Data are made beforehand, so loading is not measured;
-benchmarks/stream.py does this. `spare_tokens` is the share of tokens that are computed and not needed: padding, and prompts that are
-repeated. Prints one JSON line per case. open_clip and TRL themselves are `not checked` here.
+benchmarks/stream.py does this. `spare_tokens` is the share of tokens that are computed and not needed: padding, and
+prompts that are repeated. Prints one JSON line per case. open_clip and TRL themselves are `not checked` here.
 """
 
 from __future__ import annotations
