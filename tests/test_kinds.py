@@ -15,7 +15,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "medvlm"
 SLOTS = """
 archive/readers backbones compositions connectors decoders encoders evaluate/protocols export/targets
-families objectives/heads objectives/pairs rewards rollouts scoring stages tasks tasks/codecs texts
+families objectives/heads objectives/pairs released rewards rollouts scoring stages tasks tasks/codecs texts
 """
 
 OTHER_MEANING = {

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "medvlm"
 
-PARTS = ("encoders", "connectors", "decoders", "texts", "backbones", "families")
+PARTS = ("encoders", "connectors", "decoders", "texts", "backbones", "families", "released")
 MAY_IMPORT: dict[str, set[str]] = {
     "core": set(),
     "io": {"core"},

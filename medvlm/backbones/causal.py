@@ -35,6 +35,7 @@ RESERVED = (
     r"<\|image\|>",
     r"<image_soft_token>",
     r"\[IMG\]",
+    r"<im_patch>",
     r"<\|reserved_special_token_\d+\|>",
     r"<unused\d+>",
     r"<\|placeholder\d+\|>",
@@ -66,6 +67,9 @@ class Config(Loaded):
     config: dict[str, Any] = {}
     """Instead of `model`: the config of a model that starts from scratch, {model_type: qwen2, hidden_size: ...}, with a
     tokenizer trained on the cards' text."""
+    tokenizer: str = Field("", exclude_if=lambda tokenizer: not tokenizer)
+    """With `config`: the hub id or folder of a tokenizer, in place of a trained one, for weights that a stage reads by
+    `from`. The config then says how large the vocabulary is (vocab_size)."""
     vocabulary: int = Field(2048, gt=300)
     """Vocabulary size of a tokenizer that is trained. Must hold at least the 256 bytes and the special tokens."""
     around_image: tuple[str, str] = ("", "")
@@ -97,6 +101,8 @@ class Config(Loaded):
             raise ValueError(
                 "quantize needs `model`: a model that starts from scratch is trained in full; remove quantize"
             )
+        if self.tokenizer and not self.config.get("vocab_size"):
+            raise ValueError("tokenizer needs config.vocab_size, the number of rows of the embeddings")
         if self.config and "model_type" not in self.config:
             raise ValueError("config.model_type is missing, e.g. qwen2, llama, gpt2")
         return self
@@ -134,13 +140,14 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
     texts and lists of parts."""
     if (folder / "tokenizer_config.json").is_file():
         return open_dialogue_tokenizer(folder)
-    made = open_tokenizer(config.model, "model.language.model") if config.model else train(config.vocabulary)
+    key, where = ("tokenizer", config.tokenizer) if config.tokenizer else ("model", config.model)
+    made = open_tokenizer(where, f"model.language.{key}") if where else train(config.vocabulary)
     if config.template:
         made.chat_template = TEMPLATES.get(config.template, config.template)
         try_template(made, "model.language.template")
     if not made.chat_template:
         raise RecipeError(
-            f"model.language: the tokenizer of {config.model} has no chat template; give it one, e.g. template:"
+            f"model.language: the tokenizer of {where} has no chat template; give it one, e.g. template:"
             " vicuna, or use an instruction-tuned model"
         )
     image = find_image_token(made.get_vocab()) or IMAGE
@@ -196,6 +203,11 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
+    if config.tokenizer and len(tokenizer) > config.config["vocab_size"]:
+        raise RecipeError(
+            f"model.language: config.vocab_size is {config.config['vocab_size']}, and the tokenizer has"
+            f" {len(tokenizer)} tokens with those that the recipe adds"
+        )
     kind = config.config["model_type"]
     if kind not in CONFIG_MAPPING:
         near = did_you_mean(kind, CONFIG_MAPPING)
@@ -216,7 +228,7 @@ def _quantize(model: Any, config: Config) -> nn.Module:
 def standalone(config: Config, built: Any) -> Config:
     """A config that builds the same without an id or a path."""
     if not config.model:
-        return config
+        return config.model_copy(update={"tokenizer": ""})
     return config.model_copy(update={"model": "", "config": describe(built), "quantize": None})
 
 

@@ -19,6 +19,7 @@ from medvlm.core.errors import CheckpointError, UserError
 from medvlm.core.run import RunFolder
 from medvlm.preflight.rehearsal.small_data import SmallSource, make_small_data
 from medvlm.preflight.rehearsal.small_recipe import STEPS, count_axes, make_small_recipe
+from medvlm.recipe.graph import find_outside_origins
 from medvlm.recipe.known import inline_configs
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.train import checkpoint
@@ -137,6 +138,9 @@ def _list_unchecked(loaded: LoadedRecipe, made: Mapping[str, SmallSource]) -> It
     models = sorted({part.model for part in parts if getattr(part, "model", "")} | ({recipe.model.pretrained} - {""}))
     for model in models:
         yield Line(f"weights, tokenizer and chat template of {model}", "")
+    outside = (find_outside_origins(recipe, i).values() for i in range(len(recipe.stages)))
+    for origin in sorted({str(origin) for each in outside for origin in each}):
+        yield Line(f"weights of {origin}", "")
     for name, each in made.items():
         if not each.is_real:
             yield Line(f"the samples of {name}", "")

@@ -35,6 +35,8 @@ class Config(EncoderConfig, LoadedFile):
     """ViT: number of transformer blocks."""
     heads: int = 4
     """ViT: number of attention heads."""
+    class_token: bool = Field(False, exclude_if=lambda chosen: not chosen)
+    """ViT: has a class token, which is the pooled output and not among the patch tokens."""
     depth: int = Field(50, gt=0)
     """Depth of a ResNet (10, 18, 34, 50, 101, 152, 200) or DenseNet (121, 169, 201, 264)."""
     layer: Layers | None = None
@@ -52,6 +54,8 @@ class Config(EncoderConfig, LoadedFile):
         if self.net != "ViT":
             if self.patch or self.patch_mm:
                 raise ValueError(f"patch and patch_mm are for the ViT; {self.net} has fixed strides; remove them")
+            if self.class_token:
+                raise ValueError(f"class_token is for the ViT; {self.net} has none; remove it")
             if self.net == "SwinUNETR" and any(side % 32 for side in size):
                 raise ValueError(
                     f"preprocess.size is {list(size)}: SwinUNETR halves it five times, so each side must be a multiple"
@@ -137,6 +141,7 @@ class Volume(MeasuredEncoder):
         if config.weights and not is_on_meta():
             read_file(self.tower, config, "encoders")
         self.is_vit, self.vit_grid = config.net == "ViT", facts(config).grid if config.net == "ViT" else None
+        self.has_class_token = config.class_token
         self.layers = None if config.layer is None else select_layers(config.layer, count(config))
         self.measure(config.preprocess.shape, facts(config))
 
@@ -145,9 +150,11 @@ class Volume(MeasuredEncoder):
             stages = self.stages(self.tower, pixels_NCDHW)
             return join_maps([stages[n] for n in self.layers or (-1,)])
         final, hidden = self.tower(pixels_NCDHW)
-        patches = final if self.layers is None else torch.cat([hidden[n] for n in self.layers], -1)
+        tokens = final if self.layers is None else torch.cat([hidden[n] for n in self.layers], -1)
         assert self.vit_grid is not None
-        return Features(patches, patches.mean(1), self.vit_grid)
+        if self.has_class_token:
+            return Features(tokens[:, 1:], tokens[:, 0], self.vit_grid)
+        return Features(tokens, tokens.mean(1), self.vit_grid)
 
 
 def _find_modules() -> list[ModuleType]:
@@ -173,8 +180,11 @@ def _make_vit(config: Config) -> nn.Module:
         num_heads=config.heads,
         proj_type="conv",
         spatial_dims=3,
+        classification=config.class_token,
         **config.args,
     )
+    if config.class_token:
+        del made.classification_head
     return made
 
 

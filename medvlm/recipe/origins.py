@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import CheckpointError
+from medvlm.core.layouts import Layout, find_layout
 from medvlm.core.run import RunFolder, read_record
 from medvlm.core.stage_config import Lora, read_lora
 from medvlm.core.stored import read_object
@@ -165,12 +167,16 @@ class FilesOrigin:
         return None
 
     def holds(self, module: str, own: Collection[str]) -> bool:
+        if self._layout is not None:
+            name = module.partition(".")[2]
+            places = (self._layout.find_place(key, name) for key in self._keys)
+            return any(place is not None and module_of(place[0]) == module for place in places)
         return self._align(module, own) is not None
 
     def load(self, model: nn.Module, modules: set[str]) -> tuple[Weights, Lora | None]:
         state = model.state_dict()
-        weights: Weights = {}
-        for module in modules:
+        weights: Weights = self._load_released(state, modules) if self._layout is not None else {}
+        for module in modules if self._layout is None else ():
             own = [name.removeprefix(f"{module}.") for name in state if module_of(name) == module]
             found = self._align(module, own)
             assert found is not None, (self.where, module)
@@ -184,6 +190,30 @@ class FilesOrigin:
             if name not in weights and module_of(name) in modules and tensor.data_ptr() in stored:
                 weights[name] = weights[stored[tensor.data_ptr()]]
         return weights, None
+
+    def _load_released(self, state: Weights, modules: set[str]) -> Weights:
+        """Raises CheckpointError for a tensor that the layout of the release does not have, and for modules of several
+        encoders, of which the release has one."""
+        layout = self._layout
+        assert layout is not None
+        encoders = sorted({module.partition(".")[2] for module in modules} - {""})
+        if len(encoders) > 1:
+            raise CheckpointError(
+                f"{self.where}: {layout.title} has one encoder, and the model has {', '.join(encoders)}; say which is"
+                f" meant, e.g. from: {{encoders.{encoders[0]}: {self.where}, connectors.{encoders[0]}: {self.where}}}"
+            )
+        weights: Weights = {}
+        for key in self._keys:
+            place = layout.find_place(key, encoders[0] if encoders else "")
+            if place is None and not layout.is_left_out(key):
+                raise CheckpointError(f"{self.where}: {key} is not known in the layout of {layout.title}")
+            if place is None or module_of(place[0]) not in modules:
+                continue
+            name, convert = place
+            tensor = self._read(key)
+            weights[name] = convert(tensor, state[name].shape) if convert and name in state else tensor
+        kept = [name for name in state if any(fnmatchcase(name, pattern) for pattern in layout.keeps)]
+        return {**{name: state[name] for name in kept if module_of(name) in modules}, **weights}
 
     def describe(self) -> str:
         name = self._local.resolve().name if self._local.is_dir() else self.where
@@ -215,6 +245,10 @@ class FilesOrigin:
                 if fronts:
                     return max(fronts, key=count_partners)
         return None
+
+    @cached_property
+    def _layout(self) -> Layout | None:
+        return find_layout(self._keys)
 
     @cached_property
     def _keys(self) -> dict[str, Path]:

@@ -114,11 +114,10 @@ def shrink_connector(config: Any) -> Any:
 
 def shrink_text_model(config: Any, deep: bool = False) -> Any:
     """A small language model or text tower of the same class. Its tokenizer is made for the dry run."""
-    return (
-        config.model_copy(update={"config": drop_unknown(shrink_config(config.config, deep))})
-        if config is not None and getattr(config, "config", None)
-        else config
-    )
+    if config is None or not getattr(config, "config", None):
+        return config
+    small = {"config": drop_unknown(shrink_config(config.config, deep))}
+    return config.model_copy(update=small | ({"tokenizer": ""} if "tokenizer" in config.model_fields_set else {}))
 
 
 def _shrink_preprocess(config: Any, small: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from medvlm.core.card import Card, copy_text
 from medvlm.core.config import component
 from medvlm.core.document import to_yaml
 from medvlm.core.errors import RecipeError
-from medvlm.core.stage_config import Toy
+from medvlm.core.stage_config import StageConfig, Toy
 from medvlm.data.estimate import is_deep
 from medvlm.data.processor import Processor
 from medvlm.data.source import KINDS_OF_GROUPS, SourceView, find_group
@@ -20,7 +20,7 @@ from medvlm.io.opening import open_shards
 from medvlm.preflight.rehearsal import fake_reward as spread
 from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.preflight.rehearsal.shrink import shrink_encoder, shrink_text_model
-from medvlm.recipe.graph import list_served_media
+from medvlm.recipe.graph import find_adapters, find_outside_origins, list_served_media
 from medvlm.recipe.known import inline_configs, look_up_model
 from medvlm.recipe.load import LoadedRecipe, load
 from medvlm.recipe.schema import Recipe
@@ -70,7 +70,7 @@ def _write_recipe(loaded: LoadedRecipe, shards: Mapping[str, Path], folder: Path
         Processor(tiny, recipe.model.processor)  # raises RecipeError for a setting that the family does not have
         changed |= {"pretrained": str(tiny), "processor": {}}
     model = recipe.model.model_copy(update=changed)
-    stages = tuple(stage.scale_down(TOY) for stage in recipe.stages)
+    stages = tuple(_start_inside(recipe, i).scale_down(TOY) for i in range(len(recipe.stages)))
     plain = recipe.model_copy(update={"model": model, "stages": stages}).model_dump(
         mode="json", by_alias=True, exclude={"extends": True}
     )
@@ -90,6 +90,18 @@ def _write_recipe(loaded: LoadedRecipe, shards: Mapping[str, Path], folder: Path
     path = folder / "recipe.yaml"
     path.write_text(to_yaml(plain), encoding="utf-8")
     return path
+
+
+def _start_inside(recipe: Recipe, i: int) -> StageConfig:
+    """A stage that starts without the weights from outside of the run, which do not fit a small model."""
+    stage: StageConfig = recipe.stages[i]
+    outside = find_outside_origins(recipe, i)
+    if not outside:
+        return stage
+    left = {}
+    if isinstance(stage.from_, dict):
+        left = {module: name for module, name in stage.from_.items() if (module,) not in outside}
+    return stage.model_copy(update={"from_": left or "", "lora": find_adapters(recipe, i)})
 
 
 def _choose_group(folder: Path, by: str) -> str:
