@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -23,6 +24,10 @@ class Answering(Protocol):
     @property
     def language(self) -> Any:
         """The language model, with `config` and `generation_config`."""
+
+    @property
+    def decoder(self) -> Any:
+        """The language model without its head, of transformers."""
 
     @property
     def cached(self) -> Any:
@@ -58,7 +63,7 @@ def generate(
     """
     rows = _pad_left(prompts)
     seen = (rows.docs_BT >= 0).long()
-    cache, remembered = _make_cache(model)
+    cache, remembered, attention = _make_cache(model, copies)
     logits, places = model.prefill(rows, remembered)
     if copies > 1:
         cache.batch_repeat_interleave(copies)
@@ -67,24 +72,25 @@ def generate(
     answers: list[list[int]] = [[] for _ in range(len(seen))]
     running = list(range(len(seen)))  # answer of each row of the cache
     ends = torch.tensor(list(end_ids), device=seen.device)
-    for number in range(max_new_tokens):
-        logits = mask_image_token(logits, model.image_token_id)
-        tokens = (
-            logits.argmax(-1)
-            if temperature == 0
-            else _draw_tokens(logits / temperature, running, copies, number, draws)
-        )
-        for row, token in zip(running, tokens.tolist(), strict=True):
-            answers[row].append(token)
-        going = (~torch.isin(tokens, ends)).nonzero()[:, 0]  # rows whose answer has not ended
-        if number + 1 == max_new_tokens or not len(going):
-            break
-        if len(going) < len(running):  # finished answers leave the batch
-            cache.batch_select_indices(going)
-            tokens, seen, places = tokens[going], seen[going], places[going]
-            running = [running[i] for i in going.tolist()]
-        seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
-        logits, places = model.step(tokens, seen, places, remembered), places + 1
+    with attention:
+        for number in range(max_new_tokens):
+            logits = mask_image_token(logits, model.image_token_id)
+            tokens = (
+                logits.argmax(-1)
+                if temperature == 0
+                else _draw_tokens(logits / temperature, running, copies, number, draws)
+            )
+            for row, token in zip(running, tokens.tolist(), strict=True):
+                answers[row].append(token)
+            going = (~torch.isin(tokens, ends)).nonzero()[:, 0]  # rows whose answer has not ended
+            if number + 1 == max_new_tokens or not len(going):
+                break
+            if len(going) < len(running):  # finished answers leave the batch
+                cache.batch_select_indices(going)
+                tokens, seen, places = tokens[going], seen[going], places[going]
+                running = [running[i] for i in going.tolist()]
+            seen = torch.cat([seen, seen.new_ones(len(seen), 1)], 1)
+            logits, places = model.step(tokens, seen, places, remembered), places + 1
     return answers
 
 
@@ -109,14 +115,18 @@ def is_cut(ids: Sequence[int], max_new_tokens: int, end_ids: Sequence[int]) -> b
     return len(ids) >= max_new_tokens and ids[-1] not in end_ids
 
 
-def _make_cache(model: Answering) -> tuple[Any, dict[str, Any]]:
-    """A cache that forward fills in place, and the keyword arguments to pass it. Their name changed in transformers
-    5.24."""
+def _make_cache(model: Answering, copies: int) -> tuple[Any, dict[str, Any], AbstractContextManager[None]]:
+    """A cache that forward fills in place, the keyword arguments to pass it, and the context of the steps after that.
+    The name of the argument changed in transformers 5.24."""
     from transformers import DynamicCache
 
-    cache = DynamicCache(config=model.language.config)
+    from medvlm.models.shared_cache import SharedCache, attending, can_share
+
+    config = model.language.config
+    is_shared = copies > 1 and can_share(model.decoder, config)
+    cache = SharedCache(config) if is_shared else DynamicCache(config=config)
     name = "cache" if "cache" in inspect.signature(model.cached.forward).parameters else "past_key_values"
-    return cache, {name: cache, "use_cache": True}
+    return cache, {name: cache, "use_cache": True}, attending(config) if is_shared else nullcontext()
 
 
 def _draw_tokens(

@@ -153,6 +153,11 @@ class NativeVLM(nn.Module):
     def cached(self) -> Any:
         return self.stock.model
 
+    @property
+    def decoder(self) -> Any:
+        """The language model without its head."""
+        return self.language.model
+
     def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the
         left."""

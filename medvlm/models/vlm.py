@@ -62,7 +62,7 @@ class VLM(nn.Module):
 
     def forward(self, batch: Batch, read: Read | None = None) -> Outputs:
         embeds_BTW = self.embed(batch)
-        hidden_BTW = self._get_decoder()(
+        hidden_BTW = self.decoder(
             inputs_embeds=embeds_BTW,
             attention_mask=make_attention_mask(batch, embeds_BTW.dtype, self.language.config),
             position_ids=batch.positions_BT,
@@ -124,7 +124,9 @@ class VLM(nn.Module):
             torch.is_grad_enabled() and (is_trained(self.encoders[name]) or is_trained(self.connectors[name]))
         )
 
-    def _get_decoder(self) -> nn.Module:
+    @property
+    def decoder(self) -> nn.Module:
+        """The language model without its head."""
         decoder: nn.Module = self.language.base_model
         return decoder
 
