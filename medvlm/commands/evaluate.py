@@ -7,7 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from medvlm.commands.train import write_lineage
+from medvlm.commands.lineage import write_lineage
 from medvlm.commands.who import Who, find_who
 from medvlm.compositions._open import open_judge, open_run, open_start
 from medvlm.compositions._opened import find

@@ -84,15 +84,18 @@ def _put(model: Any, config: StageConfig, origins: Origins, name: str = "") -> t
     started: dict[str, str] = {}
     adapters: Lora | None = None
     for origin, modules in _plan(model, config, origins):
-        weights, saved = origin.load(model, modules)
+        start = origin.load(model, modules)
+        saved, weights, published = start.adapters, start.weights, start.published
         if saved and saved.name and name not in ("", saved.name):
-            weights, saved = lora.drop_adapters(weights), None
+            saved, weights = None, lora.drop_adapters(weights)
+            published = lora.drop_adapters(published, start.weights)
         if saved and adapters and saved != adapters:
             raise RecipeError(
                 f"stages.{config.name}.from: modules come from stages with different adapters; start from one of them"
             )
         described = origin.describe()
-        load_weights(model, weights, saved if saved and not adapters else None, described.partition("@")[0], modules)
+        new, where = saved if saved and not adapters else None, described.partition("@")[0]
+        load_weights(model, weights, new, where, modules, published)
         adapters = adapters or saved
         started |= dict.fromkeys(modules, described)
     return started, adapters
@@ -113,7 +116,7 @@ def _put_kept(model: Any, origin: StageOrigin, adapters: Lora | None) -> tuple[s
         lora.merge(model)
     lora.attach(model, saved, seed=0)
     modules = {module_of(name) for name in model.state_dict() if ".lora_" in name}
-    lora.put_in(model, origin.load(model, modules)[0], described.partition("@")[0])
+    lora.put_in(model, origin.load(model, modules).weights, described.partition("@")[0])
     return described, saved
 
 
@@ -127,6 +130,7 @@ def _put_merged(model: Any, config: StageConfig, starts: Starts) -> dict[str, st
     buffers = {name for name, _ in model.named_buffers()}
     total: dict[str, torch.Tensor] = {}
     shares: list[tuple[float, dict[str, str]]] = []
+    moved: set[str] = set()
     for share, origins in starts:
         model.load_state_dict(fresh)
         started, adapters = _put(model, config, origins)
@@ -140,6 +144,7 @@ def _put_merged(model: Any, config: StageConfig, starts: Starts) -> dict[str, st
                 " modules"
             )
         for name, tensor in model.state_dict().items():
+            moved |= set() if torch.equal(tensor, fresh[name]) else {name}
             if name not in buffers:
                 value = tensor.float() * share
                 total[name] = total[name] + value if name in total else value
@@ -148,7 +153,8 @@ def _put_merged(model: Any, config: StageConfig, starts: Starts) -> dict[str, st
                     f"stages.{config.name}.from: the models differ in {name}, which is no weight and has no mean; merge"
                     " models that agree in it"
                 )
-    model.load_state_dict(total)
+    # What no model changed keeps its last bit, which a sum would not.
+    model.load_state_dict({name: tensor if name in moved else fresh[name] for name, tensor in total.items()})
     return {module: MERGED.join(f"{each[module]} x {share:g}" for share, each in shares) for module in shares[0][1]}
 
 

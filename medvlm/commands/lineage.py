@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from medvlm import __version__
 from medvlm.core.errors import CheckpointError
-from medvlm.core.run import RunFolder, find_changed, find_own_checkpoint, read_record, split_origin
+from medvlm.core.run import RunFolder, find_changed, find_own_checkpoint, read_record, split_origin, write_json
 from medvlm.core.stored import read_object
+from medvlm.recipe.load import LoadedRecipe
+from medvlm.recipe.sources import OpenSource
 from medvlm.train import checkpoint
 
 
@@ -91,6 +94,25 @@ def describe_lineage(path: str) -> Lineage:
     run, stage = _split(path)
     stages = [stage] if stage else _list_finished(run, path)
     return _describe_run(run, [run.stage(name) / str(read_record(run.stage(name))["take"]) for name in stages])
+
+
+def write_lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource]) -> None:
+    """Writes what each stage was made from, for the report, the model card and readers of checkpoints."""
+    finished = [s.name for s in loaded.recipe.stages if run.is_finished(s.name)]
+    records = {name: read_record(run.stage(name)) for name in finished}
+    write_json(
+        run.lineage,
+        {
+            "recipe": loaded.recipe_hash,
+            "medvlm": __version__,
+            "sources": {name: s.describe() for name, s in sources.items()},
+            "model": {"parameters": {m: n for record in records.values() for m, n in record["parameters"].items()}},
+            "stages": {
+                name: {"from": r["from"], "checkpoint": f"{name}/{r['take']}@{r['checkpoint']}"}
+                for name, r in records.items()
+            },
+        },
+    )
 
 
 def _split(path: str) -> tuple[RunFolder, str]:

@@ -17,6 +17,7 @@ from torch import nn
 from medvlm import __version__
 from medvlm.commands.identity import find_aliases, identify, recognise
 from medvlm.commands.initial_weights import find_starts, put_start
+from medvlm.commands.lineage import write_lineage
 from medvlm.compositions._assemble import assemble
 from medvlm.core.composition import Assembly, composition_of_stage, name_of
 from medvlm.core.config import component
@@ -24,6 +25,7 @@ from medvlm.core.durable import require_local
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.geometry import WARNING
 from medvlm.core.live import Live
+from medvlm.core.published import Published
 from medvlm.core.run import RunFolder, hash_code, hash_files, read_record, write_json
 from medvlm.core.stage_config import StageConfig
 from medvlm.data.order import draw_below
@@ -162,7 +164,9 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
         return None
     setup = _make_setup(config, training.assemblies, loaded, run, engine, sources)
     stage = component("stages", config.kind).build(config, setup)
+    published = Published(stage.model, lambda name: any(stage.matches(name, each) for each in config.trains))
     started, adapters = put_start(stage.model, config, starts, recipe.seed)
+    unchanged = published.find_unchanged(stage.model)
     set_trained(stage.model, config.trains, config.name)
     parameters = _count_parameters(stage.model)
     engine.place(stage.model, stage.matches, stage.make_extra_models())
@@ -179,6 +183,7 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
         "tokenizer": hash_files(run.tokenizer),
         "texts": hash_texts(config),
         "from": started,
+        "published": unchanged,
         "sources": {name: sources[name].shards.fingerprint for name in config.mix},
         "audits": {name: sources[name].audit["hash"] for name in config.mix if sources[name].audit},
     }
@@ -291,25 +296,6 @@ def _make_setup(
         engine=engine,
         workers=recipe.engine.workers,
         quarantine=quarantine,
-    )
-
-
-def write_lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenSource]) -> None:
-    """Writes what each stage was made from, for the report, the model card and readers of checkpoints."""
-    finished = [s.name for s in loaded.recipe.stages if run.is_finished(s.name)]
-    records = {name: read_record(run.stage(name)) for name in finished}
-    write_json(
-        run.lineage,
-        {
-            "recipe": loaded.recipe_hash,
-            "medvlm": __version__,
-            "sources": {name: s.describe() for name, s in sources.items()},
-            "model": {"parameters": {m: n for record in records.values() for m, n in record["parameters"].items()}},
-            "stages": {
-                name: {"from": r["from"], "checkpoint": f"{name}/{r['take']}@{r['checkpoint']}"}
-                for name, r in records.items()
-            },
-        },
     )
 
 

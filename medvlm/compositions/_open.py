@@ -27,6 +27,7 @@ from medvlm.recipe.origins import StageOrigin, name_outside
 from medvlm.tasks._writing import Writing
 from medvlm.train import checkpoint
 from medvlm.train.finished import find_final, require_texts, require_tokenizer
+from medvlm.train.state_file import read_published
 
 
 def open_model(
@@ -135,13 +136,13 @@ def open_stage(recipe: Any, run: RunFolder, stage: Any, device: str = "cpu") -> 
     composition = composition_of_stage(recipe.model, stage)
     folder = find_final(run.stage(stage.name))
     weights = checkpoint.read_weights(folder)
-    meta = checkpoint.read_state(folder).get("meta", {})
+    meta, published = checkpoint.read_state(folder).get("meta", {}), read_published(folder)
     require_tokenizer(run, stage.name, meta)
     require_texts(stage, meta)
     assembly = composition.prepare(recipe, run.tokenizer, refuse_to_train)
-    model = composition.build(assembly, stage, weights=False)
+    model = composition.build(assembly, stage, weights=bool(published))
     adapters = read_lora(meta.get("adapters"), f"{stage.name}/{folder.name}")
-    load_weights(model, weights, adapters, f"{stage.name}/{folder.name}")
+    load_weights(model, weights, adapters, f"{stage.name}/{folder.name}", published=published)
     opened: AssembledModel = composition.open(assembly, stage, model.to(device))
     opened.find_origin = lambda: {"stage": stage.name, "checkpoint": checkpoint.digest(folder)}
     return opened

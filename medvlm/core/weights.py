@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvlm.core import published
 from medvlm.core.contracts import Loaded, LoadedFile
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder, hash_files
@@ -34,7 +35,7 @@ def is_on_meta() -> bool:
 
 
 def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
-    """Loads the safetensors file `config.weights` into the module.
+    """Loads the safetensors file `config.weights` into the module. On the meta device nothing is read.
 
     where: the dotted key for messages. Raises CheckpointError for a key that is missing, unexpected or of another
     shape, unless the recipe lists it, and for a file that cannot be read.
@@ -42,6 +43,8 @@ def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if is_on_meta():
+        return published.mark(module, [n for n in module.state_dict() if _is_listed(n, config.allow_missing)])
     try:
         stored = load_file(config.weights)
     except (OSError, SafetensorError) as reason:
@@ -63,6 +66,7 @@ def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
     check_keys(own.keys() - given.keys(), given.keys() - own.keys(), mismatched, config, where)
     fresh = {n for n, *_ in mismatched}
     module.load_state_dict({n: t for n, t in given.items() if n in own and n not in fresh}, strict=False)
+    published.mark(module, fresh | (own.keys() - given.keys()))
 
 
 def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options: Any) -> Any:
@@ -75,7 +79,9 @@ def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options
 
     try:
         if is_on_meta():
-            return build_stock(auto, open_stock(AutoConfig, model))
+            made = build_stock(auto, open_stock(AutoConfig, model))
+            published.mark(made, [n for n in made.state_dict() if _is_listed(n, config.allow_missing)])
+            return made
         made, found = open_stock(
             auto, model, **{"dtype": "float32", **options}, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -86,6 +92,7 @@ def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options
             " is granted by request, or give the folder of a copy"
         ) from None
     check_keys(found["missing_keys"], found["unexpected_keys"], found["mismatched_keys"], config, where)
+    published.mark(made, {*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     return made
 
 

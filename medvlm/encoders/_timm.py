@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from medvlm.core import published
 from medvlm.core.arguments import refuse_unknown
 from medvlm.core.weights import is_on_meta, read_file
 
@@ -26,7 +27,9 @@ def create(config: Any) -> nn.Module:
             in_chans=before.channels,
             **args,
         )
-    if config.weights and not is_on_meta():
+    if config.pretrained:
+        published.mark(tower)
+    if config.weights:
         read_file(tower, config, "encoders")
     return tower
 

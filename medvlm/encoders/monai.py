@@ -15,7 +15,7 @@ from torch import nn
 from medvlm.core.arguments import refuse_unknown
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Preprocess
 from medvlm.core.errors import ShapeError
-from medvlm.core.weights import is_on_meta, read_file
+from medvlm.core.weights import read_file
 from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
 
 Side = tuple[float, float, float]
@@ -138,7 +138,7 @@ class Volume(MeasuredEncoder):
         make, self.stages, count = NETS[config.net]
         with refuse_unknown("model.encoders: args", config.args, _find_modules):
             self.tower: Any = make(config)
-        if config.weights and not is_on_meta():
+        if config.weights:
             read_file(self.tower, config, "encoders")
         self.is_vit, self.vit_grid = config.net == "ViT", facts(config).grid if config.net == "ViT" else None
         self.has_class_token = config.class_token

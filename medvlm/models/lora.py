@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +14,8 @@ from medvlm.core.quantize import is_quantized
 from medvlm.core.stage_config import Lora
 from medvlm.models import new_rows
 from medvlm.models.parts import build_seeded, matches, module_of
+
+T = TypeVar("T")
 
 
 def find_targets(model: nn.Module, lora: Lora) -> list[str]:
@@ -113,14 +115,15 @@ def take_off(model: nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
     return config, tensors
 
 
-def drop_adapters(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights of a stage without its adapters: the base, under the names that it has in a model without them."""
-    adapted = {name.partition(".lora_")[0] for name in weights if ".lora_" in name}
+def drop_adapters(named: Mapping[str, T], weights: Collection[str] = ()) -> dict[str, T]:
+    """What is known of the weights of a stage by name, without its adapters: the base, under the names that it has in a
+    model without them. weights: the names of its weights with those of its adapters, if `named` lacks these."""
+    adapted = {name.partition(".lora_")[0] for name in weights or named if ".lora_" in name}
     base = {}
-    for name, tensor in weights.items():
+    for name, known in named.items():
         layer, _, rest = name.partition(".base_layer.")
         if ".lora_" not in name:
-            base[f"{layer}.{rest}" if rest and layer in adapted else name] = tensor
+            base[f"{layer}.{rest}" if rest and layer in adapted else name] = known
     return base
 
 

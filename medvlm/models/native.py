@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medvlm.core import published
 from medvlm.core.contracts import Outputs, Quantize
 from medvlm.core.errors import RecipeError
 from medvlm.core.families import IMAGE, Family, family_of
@@ -55,6 +56,7 @@ def build_native(
                 AutoModelForImageTextToText, pretrained, dtype=dtype, output_loading_info=True, **packed
             )
             settle(stock)
+            published.mark(stock)
         else:
             stock, loading = (
                 build_seeded(
@@ -64,8 +66,10 @@ def build_native(
                 ),
                 {},
             )
-            if quantize and is_on_meta():
-                quantize_on_meta(stock.model.get_submodule(family.language), ())
+            if is_on_meta():
+                if quantize:
+                    quantize_on_meta(stock.model.get_submodule(family.language), ())
+                published.mark(stock)
             with suppress(OSError):  # where there is none, it is made from the config
                 stock.generation_config = GenerationConfig.from_pretrained(pretrained)
     except OSError as reason:

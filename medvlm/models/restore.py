@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import CheckpointError
+from medvlm.core.published import require_published
 from medvlm.core.quantize import drop_states
 from medvlm.core.stage_config import Lora
 from medvlm.models import lora
 from medvlm.models.parts import module_of
+
+NOTHING: Mapping[str, str] = {}
 
 
 def modules_of(names: Sequence[str]) -> set[str]:
@@ -26,17 +29,22 @@ def load_weights(
     adapters: Lora | None,
     where: str,
     modules: set[str] | None = None,
+    published: Mapping[str, str] = NOTHING,
 ) -> None:
     """Loads the weights of these modules (default: all), after attaching the adapters with which they were saved.
 
-    Raises CheckpointError naming the first key that is missing, unexpected, or of another shape.
+    published: fingerprints of the tensors that are not among them, because the model has them from published files
+    already. Raises CheckpointError naming the first key that is missing, unexpected, of another shape, or published
+    with other values.
     """
     if adapters:
         # The values come from `weights`, those of the base too.
         lora.attach(model, adapters.model_copy(update={"start": "zero"}), seed=0)
-    own, weights = drop_states(model, model.state_dict(), where), drop_states(model, weights, where)
+    state = model.state_dict()
+    own, weights = drop_states(model, state, where), drop_states(model, weights, where)
     modules = modules_of(list(own)) if modules is None else modules
-    wanted = {n: t for n, t in own.items() if module_of(n) in modules}
+    beside = {n: text for n, text in published.items() if module_of(n) in modules and n in state}
+    wanted = {n: t for n, t in own.items() if module_of(n) in modules and n not in beside}
     given = {n: t for n, t in weights.items() if module_of(n) in modules}
     if missing := sorted(wanted.keys() - given.keys()):
         raise CheckpointError(
@@ -52,6 +60,7 @@ def load_weights(
             raise CheckpointError(
                 f"{where}: {name} is {tuple(tensor.shape)}, this model needs {tuple(wanted[name].shape)}"
             )
+    require_published(state, beside, where)
     with torch.no_grad():
         for name, tensor in given.items():
             if not _is_rounded(wanted[name], tensor):

@@ -25,6 +25,7 @@ from medvlm.preflight.samples import Look, look
 from medvlm.preflight.scales import describe_scales, list_grids
 from medvlm.preflight.simulate import Step, simulate
 from medvlm.preflight.staging import build_stage, draw_longest, optimizers_of, prepare_items
+from medvlm.preflight.stored import count_left_out
 from medvlm.recipe.files import list_missing_files
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.schema import Recipe
@@ -47,7 +48,8 @@ class Module:
 class StagePlan:
     """The plan of one stage.
 
-    micro: samples of a micro-batch. checkpoint: bytes of one checkpoint. checkpoints: how many are kept at once.
+    micro: samples of a micro-batch. checkpoint: bytes of one checkpoint. left_out: bytes of weights that it leaves to
+    the published files. checkpoints: how many are kept at once.
     tokens: mean per sample. longest: maximum per sample. memory: engine -> GiB by part for the longest micro-batch.
     chosen: the recipe's engine, a key of `memory`. seconds: per step. flops, memory, fits and seconds are empty if the
     stage was not run on the meta device; fits and seconds also if no GPU was given. scales: how large media are in the
@@ -62,6 +64,7 @@ class StagePlan:
     modules: tuple[Module, ...]
     adapters: int
     checkpoint: int
+    left_out: int
     checkpoints: int
     tokens: float = 0.0
     longest: int = 0
@@ -149,12 +152,12 @@ def _plan_as_is(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machi
     items, notes = prepare_items(stage, config, looks)
     samples = [sample for source in config.mix for sample in looks[source].samples if looks[source].is_real]
     scales = describe_scales(stage.setup.prepare, samples, list_grids(recipe))
-    found = replace(_describe(stage, recipe, world), notes=tuple(notes), scales=tuple(scales))
+    left_out = count_left_out(convert_weights(stage.model, recipe.engine.precision), recipe, i)
+    found = replace(_describe(stage, recipe, world, left_out), notes=tuple(notes), scales=tuple(scales))
     if not items:
         why = "; ".join(notes) or "they have no question of its tasks"
         return replace(found, notes=(f"none of the samples that were read can be used: {why}",))
     drawn = draw_longest(stage, config, items, found.micro, recipe.seed)
-    convert_weights(stage.model, recipe.engine.precision)
     try:
         step = simulate(
             stage.model,
@@ -174,10 +177,11 @@ def _plan_as_is(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machi
     return _add_memory(_add_time(found, step, recipe, machines, mfu, config), step, weights, recipe, machines, config)
 
 
-def _describe(stage: Any, recipe: Recipe, world: int) -> StagePlan:
-    """The plan as far as it is known before the step is simulated."""
+def _describe(stage: Any, recipe: Recipe, world: int, left_out: int) -> StagePlan:
+    """The plan as far as it is known before the step is simulated. left_out: bytes of the model that are not in its
+    checkpoints."""
     config, modules = stage.config, _count_modules(stage.model)
-    size = 4 if recipe.engine.precision != "bf16-true" else 2
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in stage.model.state_dict().values())
     return StagePlan(
         name=config.name,
         kind=config.kind,
@@ -186,7 +190,8 @@ def _describe(stage: Any, recipe: Recipe, world: int) -> StagePlan:
         micro=max(1, config.batch // (world * config.micro_batches)),
         modules=modules,
         adapters=sum(1 for name, _ in stage.model.named_modules() if name.endswith("lora_A")),
-        checkpoint=sum(m.trained + m.frozen for m in modules) * size,
+        checkpoint=weights - left_out,
+        left_out=left_out,
         checkpoints=2,
     )
 
@@ -226,7 +231,7 @@ def _add_memory(
         fits=fits,
         change=change.say if change else "",
         change_gib=change.memory.total / GIB if change else 0.0,
-        checkpoint=round(weights.trained_bytes + weights.frozen_bytes + weights.extra_bytes + optimizer),
+        checkpoint=round(found.checkpoint + weights.extra_bytes + optimizer),
         checkpoints=3 if config.keep == "best" else 2,
     )
 

@@ -58,6 +58,8 @@ def _list_stage_lines(stage: StagePlan, plan: Plan) -> Iterator[str]:
         yield f"  {module.name:<24}{_format_count(module.trained):>16}{_format_count(module.frozen):>16}"
     if stage.adapters:
         yield f"  adapters on {stage.adapters} layers"
+    beside = f", beside {_format_bytes(stage.left_out)} of published weights" if stage.left_out else ""
+    yield f"  a checkpoint: {_format_bytes(stage.checkpoint)}{beside}"
     for note in stage.notes:
         yield f"  {note}"
     if not stage.memory:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,16 @@ PIECE_BYTES = 8 << 20
 Weights = dict[str, torch.Tensor]
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a stage starts from. weights: by their names in the model. adapters: those among them. published:
+    fingerprints of the tensors that are not among them because they are as published."""
+
+    weights: Weights
+    adapters: Lora | None = None
+    published: Mapping[str, str] = field(default_factory=dict)
+
+
 class Origin(Protocol):
     @property
     def digest(self) -> str:
@@ -45,8 +55,8 @@ class Origin(Protocol):
         """Whether it has weights of `module`. own: the names of the module's tensors in the model that starts from it,
         without the module's name."""
 
-    def load(self, model: nn.Module, modules: set[str]) -> tuple[Weights, Lora | None]:
-        """The weights of these modules by their names in the model, and the adapters among them."""
+    def load(self, model: nn.Module, modules: set[str]) -> Start:
+        """At least the weights of these modules."""
 
     def describe(self) -> str:
         """For lineage: a name without any path, and the digest of the weights."""
@@ -103,15 +113,17 @@ class StageOrigin:
     def holds(self, module: str, own: Collection[str]) -> bool:
         return module in self._record["parameters"]
 
-    def load(self, model: nn.Module, modules: set[str]) -> tuple[Weights, Lora | None]:
+    def load(self, model: nn.Module, modules: set[str]) -> Start:
         # Checking a recipe names origins, and must not load torch.distributed for it.
         from medvlm.train.checkpoint import read_weights
         from medvlm.train.finished import find_final
+        from medvlm.train.state_file import read_published
 
-        weights = read_weights(find_final(self.run.stage(self.stage)))
+        folder = find_final(self.run.stage(self.stage))
+        weights = read_weights(folder)
         # The stage's adapters may be on other modules than those to load, e.g. on the language model only.
         is_adapted = any(".lora_" in name and module_of(name) in modules for name in weights)
-        return weights, self.find_adapters() if is_adapted else None
+        return Start(weights, self.find_adapters() if is_adapted else None, read_published(folder))
 
     def describe(self) -> str:
         name = f"{self.run.root.resolve().name}:{self.stage}" if self.is_other else self.stage
@@ -173,7 +185,7 @@ class FilesOrigin:
             return any(place is not None and module_of(place[0]) == module for place in places)
         return self._align(module, own) is not None
 
-    def load(self, model: nn.Module, modules: set[str]) -> tuple[Weights, Lora | None]:
+    def load(self, model: nn.Module, modules: set[str]) -> Start:
         state = model.state_dict()
         weights: Weights = self._load_released(state, modules) if self._layout is not None else {}
         for module in modules if self._layout is None else ():
@@ -189,7 +201,7 @@ class FilesOrigin:
         for name, tensor in state.items():
             if name not in weights and module_of(name) in modules and tensor.data_ptr() in stored:
                 weights[name] = weights[stored[tensor.data_ptr()]]
-        return weights, None
+        return Start(weights)
 
     def _load_released(self, state: Weights, modules: set[str]) -> Weights:
         """Raises CheckpointError for a tensor that the layout of the release does not have, and for modules of several

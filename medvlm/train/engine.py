@@ -40,6 +40,8 @@ class Engine:
     extra_models: Mapping[str, nn.Module]
     """The extra models of the stage, as passed to `place`."""
     optimizers: Mapping[str, torch.optim.Optimizer]
+    unstored: Collection[str]
+    """Tensors of the model that checkpoints leave out, because they are as published. Set after `setup`."""
     is_sharded = False
     """Whether ranks gather weights from each other in every pass. Then all ranks must run every module equally
     often."""
@@ -70,7 +72,7 @@ class Engine:
             accelerator=accelerator, devices=local, num_nodes=world // local, strategy=strategy, precision=precision
         )
         self.fabric.launch()
-        self.config, self.extra_models = config, {}
+        self.config, self.extra_models, self.unstored = config, {}, frozenset[str]()
         self.rank, self.world, self.device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
         if self.world != world:
             raise RecipeError(
@@ -116,7 +118,7 @@ class Engine:
         """Frees the models and optimizers of the stage, whose memory the next stage needs."""
         for name in ("model", "optimizers", "_wrapped"):
             self.__dict__.pop(name, None)
-        self.extra_models = {}
+        self.extra_models, self.unstored = {}, frozenset()
         gc.collect()  # modules and hooks form cycles, and Python does not collect them because a GPU is full
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -183,12 +185,12 @@ class Engine:
     def collect_tensors(self) -> dict[str, Any]:
         """`model`, `models.NAME` and `optim` for torch.distributed.checkpoint, by parameter name: references to the
         live tensors, or copies on the CPU. Called on every rank."""
-        return tensors_of(self.model, self.optimizers, self.extra_models)
+        return tensors_of(self.model, self.optimizers, self.extra_models, self.unstored)
 
     def load(self, read: Read, names: Collection[str]) -> None:
         """Loads a checkpoint, by one or several calls of `read`. names: the names of its tensors. Called on every
         rank."""
-        load_tensors(self.model, self.optimizers, read, names, self.extra_models)
+        load_tensors(self.model, self.optimizers, read, names, self.extra_models, self.unstored)
 
     # --- between ranks -----------------------------------------------------------------------------
 

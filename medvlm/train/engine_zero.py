@@ -147,9 +147,10 @@ class Zero(Engine):
         is gathered, and one rank keeps it for the checkpoint."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        owner = {name: i % self.world for i, name in enumerate(self._list_weights())}
+        stored = self._list_stored()
+        owner = {name: i % self.world for i, name in enumerate(stored)}
         model, states = {}, {}
-        for name, tensor in self._list_weights().items():
+        for name, tensor in stored.items():
             whole = self.unshard(tensor)
             if owner[name] == self.rank:
                 model[name] = whole.detach().cpu().clone()
@@ -166,7 +167,7 @@ class Zero(Engine):
 
     def load(self, read: Read, names: Collection[str]) -> None:
         chunk: dict[str, torch.Tensor] = {}
-        for name, tensor in self._list_weights().items():
+        for name, tensor in self._list_stored().items():
             chunk[name] = torch.empty(getattr(tensor, "ds_shape", tensor.shape), dtype=tensor.dtype)
             if sum(t.numel() for t in chunk.values()) > CHUNK:
                 self._load(chunk, read, names)
@@ -226,6 +227,9 @@ class Zero(Engine):
 
     def _list_weights(self) -> dict[str, torch.Tensor]:
         return self.model.state_dict(keep_vars=True)
+
+    def _list_stored(self) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in self._list_weights().items() if name not in self.unstored}
 
     def _list_trained(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}

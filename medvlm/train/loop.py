@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from medvlm.core.errors import CheckpointError, DataError
+from medvlm.core.errors import DataError
 from medvlm.core.stage_config import StageConfig
 from medvlm.train import checkpoint
 from medvlm.train.accounts import account_for_sources, summarize
@@ -24,9 +24,9 @@ from medvlm.train.flops import KEY, Count, count_flops, is_counted
 from medvlm.train.log import Log, ProgressLine
 from medvlm.train.optim import make_optimizers, set_rate
 from medvlm.train.proof import Proof
+from medvlm.train.resume import resume
 from medvlm.train.saver import Saver
 from medvlm.train.stage import Stage
-from medvlm.train.state_file import build_state
 from medvlm.train.stopping import Preempted, Stop
 from medvlm.train.terms import LOSS, TOKENS, Report, Signals, Terms, report
 from medvlm.train.watch import Watch
@@ -148,7 +148,7 @@ class _Loop:
         self.optimizers = make_optimizers(stage.model, self.settings, stage.matches, config.name, engine.steps_on)
         self.proof = Proof(stage.model, stage.group_of, config.name, engine.unshard, partial(_is_own_update, stage))
         self.model = engine.setup(stage.model, self.optimizers)
-        self.state = _resume(engine, place, fresh)
+        self.state = resume(engine, place, fresh, self.proof)
         self.proof.with_gradient |= set(self.state.reached)
         if engine.is_first:
             print(self.proof.format_table(), flush=True)
@@ -289,29 +289,6 @@ def _join(reports: dict[str, Report], rates: dict[str, float], norms: dict[str, 
     terms |= {f"lr/{name}": rates[name] for name in others}
     terms |= {f"grad_norm/{name}": norms[name] for name in others if name in norms}
     return _Step(Report(reports[main].losses, terms, sources, last.signals), rates[main], norms[main])
-
-
-def _resume(engine: Engine, place: Place, fresh: State) -> State:
-    # Only one process verifies checkpoints, because several would try to rename the same damaged folder.
-    folder = place.folder
-    found = checkpoint.find_newest_good(folder) if engine.is_first else None
-    engine.barrier()
-    found = found if engine.is_first else checkpoint.find_latest(folder)
-    if found is None:
-        place.log.forget_after(fresh.meta["stage"], 0)
-        return fresh
-    state: State = build_state(State, checkpoint.read_state(found), found)
-    if state.identity not in (fresh.identity, *place.aliases):
-        raise CheckpointError(
-            f"{folder.name}/{found.name} was trained with other settings, data or starting weights; use its"
-            f" settings, train again from here with --from {folder.name}, or give the recipe another name"
-        )
-    state.identity = fresh.identity
-    checkpoint.restore(found, engine.load, engine.rank)
-    place.log.forget_after(fresh.meta["stage"], state.step)
-    if engine.is_first:
-        print(f"stage {folder.name}: resuming from step {state.step}", flush=True)
-    return state
 
 
 def _is_exhausted(state: State, config: StageConfig) -> bool:

@@ -109,6 +109,16 @@ class Proof:
         )
         return now
 
+    def list_frozen(self) -> set[str]:
+        """The names of the tensors that do not change during the stage, tied ones by all their names."""
+        named = [t for name, t, is_trained in self._name_tensors() if not is_trained and not self.moves_by_itself(name)]
+        frozen = {id(tensor) for tensor in named}
+        every = (
+            *self.model.named_parameters(remove_duplicate=False),
+            *self.model.named_buffers(remove_duplicate=False),
+        )
+        return {name for name, tensor in every if id(tensor) in frozen}
+
     def count_trained(self) -> dict[str, int]:
         return {group: number for (group, trained), number in self.counts.items() if trained}
 
@@ -116,14 +126,18 @@ class Proof:
         """Parameters by (group, is trained). Buffers (batch statistics) of modules in eval mode count as frozen.
         with_moving: including those that the stage changes by itself."""
         found: dict[tuple[str, bool], list[torch.Tensor]] = {}
+        for name, tensor, is_trained in self._name_tensors():
+            if is_trained or with_moving or not self.moves_by_itself(name):
+                found.setdefault((self.group_of(name), is_trained), []).append(tensor)
+        return found
+
+    def _name_tensors(self) -> list[tuple[str, torch.Tensor, bool]]:
+        """(name, tensor, is trained). Buffers of modules in training mode are left out."""
         tensors = [(name, parameter, parameter.requires_grad) for name, parameter in self.model.named_parameters()]
         for name, buffer in self.model.named_buffers():
             if not self.model.get_submodule(name.rpartition(".")[0]).training:
                 tensors.append((name, buffer, False))
-        for name, tensor, is_trained in tensors:
-            if is_trained or with_moving or not self.moves_by_itself(name):
-                found.setdefault((self.group_of(name), is_trained), []).append(tensor)
-        return found
+        return tensors
 
 
 def _format_count(count: int) -> str:

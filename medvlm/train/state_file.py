@@ -15,6 +15,7 @@ class MetaRecord(TypedDict):
     adapters: NotRequired[dict[str, Any] | None]
     tokenizer: NotRequired[dict[str, str]]
     texts: NotRequired[dict[str, str]]
+    published: NotRequired[dict[str, str]]
     sources: NotRequired[dict[str, str]]
     audits: NotRequired[dict[str, str]]
     stage: NotRequired[str]
@@ -35,6 +36,13 @@ def read_state(folder: Path) -> dict[str, Any]:
         folder / "state.json", StateRecord, "take an earlier checkpoint or train the stage again"
     )
     return state
+
+
+def read_published(folder: Path) -> dict[str, str]:
+    """Fingerprints of the tensors that a checkpoint does not hold, because they are in the published files that the
+    model is built from."""
+    published: dict[str, str] = read_state(folder).get("meta", {}).get("published", {})
+    return published
 
 
 def build_state(form: Any, record: dict[str, Any], folder: Path) -> Any:

@@ -29,22 +29,32 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 NONE: Models = {}
 
 
-def tensors_of(model: nn.Module, optimizers: Optimizers, extra_models: Models = NONE) -> dict[str, Any]:
-    """For torch.distributed.checkpoint: references, not copies. Called on every rank."""
+def tensors_of(
+    model: nn.Module, optimizers: Optimizers, extra_models: Models = NONE, without: Collection[str] = ()
+) -> dict[str, Any]:
+    """For torch.distributed.checkpoint: references, not copies. without: tensors of the model that are left out. Called
+    on every rank."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torch.distributed")  # having no process group is intended
         states = {name: get_optimizer_state_dict(model, optimizer) for name, optimizer in optimizers.items()}
-        tensors = {"model": get_model_state_dict(model), "optim": {**states.pop("", {}), **states}}
+        own = {name: tensor for name, tensor in get_model_state_dict(model).items() if name not in without}
+        tensors: dict[str, Any] = {"model": own, "optim": {**states.pop("", {}), **states}}
         if extra_models:
             tensors["models"] = {name: get_model_state_dict(extra) for name, extra in extra_models.items()}
     return tensors
 
 
 def load_tensors(
-    model: nn.Module, optimizers: Optimizers, read: Read, names: Collection[str], extra_models: Models = NONE
+    model: nn.Module,
+    optimizers: Optimizers,
+    read: Read,
+    names: Collection[str],
+    extra_models: Models = NONE,
+    without: Collection[str] = (),
 ) -> None:
-    """Loads a checkpoint. names: of its tensors (`optim.state.PARAMETER.step`, ...). Called on every rank."""
-    tensors = tensors_of(model, optimizers, extra_models)
+    """Loads a checkpoint. names: of its tensors (`optim.state.PARAMETER.step`, ...). without: tensors of the model that
+    it does not hold. Called on every rank."""
+    tensors = tensors_of(model, optimizers, extra_models, without)
     for name in optimizers:
         own, prefix = _find_optimizer(tensors, name)
         # A parameter that never got a gradient (SigLIP's head below a language model) has no optimizer state.
@@ -53,7 +63,7 @@ def load_tensors(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="torch.distributed")
         weights: Any = drop_states(model, tensors["model"], "the checkpoint")
-        set_model_state_dict(model, weights)
+        set_model_state_dict(model, weights, options=StateDictOptions(strict=not without))
         for name, extra in extra_models.items():
             set_model_state_dict(extra, tensors["models"][name])
         for name, optimizer in optimizers.items():
