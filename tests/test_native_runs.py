@@ -9,16 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from medvlm.commands import evaluate as evaluation
 from medvlm.commands import export as exporting
+from medvlm.compositions._open import open_stage
 from medvlm.core.config import kinds
-from medvlm.core.errors import RecipeError
+from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.evaluate.compare import compare
 from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe.load import load, load_run
 from medvlm.recipe.sources import open_sources
+from medvlm.train import checkpoint
+from medvlm.train.finished import find_final
+from medvlm.train.state_file import read_published
 from tests.tiny_run import CARD, INSTRUCT, REASON, differing, trace, trained, weights, written
 
 FAST = "qwen3_vl"
@@ -81,6 +86,45 @@ def test_every_part_is_proven_trained_or_frozen(run: RunFolder) -> None:
         "encoders.image",
         "language",
     }
+
+
+def test_its_checkpoints_hold_what_was_trained_and_open_only_on_the_model_that_it_was_trained_on(
+    run: RunFolder, tmp_path: Path
+) -> None:
+    loaded, model = load_run(run.root).recipe, run.root.parent.parent / "model"
+    last = loaded.stages[1]
+    folder = find_final(run.stage("reason"))
+    stored, published = checkpoint.read_weights(folder), read_published(folder)
+    opened = open_stage(loaded, run, last)
+    state = opened.model.state_dict()
+    assert stored.keys().isdisjoint(published) and stored.keys() | published.keys() == state.keys()
+    assert {name.split(".")[0] for name in published} == {"language"}
+    assert all(".lora_" in name or not name.startswith("language") for name in stored)
+    whole = RunFolder(tmp_path / "whole")  # as earlier releases wrote it
+    shutil.copytree(run.root, whole.root)
+    meta = checkpoint.read_state(folder)
+    del meta["meta"]["published"]
+    shutil.rmtree(whole.stage("reason") / folder.name)
+    made = checkpoint.save(whole.stage("reason"), meta["step"], {"model": state, "optim": {}}, meta, rank=0)
+    record = whole.stage("reason") / "stage.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "checkpoint": checkpoint.digest(made)}))
+    model.rename(tmp_path / "model")
+    try:
+        assert differing(open_stage(loaded, whole, last).model.state_dict(), state) == []
+        with pytest.raises(CheckpointError, match=r"reason/step-2 does not hold the published .* cannot be read"):
+            open_stage(loaded, run, last)
+        shutil.copytree(tmp_path / "model", model)
+        file = model / "model.safetensors"
+        tensors = load_file(file)
+        name = next(name for name in tensors if "layers.0" in name and "visual" not in name)
+        save_file({**tensors, name: tensors[name] + 1}, file, {"format": "pt"})
+        with pytest.raises(
+            CheckpointError, match=r"reason/step-2: language\..* is not stored in it, and the published"
+        ):
+            open_stage(loaded, run, last)
+        shutil.rmtree(model)
+    finally:
+        (tmp_path / "model").rename(model)
 
 
 def test_it_is_evaluated_against_its_baselines(run: RunFolder) -> None:

@@ -140,9 +140,16 @@ def open_stage(recipe: Any, run: RunFolder, stage: Any, device: str = "cpu") -> 
     require_tokenizer(run, stage.name, meta)
     require_texts(stage, meta)
     assembly = composition.prepare(recipe, run.tokenizer, refuse_to_train)
-    model = composition.build(assembly, stage, weights=bool(published))
-    adapters = read_lora(meta.get("adapters"), f"{stage.name}/{folder.name}")
-    load_weights(model, weights, adapters, f"{stage.name}/{folder.name}", published=published)
+    where = f"{stage.name}/{folder.name}"
+    try:
+        model = composition.build(assembly, stage, weights=bool(published))
+    except (RecipeError, CheckpointError) as reason:
+        if not published:
+            raise
+        raise CheckpointError(
+            f"{where} does not hold the published weights that it was trained on, and they cannot be read ({reason})"
+        ) from None
+    load_weights(model, weights, read_lora(meta.get("adapters"), where), where, published=published)
     opened: AssembledModel = composition.open(assembly, stage, model.to(device))
     opened.find_origin = lambda: {"stage": stage.name, "checkpoint": checkpoint.digest(folder)}
     return opened

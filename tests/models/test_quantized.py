@@ -20,6 +20,8 @@ from medvlm.models.native import NativeVLM, build_native
 from medvlm.models.restore import load_weights
 from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe.load import load
+from medvlm.train.finished import find_final
+from medvlm.train.state_file import read_published
 from tests.test_native_runs import TUNE, recipe
 from tests.tiny_run import CARD, differing, trace, trained, weights, written
 
@@ -71,7 +73,9 @@ def test_it_learns_and_goes_on_from_a_checkpoint_to_the_last_bit(run: RunFolder,
     again = trained(run.root.parent.parent / "recipe.yaml", tmp_path)
     assert trace(again, "instruct") == straight and [step for step, *_ in straight] == [1, 2]
     assert differing(weights(again, "instruct"), kept) == []
-    assert any(tensor.dtype == torch.uint8 for tensor in kept.values())
+    published = read_published(find_final(run.stage("instruct")))
+    assert any(text.startswith("uint8:") for text in published.values())
+    assert not any(tensor.dtype == torch.uint8 for tensor in kept.values()), "4-bit weights and scales are published"
 
 
 def test_it_is_evaluated_and_exported_with_the_weights_that_were_computed_with(run: RunFolder, tmp_path: Path) -> None:

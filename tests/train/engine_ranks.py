@@ -19,6 +19,7 @@ from torch import nn
 
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.published import Published, mark
 from medvlm.core.sample import Batch
 from medvlm.core.stage_config import Lora, Optim, OptimOf, StageConfig, Validate
 from medvlm.data.dialogue import TokenSequence
@@ -48,18 +49,21 @@ engine_zero.PERSISTENT = 0  # else everything so small stays whole
 
 
 class Answering(Stage):
-    """The tiny vision-language model with adapters and a trained connector. In every second step, the later half of the
-    batch has no image: all of the second rank's."""
+    """The tiny vision-language model with adapters and a trained connector. The weights of its language model count as
+    published. In every second step, the later half of the batch has no image: all of the second rank's."""
 
     own_updates: tuple[str, ...] = ()
 
     def __init__(self, config: StageConfig, engine: Engine):
         self.config, self.engine, self.model = config, engine, vlm()
+        mark(self.model.language)
+        published = Published(self.model, lambda name: any(matches(name, each) for each in config.trains))
         attach(self.model, Lora(rank=2, alpha=16, targets=("language",)), seed=3)
         with torch.no_grad():  # B starts at zero, and A without a gradient
             for name, parameter in self.model.named_parameters():
                 if ".lora_B" in name:
                     parameter.normal_(generator=torch.Generator().manual_seed(len(name)))
+        self.unchanged = published.find_unchanged(self.model)
         set_trained(self.model, config.trains, "answer")
         self.said: list[list[list[int]]] = []
 
@@ -145,6 +149,7 @@ class Averaged(Answering):
 
     def __init__(self, config: StageConfig, engine: Engine):
         super().__init__(config, engine)
+        self.unchanged = {}  # in float64, nothing is as published
         self.model.double().register_buffer("steps_done", torch.zeros(()))
 
     def list_optimizers(self) -> dict[str, Optim]:
@@ -199,7 +204,8 @@ def run(folder: Path, engine: Engine, **settings: Any) -> dict[str, Any]:
     watch = Watch(folder / "ranks", engine.rank, engine.world, 0.0)
     engine.place(stage.model, stage.matches, stage.make_extra_models())
     place = loop.Place(folder / "answer", log, watch)
-    state, proof = loop.run(stage, config, engine, place, loop.State("same", meta={"stage": "answer"}))
+    fresh = loop.State("same", meta={"stage": "answer", "published": stage.unchanged})
+    state, proof = loop.run(stage, config, engine, place, fresh)
     proof.check_frozen()
     records = (
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] if engine.is_first else []
