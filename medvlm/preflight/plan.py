@@ -25,7 +25,7 @@ from medvlm.preflight.samples import Look, look
 from medvlm.preflight.scales import describe_scales, list_grids
 from medvlm.preflight.simulate import Step, simulate
 from medvlm.preflight.staging import build_stage, draw_longest, optimizers_of, prepare_items
-from medvlm.preflight.stored import count_left_out
+from medvlm.preflight.stored import count_stored
 from medvlm.recipe.files import list_missing_files
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.schema import Recipe
@@ -152,8 +152,8 @@ def _plan_as_is(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machi
     items, notes = prepare_items(stage, config, looks)
     samples = [sample for source in config.mix for sample in looks[source].samples if looks[source].is_real]
     scales = describe_scales(stage.setup.prepare, samples, list_grids(recipe))
-    left_out = count_left_out(convert_weights(stage.model, recipe.engine.precision), recipe, i)
-    found = replace(_describe(stage, recipe, world, left_out), notes=tuple(notes), scales=tuple(scales))
+    stored = count_stored(convert_weights(stage.model, recipe.engine.precision), recipe, i)
+    found = replace(_describe(stage, world, *stored), notes=tuple(notes), scales=tuple(scales))
     if not items:
         why = "; ".join(notes) or "they have no question of its tasks"
         return replace(found, notes=(f"none of the samples that were read can be used: {why}",))
@@ -177,11 +177,10 @@ def _plan_as_is(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machi
     return _add_memory(_add_time(found, step, recipe, machines, mfu, config), step, weights, recipe, machines, config)
 
 
-def _describe(stage: Any, recipe: Recipe, world: int, left_out: int) -> StagePlan:
-    """The plan as far as it is known before the step is simulated. left_out: bytes of the model that are not in its
-    checkpoints."""
+def _describe(stage: Any, world: int, stored: int, left_out: int) -> StagePlan:
+    """The plan as far as it is known before the step is simulated. stored, left_out: bytes of the model that are and
+    are not in a checkpoint."""
     config, modules = stage.config, _count_modules(stage.model)
-    weights = sum(tensor.numel() * tensor.element_size() for tensor in stage.model.state_dict().values())
     return StagePlan(
         name=config.name,
         kind=config.kind,
@@ -190,7 +189,7 @@ def _describe(stage: Any, recipe: Recipe, world: int, left_out: int) -> StagePla
         micro=max(1, config.batch // (world * config.micro_batches)),
         modules=modules,
         adapters=sum(1 for name, _ in stage.model.named_modules() if name.endswith("lora_A")),
-        checkpoint=weights - left_out,
+        checkpoint=stored,
         left_out=left_out,
         checkpoints=2,
     )

@@ -13,6 +13,7 @@ from medvlm.core.run import read_record, write_json
 from medvlm.core.stored import read_object
 from medvlm.train import checkpoint
 from medvlm.train.finished import require_same
+from medvlm.train.state_file import read_published
 from medvlm.train.storage import HashingFile, TensorReader, make_header
 
 FILE_BYTES = 5_000_000_000
@@ -63,6 +64,10 @@ def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_
                     file.write(piece)
         part.rename(to / name)
         say(f"{name}: {len(group)} tensors, {file.bytes / 1e9:.2f} GB")
+    if published := read_published(folder):
+        say(
+            f"{len(published)} tensors are not in it, because they are as published; medvlm export writes a whole model"
+        )
     if len(groups) > 1:
         places = {
             tensor.removeprefix("model."): name for name, group in zip(names, groups, strict=True) for tensor in group
