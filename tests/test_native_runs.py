@@ -122,6 +122,13 @@ def test_its_checkpoints_hold_what_was_trained_and_open_only_on_the_model_that_i
             CheckpointError, match=r"reason/step-2: language\..* is not stored in it, and the published"
         ):
             open_stage(loaded, run, last)
+        for name in ("instruct", "reason"):
+            (whole.stage(name) / "stage.json").unlink()
+        whole.root.rename(tmp_path / "ready")
+        with pytest.raises(
+            CheckpointError, match=r"instruct/step-2: language\..* is not stored in it, and the published"
+        ):
+            trained(run.root.parent.parent / "recipe.yaml", tmp_path, only="instruct")
         shutil.rmtree(model)
     finally:
         (tmp_path / "model").rename(model)
