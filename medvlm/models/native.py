@@ -56,7 +56,6 @@ def build_native(
                 AutoModelForImageTextToText, pretrained, dtype=dtype, output_loading_info=True, **packed
             )
             settle(stock)
-            published.mark(stock)
         else:
             stock, loading = (
                 build_seeded(
@@ -66,10 +65,8 @@ def build_native(
                 ),
                 {},
             )
-            if is_on_meta():
-                if quantize:
-                    quantize_on_meta(stock.model.get_submodule(family.language), ())
-                published.mark(stock)
+            if quantize and is_on_meta():
+                quantize_on_meta(stock.model.get_submodule(family.language), ())
             with suppress(OSError):  # where there is none, it is made from the config
                 stock.generation_config = GenerationConfig.from_pretrained(pretrained)
     except OSError as reason:
@@ -87,6 +84,7 @@ def build_native(
         raise RecipeError(
             "model.pretrained: ready models need transformers 5.24 or newer, which accepts precomputed image features"
         )
+    published.mark(stock, () if weights or is_on_meta() else stock.state_dict())
     model = NativeVLM(stock, blank)
     first = next(model.parameters())
     if not first.is_meta and first.dtype == torch.float32:  # in lower precisions, rounding exceeds the tolerance

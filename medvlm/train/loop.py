@@ -148,7 +148,7 @@ class _Loop:
         self.optimizers = make_optimizers(stage.model, self.settings, stage.matches, config.name, engine.steps_on)
         self.proof = Proof(stage.model, stage.group_of, config.name, engine.unshard, partial(_is_own_update, stage))
         self.model = engine.setup(stage.model, self.optimizers)
-        self.state = resume(engine, place, fresh, self.proof)
+        self.state = resume(engine, place.folder, place.log, place.aliases, fresh, self.proof)
         self.proof.with_gradient |= set(self.state.reached)
         if engine.is_first:
             print(self.proof.format_table(), flush=True)

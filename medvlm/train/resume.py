@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from medvlm.core.errors import CheckpointError
 from medvlm.core.published import explain_changed, find_packed
 from medvlm.train import checkpoint
 from medvlm.train.engine import Engine
+from medvlm.train.log import Log
 from medvlm.train.proof import Proof
 from medvlm.train.state_file import build_state
 
-if TYPE_CHECKING:
-    from medvlm.train.loop import Place, State
+
+class Resumable(Protocol):
+    """What is needed of the state of a stage (loop.State)."""
+
+    identity: str
+    step: int
+    meta: dict[str, Any]
 
 
-def resume(engine: Engine, place: Place, fresh: State, proof: Proof) -> State:
-    """The state of the newest good checkpoint of a stage, which is loaded into the engine, or `fresh` without one.
+State = TypeVar("State", bound=Resumable)
 
-    Sets which tensors checkpoints leave out: those of meta["published"] (names and fingerprints of what the model was
+
+def resume(engine: Engine, folder: Path, log: Log, aliases: Collection[str], fresh: State, proof: Proof) -> State:
+    """The state of the newest good checkpoint in `folder`, which is loaded into the engine, or `fresh` without one.
+
+    aliases: identities of the same settings in earlier releases. Sets which tensors checkpoints leave out: those of meta["published"] (names and fingerprints of what the model was
     built from) that the stage does not change. Raises CheckpointError for a checkpoint of another stage."""
     published = fresh.meta.get("published", {})
     frozen = proof.list_frozen()
     fresh.meta["published"] = {n: text for n, text in published.items() if n in frozen or find_packed(n) in frozen}
     # Only one process verifies checkpoints, because several would try to rename the same damaged folder.
-    folder = place.folder
     found = checkpoint.find_newest_good(folder) if engine.is_first else None
     engine.barrier()
     found = found if engine.is_first else checkpoint.find_latest(folder)
     if found is None:
-        place.log.forget_after(fresh.meta["stage"], 0)
+        log.forget_after(fresh.meta["stage"], 0)
         engine.unstored = frozenset(fresh.meta["published"])
         return fresh
     state: State = build_state(type(fresh), checkpoint.read_state(found), found)
-    if state.identity not in (fresh.identity, *place.aliases):
+    if state.identity not in (fresh.identity, *aliases):
         raise CheckpointError(
             f"{folder.name}/{found.name} was trained with other settings, data or starting weights; use its"
             f" settings, train again from here with --from {folder.name}, or give the recipe another name"
@@ -44,7 +54,7 @@ def resume(engine: Engine, place: Place, fresh: State, proof: Proof) -> State:
         raise explain_changed(f"{folder.name}/{found.name}", changed, len(stated))
     engine.unstored = frozenset(stated)
     checkpoint.restore(found, engine.load, engine.rank)
-    place.log.forget_after(fresh.meta["stage"], state.step)
+    log.forget_after(fresh.meta["stage"], state.step)
     if engine.is_first:
         print(f"stage {folder.name}: resuming from step {state.step}", flush=True)
     return state

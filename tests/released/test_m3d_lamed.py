@@ -98,7 +98,7 @@ def stored(folder: Path, tensors: Published) -> str:
 def put(model: VLM, where: str, modules: set[str]) -> None:
     origin = FilesOrigin(where)
     assert all(origin.holds(module, []) for module in modules)
-    load_weights(model, origin.load(model, modules)[0], None, where, modules)
+    load_weights(model, origin.load(model, modules).weights, None, where, modules)
 
 
 def compute_tower(published: Published, pixels: torch.Tensor) -> torch.Tensor:
