@@ -29,8 +29,9 @@ State = TypeVar("State", bound=Resumable)
 def resume(engine: Engine, folder: Path, log: Log, aliases: Collection[str], fresh: State, proof: Proof) -> State:
     """The state of the newest good checkpoint in `folder`, which is loaded into the engine, or `fresh` without one.
 
-    aliases: identities of the same settings in earlier releases. Sets which tensors checkpoints leave out: those of meta["published"] (names and fingerprints of what the model was
-    built from) that the stage does not change. Raises CheckpointError for a checkpoint of another stage."""
+    aliases: identities of the same settings in earlier releases. Sets which tensors checkpoints leave out: those of
+    meta["published"] (names and fingerprints of what the model was built from) that the stage does not change. Raises
+    CheckpointError for a checkpoint of another stage."""
     published = fresh.meta.get("published", {})
     frozen = proof.list_frozen()
     fresh.meta["published"] = {n: text for n, text in published.items() if n in frozen or find_packed(n) in frozen}
