@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medvlm.core.config import Config, Slot
 from medvlm.core.sample import Sample, Truth
@@ -139,6 +139,20 @@ class EncoderConfig(Config):
     """Maps its tokens to the language model; none in a recipe without `language`."""
     serves: tuple[str, ...] = ()
     """Kinds of media that it encodes; by default the kind that it is named after."""
+    deepstack: tuple[Annotated[int, Field(lt=0)], ...] = Field((), exclude_if=lambda layers: not layers)
+    """Layers of the encoder, counted from the end, whose tokens are also added to those of the image behind the first,
+    second, ... layer of the language model, each through a connector of its own (DeepStack, arXiv 2406.04334, as in
+    Qwen3-VL). Needs `layer`."""
+
+    @model_validator(mode="after")
+    def _check_deepstack(self) -> Self:
+        if self.deepstack:
+            own = vars(self).get("layer")
+            if not isinstance(own, int | tuple):
+                raise ValueError("deepstack needs `layer`, the layer of the image tokens themselves, e.g. layer: -1")
+            if self.connector is None:
+                raise ValueError("deepstack needs a connector")
+        return self
 
 
 class Loaded(Config):

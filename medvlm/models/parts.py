@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from medvlm.core.config import component, did_you_mean
 from medvlm.core.contracts import Features, Preprocess
 from medvlm.core.errors import RecipeError, ShapeError, list_some
 from medvlm.core.stage_config import FACTORS
+from medvlm.models.deepstack import StackedConnector, join_layers
 
 T = TypeVar("T")
 
@@ -30,7 +32,7 @@ def build_seeded(seed: int, name: str, build: Callable[[], T]) -> T:
 
 def build_encoders(configs: Mapping[str, Any], seed: int) -> nn.ModuleDict:
     def build(name: str) -> nn.Module:
-        config = configs[name]
+        config = join_layers(configs[name])
         return build_seeded(seed, f"encoders.{name}", lambda: component("encoders", config.kind).build(config))
 
     return nn.ModuleDict({name: build(name) for name in configs})
@@ -40,6 +42,12 @@ def build_connectors(configs: Mapping[str, Any], encoders: nn.ModuleDict, width:
     def build(name: str) -> nn.Module:
         config, encoder = configs[name].connector, encoders[name]
         make = component("connectors", config.kind).build
+        if deep := len(configs[name].deepstack):
+            own = len(configs[name].layer) if isinstance(configs[name].layer, tuple) else 1
+            _check_widths(configs[name], name, encoder.width, own, deep)
+            make_one = partial(make, config, out_width=width, grid=encoder.grid)
+            stacked = partial(StackedConnector, make_one, deep, encoder.width, own)
+            return build_seeded(seed, f"connectors.{name}", stacked)
         return build_seeded(seed, f"connectors.{name}", lambda: make(config, encoder.width, width, encoder.grid))
 
     return nn.ModuleDict({name: build(name) for name in configs})
@@ -56,6 +64,17 @@ def tokens_of(configs: Mapping[str, Any]) -> dict[str, int]:
         for name, c in configs.items()
         if c.connector
     }
+
+
+def _check_widths(config: Any, name: str, width: int, own: int, deep: int) -> None:
+    """Raises ShapeError for an encoder whose layers differ in width: it is not known which channels are which then."""
+    with torch.device("meta"):
+        alone = component("encoders", config.kind).build(config).width
+    if alone * (own + deep) != width * own:
+        raise ShapeError(
+            f"model.encoders.{name}: deepstack needs layers of one width; these have {width} channels together, and"
+            f" {alone} without it"
+        )
 
 
 def _find_grid(config: Any) -> tuple[int, ...]:

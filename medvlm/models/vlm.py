@@ -6,14 +6,17 @@ Axes: B rows, T tokens, N media, E encoder width, W language-model width, V voca
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Outputs
 from medvlm.core.sample import Batch
+from medvlm.models.deepstack import StackedConnector, find_layers, inject
 from medvlm.models.head import Read, read_head
 from medvlm.models.isolation import check_isolated
 from medvlm.models.parts import build_connectors, build_encoders, build_seeded, complete_media, encode, is_trained
@@ -42,7 +45,8 @@ def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_
 
 class VLM(nn.Module):
     """forward(batch) -> `logits_LV` of the trained tokens; forward(batch, read) -> what `read` makes of them, see
-    models/head.py. new_token_ids: tokens that the recipe adds to the language model."""
+    models/head.py. new_token_ids: tokens that the recipe adds to the language model. depth: number of its layers that
+    get tokens of `deepstack`."""
 
     runs_all = False
     """Whether towers without a medium run too, as needed if ranks gather sharded weights from each other."""
@@ -59,15 +63,19 @@ class VLM(nn.Module):
         self.new_token_ids = new_token_ids
         self.encoders, self.connectors, self.language = encoders, connectors, language
         self.image_token_id = image_token_id
+        self.depth = max((each.depth for each in connectors.values() if isinstance(each, StackedConnector)), default=0)
+        if self.depth:
+            find_layers(language, self.depth)
 
     def forward(self, batch: Batch, read: Read | None = None) -> Outputs:
-        embeds_BTW = self.embed(batch)
-        hidden_BTW = self.decoder(
-            inputs_embeds=embeds_BTW,
-            attention_mask=make_attention_mask(batch, embeds_BTW.dtype, self.language.config),
-            position_ids=batch.positions_BT,
-            use_cache=False,
-        ).last_hidden_state
+        embeds_BTW, deep = self._splice(batch)
+        with deep:
+            hidden_BTW = self.decoder(
+                inputs_embeds=embeds_BTW,
+                attention_mask=make_attention_mask(batch, embeds_BTW.dtype, self.language.config),
+                position_ids=batch.positions_BT,
+                use_cache=False,
+            ).last_hidden_state
         return read_head(self.language, hidden_BTW.flatten(0, 1)[batch.from_L], batch.targets_L, read)
 
     @property
@@ -78,13 +86,15 @@ class VLM(nn.Module):
         """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the
         left."""
         seen_BT = rows.docs_BT >= 0
-        out = self.language(
-            inputs_embeds=self.embed(rows),
-            attention_mask=seen_BT.long(),
-            position_ids=rows.positions_BT,
-            logits_to_keep=1,
-            **cache,
-        )
+        embeds_BTW, deep = self._splice(rows)
+        with deep:
+            out = self.language(
+                inputs_embeds=embeds_BTW,
+                attention_mask=seen_BT.long(),
+                position_ids=rows.positions_BT,
+                logits_to_keep=1,
+                **cache,
+            )
         return out.logits[:, -1], seen_BT.sum(1)
 
     def step(
@@ -99,23 +109,31 @@ class VLM(nn.Module):
 
     def embed(self, batch: Batch) -> torch.Tensor:
         """[B, T, W]: token embeddings, with placeholders replaced by image tokens."""
+        return self._splice(batch)[0]
+
+    def _splice(self, batch: Batch) -> tuple[torch.Tensor, AbstractContextManager[None]]:
+        """The embeddings, and a context in which layers of the language model get the tokens of `deepstack`."""
         embeds_BTW = self.language.get_input_embeddings()(batch.ids_BT)  # type: ignore[operator]
         image_tokens = self.embed_images(batch)
         if len(batch.feature_rows):
             here_BT = batch.ids_BT == self.image_token_id
-            embeds_BTW = embeds_BTW.index_put((here_BT,), image_tokens[batch.feature_rows].to(embeds_BTW.dtype))
-            return embeds_BTW
+            own, *deep = image_tokens[batch.feature_rows].to(embeds_BTW.dtype).chunk(1 + self.depth, -1)
+            layers = find_layers(self.language, self.depth) if deep else []
+            return embeds_BTW.index_put((here_BT,), own), inject(layers, here_BT, deep)
         # A trained tower runs on every rank in every micro-batch, or ranks would wait for its gradients.
-        return embeds_BTW + 0 * image_tokens.sum() if image_tokens.requires_grad else embeds_BTW
+        return embeds_BTW + 0 * image_tokens.sum() if image_tokens.requires_grad else embeds_BTW, nullcontext()
 
     def embed_images(self, batch: Batch) -> torch.Tensor:
-        """[sum of tokens over all media, W], encoder by encoder in the order of batch.media."""
+        """[sum of tokens over all media, (1 + depth) * W], encoder by encoder in the order of batch.media. An encoder
+        with less depth adds zeros."""
         device = batch.ids_BT.device
         media = complete_media(self.encoders, batch.media, self._is_needed, device)
         tokens = {
             name: self.connectors[name](encode(self.encoders[name], pixels, name).patches).flatten(0, 1)
             for name, pixels in media.items()
         }
+        widest = max((each.shape[-1] for each in tokens.values()), default=0)
+        tokens = {name: pad(each, (0, widest - each.shape[-1])) for name, each in tokens.items()}
         stacked = [tokens[name] for name in (*batch.media, *(name for name in media if name not in batch.media))]
         return torch.cat(stacked) if stacked else torch.zeros(0, 1, device=device)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medvlm.core.card import Card
-from medvlm.core.config import component
+from medvlm.core.config import component, slots_of
 from medvlm.core.contracts import EncoderFacts
 from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.problems import Problem
@@ -44,6 +44,7 @@ def find_problems(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem
     before the first step."""
     tokens: dict[str, int] = {}
     for name, encoder in recipe.model.encoders.items():
+        yield from _check_deepstack(recipe, name, encoder)
         try:
             find_facts(encoder)
         except ShapeError as reason:
@@ -60,6 +61,15 @@ def find_problems(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Problem
         except ShapeError as reason:
             yield Problem(("model", "language"), str(reason).removeprefix("model.language: "))
     yield from _check_lengths(recipe, cards, tokens)
+
+
+def _check_deepstack(recipe: Recipe, name: str, encoder: Any) -> Iterator[Problem]:
+    path = ("model", "encoders", name)
+    if encoder.deepstack and recipe.model.language is None:
+        yield Problem((*path, "deepstack"), "adds tokens behind layers of the language model, and there is none")
+    for key, inner in slots_of(encoder, "encoders").items():
+        if getattr(inner, "deepstack", ()):
+            yield Problem((*path, key, "deepstack"), "is for an encoder by itself, and not for one within another")
 
 
 def _check_lengths(recipe: Recipe, cards: Mapping[str, Card], tokens: Mapping[str, int]) -> Iterator[Problem]:

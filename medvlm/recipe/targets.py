@@ -9,6 +9,8 @@ from medvlm.core.composition import Composition, composition_of_stage
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import RecipeError, did_you_mean, list_some
 
+OURS = "medvlm"
+"""LOADER of a target that needs this package."""
 STOCK, ENCODER = "stock", "encoder"
 """The nearest class that other libraries load without medvlm; the same for one encoder of the model."""
 REMEDY = "set export.target: custom"
@@ -54,6 +56,10 @@ def resolve(target: str, model: Any, stages: Sequence[Any]) -> tuple[str, str, s
     """
     composition = composition_of_stage(model, stages[-1])
     kind, part = split_target(target)
+    stacked = next((name for name, encoder in model.encoders.items() if encoder.deepstack), "")
+    if stacked and (kind in (STOCK, ENCODER) or component("export.targets", kind).LOADER != OURS):
+        why = f"encoders.{stacked}.deepstack adds tokens behind layers of the language model"
+        return "", "", f"no class of another library computes this model: {why}"
     if kind in (STOCK, ENCODER):
         reasons = []
         for near in _nearest(composition, is_part=kind == ENCODER):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.export.proof.reference import SIZES
+from medvlm.recipe.targets import OURS
 
 TOLERANCE = 1e-4
 """Largest allowed difference of two logits. Float32 programs that sum in a different order differ by about 1e-6."""
@@ -23,8 +24,6 @@ MEAN_GREY_LEVELS = 1.0
 """Largest allowed mean difference between Pillow's and torchvision's bicubic resizing, of 255 grey levels. Both clip
 the overshoot at hard edges after the first axis, and Pillow resizes the cheaper axis first. On the proof's noise the
 differences were up to 10 levels in single pixels and 0.5 in the mean."""
-OURS = "medvlm"
-"""LOADER of a folder that needs this package."""
 
 
 class ParityError(RuntimeError):

@@ -88,6 +88,8 @@ def shrink_encoder(config: Any) -> Any:
         update["layer"] = max(layer, -LAYERS)
     elif layer is not None and not isinstance(layer, str):
         update["layer"] = tuple(max(n, -LAYERS) for n in layer)
+    if config.deepstack:
+        update["deepstack"] = tuple(max(n, -LAYERS) for n in config.deepstack[:LAYERS])
     if getattr(config, "connector", None) is not None:
         update["connector"] = shrink_connector(config.connector)
     if getattr(config, "config", None):
