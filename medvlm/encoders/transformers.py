@@ -34,9 +34,10 @@ PLAIN = (
     "clip",
     "siglip",
     "siglip2",
+    "video_llama_3_vision",
 )
 """Model types with one token per patch, `hidden_size` wide. Other types are measured after they are built."""
-ANY_SIZE = ("siglip2_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit")
+ANY_SIZE = ("siglip2_vision_model", "dinov2", "dinov2_with_registers", "dinov3_vit", "video_llama_3_vision")
 """Members of PLAIN that take any input size; the others are made for one."""
 
 LIBRARY = "transformers"
@@ -148,19 +149,23 @@ class Tower(MeasuredEncoder):
             check_size(known.image_size, before.size)
         self.options = {"interpolate_pos_encoding": True} if is_fixed else {}
         self.takes_patches = "spatial_shapes" in accepts  # SigLIP 2 of variable resolution
+        self.takes_grid = "grid_thw" in accepts and "merge_sizes" in accepts  # VideoLLaMA 3
         patch = getattr(known, "patch_size", 1)
         self.patch: int = patch if isinstance(patch, int) else patch[0]
         self.measure(before.shape, facts(config))
 
     def forward(self, pixels_NCHW: torch.Tensor) -> Features:
         vit_grid = tuple(side // self.patch for side in pixels_NCHW.shape[2:])
-        out = self.tower(
-            **(_patchify(pixels_NCHW, self.patch) if self.takes_patches else {"pixel_values": pixels_NCHW}),
-            output_hidden_states=True,
-            **self.options,
-        )
+        given = {"pixel_values": pixels_NCHW}
+        if self.takes_patches:
+            given = _patchify(pixels_NCHW, self.patch)
+        elif self.takes_grid:
+            given = _list_patches(pixels_NCHW, self.patch)
+        out = self.tower(**given, output_hidden_states=True, **self.options)
         hidden = out.get("reshaped_hidden_states") or out.hidden_states  # Swin gives its maps under this name
         states = [hidden[n] for n in self.layers] or [out.last_hidden_state]
+        if self.takes_grid:
+            states = [state.unflatten(0, (len(pixels_NCHW), -1)) for state in states]
         if states[0].ndim == 4:
             features = join_maps(states)
         else:
@@ -199,6 +204,19 @@ def _patchify(pixels_NCHW: torch.Tensor, patch: int) -> dict[str, torch.Tensor]:
         "pixel_values": patches,
         "pixel_attention_mask": mask,
         "spatial_shapes": torch.tensor([[rows, columns]] * count, device=pixels_NCHW.device),
+    }
+
+
+def _list_patches(pixels_NCHW: torch.Tensor, patch: int) -> dict[str, torch.Tensor]:
+    """The inputs of a tower that takes the patches of all images in one list, each patch [C, patch, patch] flattened,
+    row by row, and joins none of them."""
+    count, _, height, width = pixels_NCHW.shape
+    blocks = pixels_NCHW.unflatten(3, (width // patch, patch)).unflatten(2, (height // patch, patch))
+    grid = torch.tensor([[1, height // patch, width // patch]] * count, device=pixels_NCHW.device)
+    return {
+        "pixel_values": blocks.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2),
+        "grid_thw": grid,
+        "merge_sizes": torch.ones(count, dtype=torch.long, device=pixels_NCHW.device),
     }
 
 

@@ -10,7 +10,11 @@ from medvlm.core.layouts import Layout, find_layout
 from medvlm.recipe.load import find_shipped
 from medvlm.recipe.schema import Recipe
 
-LAYOUTS = {layout.title: layout for kind in kinds("released") for layout in component("released", kind).LAYOUTS}
+LAYOUTS = {
+    f"{kind}-{number}": layout
+    for kind in kinds("released")
+    for number, layout in enumerate(component("released", kind).LAYOUTS)
+}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
