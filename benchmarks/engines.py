@@ -28,6 +28,7 @@ from medvlm.core.stage_config import Optim
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.rows import collate
 from medvlm.encoders import transformers
+from medvlm.models.attention import use_attention
 from medvlm.models.parts import matches
 from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import token_losses
@@ -161,6 +162,7 @@ def measure(kind: str, case: dict[str, Any], device: str) -> dict[str, Any]:
     model.train()
     model.runs_all = engine.is_sharded
     engine.place(model, matches)
+    use_attention(model, engine.config, engine.device)
     optimizer = make_optimizer(model, Optim(lr=1e-4), matches, "benchmark", engine.steps_on)
     wrapped = engine.setup(model, {"": optimizer})
     tokens = sum(int((m.docs_BT >= 0).sum()) for m in micros) * engine.world

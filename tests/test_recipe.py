@@ -515,6 +515,14 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
             "21:13 stages.align.optim.kind: muon needs whole matrices, but zero2",
         ),
         (
+            [("name: tiny", "name: tiny\nengine: {attention: varlen, precision: bf16-mixed}")],
+            "2:10 engine.attention: varlen computes rows of plain documents, and in stage reason several answers",
+        ),
+        (
+            [("name: tiny", "name: tiny\nengine: {attention: varlen}")],
+            "2:1 engine: attention: the kernels of varlen compute in 16 bits; use precision: bf16-mixed",
+        ),
+        (
             [(MIX, f"{MIX}    sampling: {{epochs: {{flims: 2}}}}\n")],
             "20:25 stages.align.sampling.epochs.flims: there is no source 'flims', did you mean 'films'?",
         ),

@@ -21,6 +21,10 @@ class EngineConfig(Config):
     offload: bool = False
     """Keeps sharded tensors in CPU memory and runs the optimizer there. Slower; for models that do not fit
     otherwise."""
+    attention: Literal["auto", "dense", "flex", "varlen"] = "auto"
+    """How a language model attends within rows of several texts. `dense`: by a mask of all pairs of tokens. `flex`:
+    FlexAttention, which skips what the mask hides. `varlen`: FlashAttention over documents of various lengths, for rows
+    without shared prompts. `auto`: on a GPU `varlen` where it fits and else `flex`, on a CPU `dense`."""
     recompute: tuple[str, ...] = ()
     """Modules whose blocks are recomputed in the backward pass instead of keeping their activations: [language,
     encoders.film]."""
@@ -36,6 +40,10 @@ class EngineConfig(Config):
 
     @model_validator(mode="after")
     def _check_fits(self) -> EngineConfig:
+        if self.attention == "varlen" and self.precision == "32-true" and self.device != "cpu":
+            raise ValueError(
+                "attention: the kernels of varlen compute in 16 bits; use precision: bf16-mixed, or attention: flex"
+            )
         if self.offload and self.kind not in SHARDING:
             raise ValueError(f"offload: {self.kind} shards nothing to keep in CPU memory; use fsdp2 or zero3")
         if self.kind.startswith("zero") and self.precision == "bf16-true":

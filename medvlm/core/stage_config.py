@@ -264,6 +264,10 @@ class StageConfig(Config):
         """Whether samples are used with their images. Overridden by kinds that can do without."""
         return True
 
+    def shares_prompts(self) -> bool:
+        """Whether several answers share a prompt in a row. Overridden by kinds that do this."""
+        return False
+
     def reduces_images(self) -> bool:
         """Whether images are made smaller if a sample is too long. Overridden by kinds that can do this."""
         return False

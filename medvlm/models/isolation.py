@@ -9,6 +9,7 @@ import torch
 
 from medvlm.core.errors import ShapeError
 from medvlm.core.sample import Batch
+from medvlm.models.attention import find_misfit
 from medvlm.models.parts import evaluating
 
 TOLERANCE = 5e-5
@@ -22,6 +23,7 @@ def check_isolated(model: Any, stock: Any = None, types: str = "") -> None:
 
     stock: the transformers model to compare with, by default the language model. types: for a model that gets one text
     per row, the argument that marks answer (1) and prompt (0); the 16 tokens are then one text.
+    Also notes in `model.only_dense` whether other kernels than the dense attention can compute the model.
     Raises ShapeError if they differ: because of ALiBi, recurrent layers, or a head that changes logits in a way that
     `compute_logits` does not know."""
     stock, shares_rows = stock or model.language, not types
@@ -49,6 +51,7 @@ def check_isolated(model: Any, stock: Any = None, types: str = "") -> None:
             ) from error
         texts = (prefix + first, prefix + second, other) if shares_rows else (ids,)
         given = {types: torch.tensor([[0] + [1] * 15])} if types else {}
+        model.only_dense = find_misfit(model, lambda: model(row)["logits_LV"], shared, TOLERANCE)
         alone = [stock(input_ids=torch.tensor([text]), use_cache=False, **given).logits[0] for text in texts]
     expected = (torch.cat([alone[0], alone[1][4:], alone[2]]) if shares_rows else alone[0])[:15]
     off = float((shared - expected).abs().max() / expected.abs().max())

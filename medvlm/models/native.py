@@ -24,10 +24,10 @@ from medvlm.core.families import IMAGE, Family, family_of
 from medvlm.core.quantize import quantization_args, quantize_on_meta, settle
 from medvlm.core.sample import Batch
 from medvlm.core.weights import build_stock, is_on_meta, open_stock
+from medvlm.models.attention import make_mask
 from medvlm.models.head import Read, compute_logits, read_head
 from medvlm.models.isolation import check_isolated
 from medvlm.models.parts import build_seeded, is_trained
-from medvlm.models.vlm import make_attention_mask
 
 
 def build_native(
@@ -113,6 +113,10 @@ class NativeVLM(nn.Module):
 
     runs_all = False
     """Whether the tower runs without media too, as needed if ranks gather sharded weights from each other."""
+    kernels: tuple[str, ...] = ("dense",)
+    """What may compute the attention of the language model, see models/attention.py."""
+    only_dense = ""
+    """Why no other kernel can, or ""."""
 
     def __init__(self, stock: Any, blank: Mapping[str, torch.Tensor]):
         super().__init__()
@@ -152,6 +156,11 @@ class NativeVLM(nn.Module):
         )
 
     @property
+    def reads_both_ways(self) -> bool:
+        """Whether some tokens attend to later ones."""
+        return self.family.sees_whole_pictures or self.family.reads_prompt_both_ways
+
+    @property
     def cached(self) -> Any:
         return self.stock.model
 
@@ -163,7 +172,7 @@ class NativeVLM(nn.Module):
     def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the
         left."""
-        inputs, _ = self._make_inputs(rows)
+        inputs, _ = self._make_inputs(rows, ("dense",))  # a plain mask, with which the cache goes on
         places = inputs["position_ids"].reshape(-1, *rows.ids_BT.shape)
         last_B = places.masked_fill(rows.docs_BT < 0, -1).amax((0, 2))
         hidden_BTW = self.stock.model(**inputs, **cache).last_hidden_state
@@ -192,17 +201,22 @@ class NativeVLM(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             return self.stock.model.get_image_features(**pixels, return_dict=True)
 
-    def _make_inputs(self, batch: Batch) -> tuple[dict[str, Any], torch.Tensor | float]:
+    def _make_inputs(
+        self, batch: Batch, kernels: tuple[str, ...] | None = None
+    ) -> tuple[dict[str, Any], torch.Tensor | float]:
         """Arguments of the family's model, and 0 connected to the graph of parameters that a rank without media must
-        include."""
+        include. kernels: by default those of the model."""
         is_image_BT = (batch.ids_BT == self.image_token_id) & (batch.docs_BT >= 0)
         inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "position_ids": self._compute_positions(batch)}
         blocks_BT = _number_runs(is_image_BT) if self.family.sees_whole_pictures else None
-        inputs["attention_mask"] = make_attention_mask(batch, self.stock.dtype, self.language.config, blocks_BT)
         if self.family.reads_prompt_both_ways:
             inputs[self.family.types] = self._mark_answers(batch)
+            blocks_BT = inputs[self.family.types].where(inputs[self.family.types] == 0, -1)
         elif self.family.types:
             inputs[self.family.types] = is_image_BT.long()
+        inputs["attention_mask"] = make_mask(
+            batch, self.stock.dtype, self.language.config, kernels or self.kernels, blocks_BT
+        )
         unused: torch.Tensor | float = 0.0
         if len(batch.feature_rows):
             features = _place_features(self.embed_images(batch.media), batch.feature_rows, self.stock.dtype)

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from medvlm.core.config import component
 from medvlm.core.contracts import Outputs
 from medvlm.core.sample import Batch
+from medvlm.models.attention import make_mask
 from medvlm.models.deepstack import StackedConnector, find_layers, inject
 from medvlm.models.head import Read, read_head
 from medvlm.models.isolation import check_isolated
@@ -50,6 +51,12 @@ class VLM(nn.Module):
 
     runs_all = False
     """Whether towers without a medium run too, as needed if ranks gather sharded weights from each other."""
+    kernels: tuple[str, ...] = ("dense",)
+    """What may compute the attention of the language model, see models/attention.py."""
+    only_dense = ""
+    """Why no other kernel can, or ""."""
+    reads_both_ways = False
+    """Whether some tokens attend to later ones."""
 
     def __init__(
         self,
@@ -72,7 +79,7 @@ class VLM(nn.Module):
         with deep:
             hidden_BTW = self.decoder(
                 inputs_embeds=embeds_BTW,
-                attention_mask=make_attention_mask(batch, embeds_BTW.dtype, self.language.config),
+                attention_mask=make_mask(batch, embeds_BTW.dtype, self.language.config, self.kernels),
                 position_ids=batch.positions_BT,
                 use_cache=False,
             ).last_hidden_state
@@ -147,39 +154,3 @@ class VLM(nn.Module):
         """The language model without its head."""
         decoder: nn.Module = self.language.base_model
         return decoder
-
-
-def make_attention_mask(
-    batch: Batch, dtype: torch.dtype, language: Any, blocks_BT: torch.Tensor | None = None
-) -> torch.Tensor | dict[str, torch.Tensor]:
-    """Additive [B, 1, T, T], or the usual [B, T] of ones and zeros when every row is one plain document.
-
-    A token attends to the earlier tokens of its document in the prefix and in its own branch. Padding attends to
-    itself, because an empty row of softmax would be NaN. language: the config of the language model. Layers with a
-    sliding window look back only that far; a model with both kinds of layers gets a mask for each.
-    blocks_BT: tokens with the same number >= 0 attend to each other in both directions; in plain rows the model itself
-    does this.
-    """
-    docs, branches, positions = batch.docs_BT, batch.branches_BT, batch.positions_BT
-    if not branches.any() and docs.max() <= 0:
-        return (docs >= 0).long()
-    same_doc = docs[:, :, None] == docs[:, None, :]
-    visible = (branches[:, None, :] == 0) | (branches[:, :, None] == branches[:, None, :])
-    T = docs.shape[1]
-    causal = torch.ones(T, T, dtype=torch.bool, device=docs.device).tril()
-    own = torch.eye(T, dtype=torch.bool, device=docs.device)
-    both_ways = own
-    if blocks_BT is not None:
-        both_ways = own | ((blocks_BT[:, :, None] == blocks_BT[:, None, :]) & (blocks_BT >= 0)[:, None, :])
-    full = (same_doc & visible & causal & (docs >= 0)[:, None, :]) | both_ways
-    window, types = getattr(language, "sliding_window", None), getattr(language, "layer_types", None) or ()
-    if window is None or (types and "sliding_attention" not in types):
-        return _make_additive(full, dtype)
-    near = _make_additive((full & (positions[:, :, None] - positions[:, None, :] < window)) | both_ways, dtype)
-    return {"full_attention": _make_additive(full, dtype), "sliding_attention": near} if types else near
-
-
-def _make_additive(allowed_BTT: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    return torch.zeros(allowed_BTT.shape, dtype=dtype, device=allowed_BTT.device).masked_fill(
-        ~allowed_BTT, torch.finfo(dtype).min
-    )[:, None]

@@ -18,6 +18,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from medvlm.models import kernels
+from medvlm.models.rows import Rows
+
 aten = torch.ops.aten
 SELECTING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
 LARGE = 1 << 20
@@ -138,18 +141,34 @@ class Ledger(TorchDispatchMode):
             return mask
         return self._masks.setdefault(id(mask), (mask, _to_meta(mask)))[1]
 
-    def patch_attention(self, lower: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Any:
+    @contextmanager
+    def patch_attention(self, lower: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Iterator[None]:
         """Replaces attention by one that stores no scores, like FlashAttention on a GPU (arXiv 2205.14135). lower: the
         cast of autocast."""
 
         def attend(
-            query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: Any = None, *_: Any, **__: Any
+            query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, share: float
         ) -> torch.Tensor:
             given = [lower(_to_meta(x)) if lower else _to_meta(x) for x in (query, key, value)]
-            out: torch.Tensor = _Attend.apply(*given, _align_mask(self._share_mask(attn_mask), lower), self)
+            out: torch.Tensor = _Attend.apply(*given, mask, self, share)
             return out
 
-        return mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", attend)
+        def attend_densely(
+            query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: Any = None, *_: Any, **__: Any
+        ) -> torch.Tensor:
+            return attend(query, key, value, _align_mask(self._share_mask(attn_mask), lower), 1.0)
+
+        def attend_in_rows(
+            query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: Rows, *_: Any
+        ) -> torch.Tensor:
+            return attend(query, key, value, None, rows.share)
+
+        functional = torch.nn.functional
+        with (
+            mock.patch.object(functional, "scaled_dot_product_attention", attend_densely),
+            mock.patch.object(kernels, "compute", attend_in_rows),
+        ):
+            yield
 
 
 def _align_mask(mask: torch.Tensor | None, lower: Callable[[torch.Tensor], torch.Tensor] | None) -> torch.Tensor | None:
@@ -165,12 +184,19 @@ def _align_mask(mask: torch.Tensor | None, lower: Callable[[torch.Tensor], torch
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, ledger: Ledger
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        ledger: Ledger,
+        share: float,
     ) -> torch.Tensor:
+        """share: of the pairs of queries and keys that are computed."""
         out = query.new_empty(*query.shape[:-1], value.shape[-1])
         sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, out, sums, mask)
-        ctx.ledger, ctx.flops = ledger, _count_attention_flops(query, key, value)
+        ctx.ledger, ctx.flops = ledger, int(share * _count_attention_flops(query, key, value))
         ledger.flops += ctx.flops
         return out
 
@@ -178,7 +204,7 @@ class _Attend(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, *_ = ctx.saved_tensors
         ctx.ledger.flops += ctx.flops * 5 // 2  # recomputes the scores, then four products; the forward pass has two
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None, None, None
 
 
 def _count_attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:

@@ -13,6 +13,7 @@ import torch
 
 from medvlm.core.composition import composition_of_stage, name_of
 from medvlm.core.config import component
+from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import DataError, RecipeError, UserError
 from medvlm.core.sample import Sample
 from medvlm.core.stage_config import StageConfig
@@ -79,7 +80,7 @@ def build_stage(draft: Draft, number: int, world: int) -> Any:
         composition=composition,
         open_source=lambda *_: None,  # type: ignore[arg-type,return-value]
         augments={},
-        engine=_make_engine(world),
+        engine=_make_engine(world, recipe.engine),
         workers=0,
         quarantine=lambda *_: None,
     )
@@ -130,9 +131,10 @@ def draw_longest(stage: Any, config: StageConfig, items: Mapping[str, list[Any]]
     return max(draws, key=lambda drawn: sum(map(stage.count_tokens, drawn)))
 
 
-def _make_engine(world: int) -> Any:
+def _make_engine(world: int, config: EngineConfig) -> Any:
     """The parts of an engine that a loss uses. `gather` returns features for all ranks."""
     return SimpleNamespace(
+        config=config,
         rank=0,
         world=world,
         device=torch.device("cpu"),

@@ -159,6 +159,12 @@ def _check_adapter_names(recipe: Recipe, i: int) -> Iterator[Problem]:
 def _check_engine(recipe: Recipe, i: int) -> Iterator[Problem]:
     """What an engine cannot do with a stage."""
     stage, engine = recipe.stages[i], recipe.engine.kind
+    if recipe.engine.attention == "varlen" and stage.shares_prompts():
+        yield Problem(
+            ("engine", "attention"),
+            f"varlen computes rows of plain documents, and in stage {stage.name} several answers share a prompt; use"
+            " auto or flex",
+        )
     path: KeyPath = ("stages", i, "optim", "kind")
     optimizers = stage.list_optimizers()
     kinds = {optim.kind for optim in optimizers.values()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from medvlm.data.source import SourceView, make_filter
 from medvlm.data.stream import SUBSTITUTES, Item, Stream, make_loader
 from medvlm.io.masks import decode_mask, masks_of
 from medvlm.io.shards import Entry
+from medvlm.models.attention import use_attention
 from medvlm.models.parts import group_of, matches, set_modes
 from medvlm.train.accumulate import Update
 from medvlm.train.terms import Measured, OfSource, Term, Terms
@@ -186,6 +188,9 @@ class Base:
     def set_modes(self) -> None:
         set_modes(self.model)
         self.model.runs_all = self.engine.is_sharded
+        said = use_attention(self.model, self.engine.config, self.engine.device)
+        if said and self.engine.is_first:
+            print(f"{self.config.name}: {said}", file=sys.stderr, flush=True)
 
     def matches(self, parameter: str, pattern: str) -> bool:
         return matches(parameter, pattern)

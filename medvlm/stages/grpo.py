@@ -67,6 +67,9 @@ class Config(StageConfig):
     def find_needs(self, model: Any) -> Needs:
         return Needs(self.tasks, media=True)
 
+    def shares_prompts(self) -> bool:
+        return True
+
     def list_rewards(self) -> dict[str, Any]:
         return dict(self.rewards)
 
@@ -113,8 +116,8 @@ class Grpo(Base):
     def set_modes(self) -> None:
         """Eval mode in training too: with dropout, the trained policy would differ from the one that drew the
         answers."""
+        super().set_modes()
         self.model.eval()
-        self.model.runs_all = self.engine.is_sharded
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Prompt:
         (question,) = choose(sample, self.config.tasks, 1, epoch, self.setup.seed, self.config.name)

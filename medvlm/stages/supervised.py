@@ -93,6 +93,9 @@ class Config(StageConfig):
     def shows_media(self) -> bool:
         return "media" in self.shows
 
+    def shares_prompts(self) -> bool:
+        return self.questions > 1 or self.rationale == "apart"
+
     def reduces_images(self) -> bool:
         return self.overlong == "reduce"
 

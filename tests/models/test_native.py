@@ -19,6 +19,8 @@ from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.core.stage_config import Lora
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
 from medvlm.io.images import encode_png
+from medvlm.models import masks
+from medvlm.models.attention import attending
 from medvlm.models.generate import find_end_ids, generate
 from medvlm.models.lora import attach, merge
 from medvlm.models.native import NativeVLM, build_native
@@ -117,6 +119,36 @@ def test_several_samples_of_several_images_and_answers_have_the_logits_that_each
     assert len(batch.ids_BT) < 6 or model.family.reads_prompt_both_ways, "answers to one prompt share its row"
     torch.testing.assert_close(got, torch.cat(expected), rtol=0, atol=2e-5)
     assert int(batch.answers_L.max()) == len(expected) - 1
+
+
+def test_kernels_for_rows_have_the_logits_and_gradients_of_the_dense_mask(
+    model: NativeVLM, prepare: NativePrepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For rows of several samples with 0, 1 and 3 images and several answers, and, where no token attends to a later
+    one, for documents."""
+    monkeypatch.setattr(masks, "BLOCK", 8)  # or these rows would be one block
+    assert model.only_dense == ""
+    counts = [1, 3, 2] if model.family.reads_prompt_both_ways else [0, 1, 3]
+    shown = [pictures(n, seed) for seed, n in enumerate(counts)]
+
+    def measure(most: int, *kernels: str) -> list[torch.Tensor]:
+        made = [document(prepare, images, ANSWERS[: 1 + len(images) % most], "s") for images in shown]
+        batch = prepare.collate([*made, document(prepare, shown[0], ["left"], "t")], 0)
+        model.zero_grad()
+        with attending(model, *kernels):
+            logits_LV = model(batch)["logits_LV"]
+            logits_LV.logsumexp(-1).sum().backward()
+        return [logits_LV.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    for kernel, most in (("flex", 3), ("varlen", 1)):
+        if kernel == "varlen" and model.reads_both_ways:
+            with pytest.raises(RecipeError, match="read in both directions"):
+                measure(most, kernel)
+            continue
+        got, expected = measure(most, kernel), measure(most, "dense")
+        assert len(got) == len(expected) > 10
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * max(1.0, float(b.abs().max())))
 
 
 def test_greedy_answers_are_those_of_its_own_generate(model: NativeVLM, prepare: NativePrepare) -> None:

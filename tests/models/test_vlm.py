@@ -11,8 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from medvlm.core.errors import ShapeError
 from medvlm.data.dialogue import TokenSequence
+from medvlm.models.attention import make_mask
 from medvlm.models.parts import evaluating, set_modes, set_trained
-from medvlm.models.vlm import VLM, make_attention_mask
+from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import token_losses
 from tests.models.tiny import FAMILIES, IMAGE_ID, PAD_ID, WINDOWED, batch_of, document, language, spread, vlm
 
@@ -121,7 +122,7 @@ def test_every_trained_token_is_a_target_once_and_no_placeholder_is() -> None:
 def test_rows_of_one_plain_text_need_no_mask_of_their_own() -> None:
     generator = torch.Generator().manual_seed(0)
     made = [document(generator, (), 5, [(4, 0)]), document(generator, (), 1, [(2, 0)])]
-    plain = make_attention_mask(batch_of(made, pack=False), torch.float32, language("qwen2").config)
+    plain = make_mask(batch_of(made, pack=False), torch.float32, language("qwen2").config)
     assert isinstance(plain, torch.Tensor) and plain.tolist() == [[1] * 10, [1] * 4 + [0] * 6]
 
 

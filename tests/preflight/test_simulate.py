@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from medvlm.core.engine_config import EngineConfig
+from medvlm.core.sample import Batch
+from medvlm.models.attention import use_attention
 from medvlm.models.parts import group_of, matches
+from medvlm.models.vlm import VLM
 from medvlm.preflight import ledger, simulate
 from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.draft import make_draft
@@ -22,6 +27,7 @@ from medvlm.recipe.load import LoadedRecipe, load
 from medvlm.train.optim import make_optimizer
 from medvlm.train.terms import sum_of_losses
 from tests import tiny_run
+from tests.models.tiny import IMAGE_ID, language
 
 FULL = {
     **tiny_run.INSTRUCT,
@@ -185,6 +191,40 @@ def test_a_part_that_cannot_be_cut_leaves_the_layers_of_the_others_known(monkeyp
         whole = simulate_alone(Pair(), "32-true")
     assert list(found.layers) == ["blocks"] and whole.layers == {}
     assert (found.flops, found.held) == (whole.flops, whole.held)
+
+
+def _make_adamw(model: nn.Module) -> list[torch.optim.Optimizer]:
+    return [torch.optim.AdamW(model.parameters())]
+
+
+def test_kernels_for_rows_hold_no_mask_and_compute_what_is_seen_only() -> None:
+    """Rows of 2 x 1024 tokens in documents of 256, in mixed precision on a GPU."""
+    docs = torch.arange(1024).repeat(2, 1) // 256
+    none, one = torch.zeros(0, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+    ids, positions = torch.zeros_like(docs), torch.arange(1024).repeat(2, 1) % 256
+    batch = Batch(ids, positions, docs, torch.zeros_like(docs), one, one, one, none)
+    steps = {}
+    for kernel in ("dense", "flex", "auto"):
+        with torch.device("meta"):
+            wide = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 3}
+            model = VLM(nn.ModuleDict(), nn.ModuleDict(), language("qwen2", **wide), IMAGE_ID)
+        use_attention(model, EngineConfig(attention=kernel, precision="bf16-mixed"), torch.device("cpu"))
+        steps[kernel] = simulate.simulate(
+            model,
+            lambda wrapped: wrapped(batch)["logits_LV"].sum(),
+            partial(_make_adamw, model),
+            group_of,
+            "bf16-mixed",
+        )
+    held = {kernel: sum(step.held.values()) for kernel, step in steps.items()}
+    dense, flex, auto = (step.flops for step in steps.values())
+    mask = 2 * 1024 * 1024 * (4 + 2)  # with its bfloat16 copy; the dense attention also repeats keys and values
+    assert held["flex"] == held["auto"] and mask <= held["dense"] - held["flex"] < 1.1 * mask
+    passes, pairs, layers = 1 + 2.5, 2 * 1024 * 1024, 3
+    attention = passes * 4 * 64 * pairs * layers  # a multiplication and an addition, for scores and values
+    blocks = 4 * 3 / 8**2  # of 128 tokens: 3 of each document are not empty
+    assert dense - flex == pytest.approx(attention * (1 - blocks))
+    assert dense - auto == pytest.approx(attention * (1 - 257 / 2048))
 
 
 @pytest.mark.parametrize("is_frozen", [True, False])

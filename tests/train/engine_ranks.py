@@ -24,6 +24,7 @@ from medvlm.core.sample import Batch
 from medvlm.core.stage_config import Lora, Optim, OptimOf, StageConfig, Validate
 from medvlm.data.dialogue import TokenSequence
 from medvlm.models import head
+from medvlm.models.attention import use_attention
 from medvlm.models.generate import generate
 from medvlm.models.lora import attach
 from medvlm.models.parts import evaluating, group_of, matches, set_modes, set_trained
@@ -129,6 +130,7 @@ class Answering(Stage):
     def set_modes(self) -> None:
         set_modes(self.model)
         self.model.runs_all = self.engine.is_sharded
+        use_attention(self.model, self.engine.config, self.engine.device)
 
     def matches(self, parameter: str, pattern: str) -> bool:
         return matches(parameter, pattern)
@@ -281,6 +283,7 @@ class Blind(Answering):
 
 ENGINES: dict[str, dict[str, Any]] = {
     "recompute": {"recompute": ("language", "encoders")},
+    "flex": {"attention": "flex", "recompute": ("language",)},
     "bf16": {"precision": "bf16-mixed"},
     "offload": {"offload": True},
 }

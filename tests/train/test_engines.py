@@ -40,6 +40,7 @@ SLOW = (
     "ddp own",
     "ddp muon",
     "fsdp2 recompute",
+    "fsdp2 flex",
     "fsdp2 muon",
     "fsdp2 offload",
     "fsdp2 bf16",
@@ -241,6 +242,7 @@ def test_an_engine_that_flattens_parameters_refuses_several_optimizers(fast: Ran
     "case",
     [
         "fsdp2 recompute",
+        "fsdp2 flex",
         "fsdp2 offload",
         "zero1",
         "zero1 offload",
