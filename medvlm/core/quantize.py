@@ -58,8 +58,9 @@ def drop_states(model: nn.Module, tensors: Mapping[str, torch.Tensor], where: st
     layers = {f"{name}.weight": module for name, module in model.named_modules() if is_quantized(module)}
     own: dict[str, torch.Tensor] = {}
     for name, layer in layers.items():
-        packed: Any = layer.weight
-        own |= {f"{name}.{key}": state for key, state in packed.quant_state.as_dict(packed=True).items()}
+        # Sharding replaces the weight, and leaves its scales with the layer.
+        scales: Any = getattr(layer.weight, "quant_state", None) or layer.quant_state
+        own |= {f"{name}.{key}": state for key, state in scales.as_dict(packed=True).items()}
     for name in own.keys() & tensors.keys():
         if not torch.equal(own[name].cpu(), tensors[name].cpu()):
             raise CheckpointError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from medvlm.core.engine_config import SHARDING
 from medvlm.preflight.draft import Draft
 from medvlm.recipe.schema import Recipe
 
@@ -40,7 +39,7 @@ def _find_quantizable(given: Recipe, number: int) -> str:
     """The section of the recipe whose key `quantize` would make the stage lighter, or ""."""
     model, trains = given.model, given.stages[number].trains
     is_trained = any(pattern.split(".")[0] == "language" for pattern in trains)
-    if is_trained or (given.engine.kind in SHARDING and given.engine.kind not in ("zero1", "zero2")):
+    if is_trained or given.engine.kind == "zero3":
         return ""
     if model.pretrained:
         return "" if model.quantize else "model"

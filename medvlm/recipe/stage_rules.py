@@ -181,10 +181,11 @@ def _check_engine(recipe: Recipe, i: int) -> Iterator[Problem]:
             f"muon needs whole matrices, but {engine} gives the optimizer pieces of a flat tensor; use adamw, or"
             " engine.kind: fsdp2",
         )
-    if engine in ("fsdp2", "zero3") and _is_quantized(recipe):
+    if engine == "zero3" and _is_quantized(recipe):
         yield Problem(
             ("engine", "kind"),
-            f"{engine} shards weights, and those of a quantized model cannot be split; use engine.kind: ddp or zero2",
+            "zero3 gathers weights as numbers of one type, and those of a quantized model are packed; use engine.kind:"
+            " fsdp2",
         )
     if (engine == "fsdp2" or engine.startswith("zero")) and "adamw8bit" in kinds:
         yield Problem(

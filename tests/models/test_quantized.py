@@ -88,8 +88,7 @@ def test_it_is_evaluated_and_exported_with_the_weights_that_were_computed_with(r
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"engine": {"kind": "fsdp2"}}, "those of a quantized model cannot be split; use engine.kind: ddp or zero2"),
-        ({"engine": {"kind": "zero3"}}, "those of a quantized model cannot be split; use engine.kind: ddp or zero2"),
+        ({"engine": {"kind": "zero3"}}, "those of a quantized model are packed; use engine.kind: fsdp2"),
         ({"model": {"encoders": {}, "quantize": "nf4"}}, "is empty; give `encoders`"),
         ({"model": {"pretrained": "a/b", "quantize": "int3"}}, "model.quantize"),
     ],

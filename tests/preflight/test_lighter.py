@@ -28,14 +28,14 @@ from tests.tiny_run import CARD, written
     ("changes", "overrides"),
     [
         ({}, ["engine.precision=bf16-mixed", "engine.precision=bf16-mixed and model.quantize=nf4"]),
-        ({"engine": {"kind": "fsdp2"}}, ["engine.precision=bf16-mixed"]),
+        ({"engine": {"kind": "zero3"}}, ["engine.precision=bf16-mixed"]),
         ({"stages.0.trains": ["language"], "stages.0.lora": None}, ["engine.precision=bf16-mixed"]),
     ],
 )
 def test_a_lighter_model_is_offered_where_it_can_be(
     changes: dict[str, Any], overrides: list[str], tmp_path: Path
 ) -> None:
-    """For a ready model with adapters; not for sharded 4 bits, nor for a language model that is trained."""
+    """For a ready model with adapters; not for ZeRO-3, nor for a language model that is trained."""
     given = {**recipe_of(save_tiny("qwen3_vl", tmp_path / "model")), "stages": [{**TUNE, "trains": ["lora"]}]}
     given["stages"][0] |= {key.rpartition(".")[2]: v for key, v in changes.items() if key.startswith("stages")}
     given |= {key: value for key, value in changes.items() if not key.startswith("stages")}

@@ -20,6 +20,7 @@ from torch import nn
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.published import Published, mark
+from medvlm.core.quantize import settle
 from medvlm.core.sample import Batch
 from medvlm.core.stage_config import Lora, Optim, OptimOf, StageConfig, Validate
 from medvlm.data.dialogue import TokenSequence
@@ -28,6 +29,7 @@ from medvlm.models.attention import use_attention
 from medvlm.models.generate import generate
 from medvlm.models.lora import attach
 from medvlm.models.parts import evaluating, group_of, matches, set_modes, set_trained
+from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import answer_losses, read_losses
 from medvlm.stages._base import split_evenly
 from medvlm.train import checkpoint, engine_zero, loop
@@ -56,7 +58,7 @@ class Answering(Stage):
     own_updates: tuple[str, ...] = ()
 
     def __init__(self, config: StageConfig, engine: Engine):
-        self.config, self.engine, self.model = config, engine, vlm()
+        self.config, self.engine, self.model = config, engine, self.build()
         mark(self.model.language)
         published = Published(self.model, lambda name: any(matches(name, each) for each in config.trains))
         attach(self.model, Lora(rank=2, alpha=16, targets=("language",)), seed=3)
@@ -67,6 +69,9 @@ class Answering(Stage):
         self.unchanged = published.find_unchanged(self.model)
         set_trained(self.model, config.trains, "answer")
         self.said: list[list[list[int]]] = []
+
+    def build(self) -> VLM:
+        return vlm()
 
     def read_batches(self, consumed: int) -> Iterator[tuple[int, list[TokenSequence]]]:
         share = BATCH // self.engine.world
@@ -263,6 +268,25 @@ def weigh_own_labels(stage: Any, micros: list[Any], engine: Engine) -> dict[str,
     return {LOSS: sum(stage.weigh(m)[LOSS] for m in micros) * engine.world}
 
 
+class Quantized(Answering):
+    """The layers of the language model have 4 bits, except its head."""
+
+    def build(self) -> VLM:
+        from bitsandbytes.nn import Linear4bit, Params4bit
+
+        model = vlm()
+        head = model.language.get_output_embeddings()  # type: ignore[operator]
+        for name, module in list(model.language.named_modules()):
+            if type(module) is nn.Linear and module is not head:
+                packed = Linear4bit(module.in_features, module.out_features, bias=False, quant_type="nf4")
+                weight = Params4bit(module.weight.data, requires_grad=False, quant_type="nf4", module=packed)
+                packed.weight, packed.bias = weight.to("cpu"), module.bias
+                parent, _, last = name.rpartition(".")
+                setattr(model.language.get_submodule(parent), last, packed)
+        settle(model.language)
+        return model
+
+
 class Narrow(Answering):
     """The second rank has no memory for more than two samples at a time."""
 
@@ -293,6 +317,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "blind": {"of": Blind, "steps": 8},
     "averaged": {"of": Averaged},
     "head": {"trains": ("connectors", "language")},
+    "quantized": {"of": Quantized},
 }
 
 

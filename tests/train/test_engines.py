@@ -3,6 +3,7 @@ answers."""
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,9 @@ SLOW = (
     "fsdp2 zero1",
     "ddp zero3",
     "zero3 ddp",
+    "ddp quantized",
+    "fsdp2 quantized",
+    "fsdp2 quantized again",
 )
 Ranks = list[dict[str, Any]]
 
@@ -86,15 +90,10 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def two_ranks(folder: Path, cases: tuple[str, ...]) -> Ranks:
     """The results of two processes for each case."""
-    cases = tuple(c for c in cases if not c.startswith("zero") or _has_deepspeed())
+    has = {"zero": find_spec("deepspeed"), "quantized": find_spec("bitsandbytes")}
+    cases = tuple(c for c in cases if all(spec or word not in c for word, spec in has.items()))
     run_ranks(ROOT / "tests" / "train" / "engine_ranks.py", folder, *cases)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
-
-
-def _has_deepspeed() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("deepspeed") is not None
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +108,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
 
 def found(ranks: Ranks, case: str) -> Any:
     if case not in ranks[0]:
-        pytest.skip("needs DeepSpeed")
+        pytest.skip("needs DeepSpeed or bitsandbytes")
     return [rank[case] for rank in ranks]
 
 
@@ -283,6 +282,14 @@ def test_clipping_that_nobody_asked_for_is_another_loss(slow: Ranks, one: dict[s
 def test_muon_is_the_same_where_its_matrices_are_sharded(slow: Ranks) -> None:
     whole, sharded = found(slow, "ddp muon")[0], found(slow, "fsdp2 muon")[0]
     assert off(sharded, whole) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_base_of_4_bits_is_sharded_and_goes_on_to_the_last_bit(slow: Ranks, one: dict[str, Any]) -> None:
+    whole, sharded = found(slow, "ddp quantized")[0], found(slow, "fsdp2 quantized")[0]
+    assert off(sharded, whole) < 1e-5 and off(whole, one) > 1e-4
+    assert sharded["stored"] == whole["stored"] and not any("absmax" in name for name in sharded["stored"])
+    check_goes_on(slow, "fsdp2 quantized")
 
 
 @pytest.mark.slow
