@@ -326,7 +326,7 @@ def test_null_stays_a_value_where_it_is_one(home: Path) -> None:
     assert loaded.recipe.model.encoders["film"].config["hidden_act"] is None, "what it means is up to the library"
 
 
-@pytest.mark.parametrize(("key", "kind"), [("name", "text"), ("stages.pair.steps", "a whole number")])
+@pytest.mark.parametrize(("key", "kind"), [("name", "text"), ("stages.pair.trains", "a list")])
 def test_a_key_that_has_to_be_there_cannot_be_null(complaint: Callable[..., str], key: str, kind: str) -> None:
     assert complaint(overrides=(f"{key}=null",)) == f"command line {key}: expected {kind}, found nothing"
 

@@ -116,7 +116,7 @@ def make_arm_recipe(trial: Trial, arm: str, name: str, seed: int, steps: int = 0
     if arm == CONTROL:
         pattern = plain["stages"][names.index(trial.pattern.name)]
         same = {key: value for key, value in stage.items() if key in pattern and key != "kind"}
-        stage = {**pattern, **same, "steps": steps}
+        stage = {**pattern, **same, "steps": steps, "epochs": None}
     stage = {**stage, "name": arm, "from": f"{trial.run.root.resolve()}:{trial.start}"}
     need = component("stages", stage["kind"]).NEEDS
     protocols = [each for each in read_protocols(loaded.recipe.evaluate.protocols) if need == find_protocol(each).NEEDS]

@@ -193,7 +193,7 @@ def _describe_time(trial: Trial, left: int) -> str:
     if not trial.run.is_finished(trial.stage.name):
         return f"{left} runs; how long one takes is not known, because stage {trial.stage.name} was never trained"
     record = read_record(trial.run.stage(trial.stage.name))
-    planned = make_arm_recipe(trial, REINFORCED, REINFORCED, 0).recipe.stages[0].steps
+    planned = make_arm_recipe(trial, REINFORCED, REINFORCED, 0).recipe.stages[0].steps or record["steps"]
     took, minutes = record.get("step", planned), float(record.get("seconds", 0.0)) / 60
     return (
         f"{left} runs; stage {trial.stage.name} took {minutes:.1f} min for {took} steps, so about"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from medvlm import __version__
 from medvlm.commands.identity import find_aliases, identify, recognise
@@ -30,7 +29,7 @@ from medvlm.core.run import RunFolder, hash_code, hash_files, read_record, write
 from medvlm.core.stage_config import StageConfig
 from medvlm.data.order import draw_below
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
-from medvlm.models.parts import module_of, set_trained
+from medvlm.models.parts import count_parameters, set_trained
 from medvlm.preflight.scales import describe_trained
 from medvlm.preflight.staging import check_stages
 from medvlm.recipe.load import LoadedRecipe
@@ -74,7 +73,7 @@ def train(
             begun = _begin_stage(training, config, number) if not only or config.name == only else None
             if begun is not None:
                 place = replace(begun.place, counts_flops=counts_flops)
-                state, proof = loop.run(begun.stage, config, engine, place, begun.fresh)
+                state, proof = loop.run(begun.stage, begun.stage.config, engine, place, begun.fresh)
                 _finish_stage(training, begun, state, proof)
                 del begun, proof  # frees the model before the next one is built
             engine.release()
@@ -164,11 +163,12 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
         return None
     setup = _make_setup(config, training.assemblies, loaded, run, engine, sources)
     stage = component("stages", config.kind).build(config, setup)
+    config = stage.count_steps()
     published = Published(stage.model, lambda name: any(stage.matches(name, each) for each in config.trains))
     started, adapters = put_start(stage.model, config, starts, recipe.seed)
     unchanged = published.find_unchanged(stage.model)
     set_trained(stage.model, config.trains, config.name)
-    parameters = _count_parameters(stage.model)
+    parameters = count_parameters(stage.model)
     engine.place(stage.model, stage.matches, stage.make_extra_models())
     stage.begin()
     # Dropout must depend on stage and rank only, not on what this process did before, so that a run that is
@@ -176,6 +176,7 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
     torch.manual_seed(draw_below(1 << 63, recipe.seed, config.name, "dropout", engine.rank))
     meta = {
         "stage": config.name,
+        "steps": config.steps,
         "medvlm": __version__,
         "code": hash_code(),
         "recipe": loaded.recipe_hash,
@@ -189,7 +190,7 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
     }
     scales: list[str] = []
     if engine.is_first:
-        print(f"{title} ({config.kind}): {config.steps} steps of {config.batch} samples", flush=True)
+        print(f"{title} ({config.kind}): {config.length} samples", flush=True)
         scales = describe_trained(recipe, setup.prepare, [sources[name].view("train") for name in config.mix])
         for line in scales:
             if line.startswith(WARNING):
@@ -221,6 +222,7 @@ def _finish_stage(training: _Training, begun: _Begun, state: loop.State, proof: 
             "kind": config.kind,
             "finished": True,
             "step": state.step,
+            "steps": config.steps,
             "identity": state.identity,
             "take": take,
             "trains": trained,
@@ -235,14 +237,6 @@ def _finish_stage(training: _Training, begun: _Begun, state: loop.State, proof: 
         write_json(folder / "stage.json", record)
         write_lineage(training.loaded, training.run, training.sources)
     engine.barrier()
-
-
-def _count_parameters(model: nn.Module) -> dict[str, int]:
-    """Parameters per module, including adapters."""
-    counts: dict[str, int] = {}
-    for name, parameter in model.named_parameters():
-        counts[module_of(name)] = counts.get(module_of(name), 0) + parameter.numel()
-    return counts
 
 
 def _require_tokenizers(run: RunFolder, stages: Sequence[StageConfig]) -> None:

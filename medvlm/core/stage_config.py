@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medvlm.core.config import Config, slots_of
 from medvlm.core.errors import CheckpointError
-from medvlm.core.problems import Problem
+from medvlm.core.needs import PARTS, Needs, Toy
+from medvlm.core.problems import Problem, wrap_problems
 
 
 class Optim(Config):
@@ -154,45 +154,13 @@ class Sampling(Config):
     (concept, site ...)."""
 
 
-@dataclass(frozen=True)
-class Toy:
-    """The sizes of a dry run, which runs every stage once on a CPU.
-
-    samples: per validation. answers: per prompt. answer_tokens, sample_tokens: maximum numbers. shrink(config, deep) ->
-    a small language model or text tower of the same class; deep: with all its layers. rewards: reward -> settings of a
-    reward that differs between answers, because other rewards give 0 to the output of random weights.
-    """
-
-    steps: int
-    batch: int
-    samples: int
-    answers: int
-    answer_tokens: int
-    sample_tokens: int
-    shrink: Callable[[Any, bool], Any]
-    rewards: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a sample must have so that a stage can use it.
-
-    tasks: a question of one of these; of any task if empty, none is needed if None. report, media, steps: whether it
-    needs them; steps are those of its questions. texts: tasks of which a question is enough for a sample without media,
-    if the stage uses such samples too."""
-
-    tasks: tuple[str, ...] | None = None
-    report: bool = False
-    media: bool = False
-    steps: bool = False
-    texts: tuple[str, ...] = ()
-
-
 DURATION = r"^[0-9]+(\.[0-9]+)? (s|min|h)$"
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
 class StageConfig(Config):
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["steps"]}, {"required": ["epochs"]}]})
+
     kind: str
     name: str
     mix: dict[str, float]
@@ -200,7 +168,12 @@ class StageConfig(Config):
     sampling: Sampling = Sampling()
     trains: tuple[str, ...]
     """Modules or patterns: encoders, encoders.film, connectors, language, lora, text, language.*.norm ..."""
-    steps: int = Field(gt=0)
+    steps: int = Field(0, gt=0, exclude_if=lambda steps: steps == 0)
+    """Optimizer steps. Either this or `epochs`."""
+    epochs: float | None = Field(None, gt=0, exclude_if=lambda epochs: epochs is None)
+    """In place of `steps`: as many whole steps as these epochs have samples for, at least one. An epoch is as many
+    samples as the sources of `mix` have together for this stage; which ones come is decided by `mix` and `sampling`, so
+    a source with a large weight is used more often."""
     batch: int = Field(32, gt=0)
     """Samples per optimizer step, over all ranks."""
     accumulate: Annotated[int, Field(gt=0)] | Literal["auto"] = 1
@@ -285,7 +258,12 @@ class StageConfig(Config):
         """The same settings at toy size. Overridden by kinds with further sizes."""
         deep = any(re.search(r"\.layers?\.", pattern) for pattern in self.trains)
         small: dict[str, Any] = {name: toy.shrink(text, deep) for name, text in self.list_text_towers().items()}
-        small |= {"steps": toy.steps, "batch": toy.batch, "accumulate": 2 if self.micro_batches > 1 else 1}
+        small |= {
+            "steps": toy.steps,
+            "epochs": None,
+            "batch": toy.batch,
+            "accumulate": 2 if self.micro_batches > 1 else 1,
+        }
         small |= {"save_every": 1, "keep": "last"}
         if self.validate_ is not None:
             often = {"every": 1, "samples": toy.samples, "patience": 0}
@@ -293,6 +271,11 @@ class StageConfig(Config):
         if self.lora is not None:
             small["lora"] = self.lora.model_copy(update={"rank": min(self.lora.rank, 4)})
         return self.model_copy(update=small)
+
+    def list_smaller(self, micro: int) -> dict[int, str]:
+        """n -> the overrides with which a micro-batch is an n-th of one of `micro` samples. Overridden by kinds that
+        bound it otherwise."""
+        return {n: f"stages.{self.name}.accumulate={self.micro_batches * n}" for n in PARTS if micro % n == 0}
 
     def check(self, model: Any, cards: Mapping[str, Any]) -> Iterator[Problem]:
         """Yields settings that do not fit the recipe, at paths below the stage. model: the section `model` of the
@@ -307,6 +290,23 @@ class StageConfig(Config):
     def list_optimizers(self) -> dict[str, Optim]:
         """Name -> settings. "" is the default optimizer, others are OptimOf. Overridden by kinds with several."""
         return {"": self.optim}
+
+    @property
+    def length(self) -> str:
+        """`500 steps of 32`; with `epochs` also these, and as long as their samples are not counted, these alone."""
+        epochs = f"{self.epochs:g} epochs" if self.epochs is not None else ""
+        if not self.steps:
+            return f"{epochs} in steps of {self.batch}"
+        return f"{epochs}{epochs and ', '}{self.steps} steps of {self.batch}"
+
+    @model_validator(mode="after")
+    def _require_one_length(self) -> Self:
+        if self.steps and self.epochs is not None:
+            why = "the stage has `steps` too; remove one of them (that of a base with `null`)"
+            raise wrap_problems([Problem(("epochs",), why)])
+        if not self.steps and self.epochs is None:
+            raise ValueError("expected either `steps` or `epochs`, found neither")
+        return self
 
     @field_validator("mix")
     @classmethod

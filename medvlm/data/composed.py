@@ -44,6 +44,7 @@ class ComposedPrepare:
     is_slow: bool = False
     is_estimate: bool = False
     """For a plan: no file is read."""
+    shares_rows: bool = True
 
     def takes(self, kind: str) -> bool:
         return kind in self.routes
@@ -149,8 +150,8 @@ class ComposedPrepare:
     def num_image_tokens(self, seen: Seen) -> int:
         return sum(self.image_tokens[name] for name, _ in seen.media)
 
-    def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True) -> Batch:
-        return collate(documents, self.image_tokens, pad_id, pack)
+    def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True, width: int = 0) -> Batch:
+        return collate(documents, self.image_tokens, pad_id, pack, width=width)
 
     def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
         name, pixels = self.see(sample, files).media[0]

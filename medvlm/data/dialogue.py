@@ -86,7 +86,7 @@ class TokenSequence:
 
     branches: (ids, number of leading ids without a loss). media: (encoder, pixels) in the order of the placeholders.
     source: the recipe's name of the data set, for statistics by source. scale: of the sides of its images, below 1 if
-    they were scaled down to fit."""
+    they were scaled down to fit. row: which of the rank's rows of the step it is in, if rows were planned."""
 
     key: str
     prefix: list[int]
@@ -94,6 +94,7 @@ class TokenSequence:
     media: list[tuple[str, Any]]
     source: str = ""
     scale: float = 1.0
+    row: int | None = None
 
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(ids) for ids, _ in self.branches)

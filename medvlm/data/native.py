@@ -39,6 +39,10 @@ class NativePrepare:
     is_estimate: bool = False
     is_slow: bool = True
 
+    @property
+    def shares_rows(self) -> bool:
+        return not self.processor.family.reads_prompt_both_ways
+
     def takes(self, kind: str) -> bool:
         return True
 
@@ -95,7 +99,7 @@ class NativePrepare:
     def num_image_tokens(self, seen: Seen) -> int:
         return sum(count for _, shown in seen.media for count in shown.counts)
 
-    def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True) -> Batch:
+    def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True, width: int = 0) -> Batch:
         """A model with bidirectional attention over its prompt gets one answer per row, because its prompt states
         depend on the whole prompt."""
         if self.processor.family.reads_prompt_both_ways:
@@ -105,7 +109,7 @@ class NativePrepare:
                 else documents
             )
             pack = False
-        return collate(documents, {}, pad_id, pack, stack)
+        return collate(documents, {}, pad_id, pack, stack, width)
 
     def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
         """The part of medium 0 that is on the canvas, in stored pixels; the middle one of several slices."""

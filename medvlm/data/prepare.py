@@ -39,6 +39,10 @@ class Prepare(Protocol):
     def boxes(self) -> Writing:
         """How boxes are written in answers."""
 
+    @property
+    def shares_rows(self) -> bool:
+        """Whether several documents may be in one row."""
+
     def takes(self, kind: str) -> bool:
         """Whether the model takes media of this kind."""
 
@@ -68,8 +72,9 @@ class Prepare(Protocol):
 
     def num_image_tokens(self, seen: Seen) -> int: ...
 
-    def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True) -> Batch:
-        """pack: put several documents in a row if they fit; off for generation."""
+    def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True, width: int = 0) -> Batch:
+        """pack: put several documents in a row if they fit; off for generation. width: of a row, if it is more than the
+        longest document."""
 
     def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
         """What the model sees of medium 0, 8-bit [H, W] or [H, W, 3]: a whole film, or the middle slice of a volume."""

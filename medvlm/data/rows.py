@@ -20,13 +20,15 @@ def collate(
     pad_id: int,
     pack: bool = True,
     stack: Callable[[Sequence[TokenSequence]], Stacked] | None = None,
+    width: int = 0,
 ) -> Batch:
     """The batch of these documents. Targets come document by document, branch by branch.
 
     image_tokens: tokens that each encoder emits per medium. pack: fill rows up to the longest document; off for
-    generation, where every row holds one prompt. stack: for media that are not pixels of one size.
+    generation, where every row holds one prompt. stack: for media that are not pixels of one size. width: fill rows up
+    to this number of tokens instead.
     """
-    rows = assign_rows(documents, pack)
+    rows = assign_rows(documents, pack, width)
     width = max(sum(len(documents[d]) for d in row) for row in rows)
     ids = torch.full((len(rows), width), pad_id)
     positions, docs, branches = torch.zeros_like(ids), torch.full_like(ids, -1), torch.zeros_like(ids)
@@ -69,11 +71,12 @@ def collate(
     )
 
 
-def assign_rows(documents: Sequence[TokenSequence], pack: bool = True) -> list[list[int]]:
-    """Which documents share a row, by first fit in the given order. The longest document sets the width."""
+def assign_rows(documents: Sequence[TokenSequence], pack: bool = True, width: int = 0) -> list[list[int]]:
+    """Which documents share a row, by first fit in the given order. A row is as wide as the longest document, or as
+    `width` if that is more."""
     if not pack:
         return [[d] for d in range(len(documents))]
-    width = max(len(d) for d in documents)
+    width = max(width, *(len(d) for d in documents))
     rows: list[list[int]] = []
     room: list[int] = []
     for d, document in enumerate(documents):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +24,8 @@ from medvlm.data.order import RANDOM, Blocks, Order, Permutation, draw_below
 from medvlm.data.source import SourceView
 
 T = TypeVar("T")
+Shares = Iterator[tuple[int, Sequence[int]]]
+"""For each step its first position, and the positions of one rank."""
 Quarantine = Callable[[str, str, str], None]
 """Called with the key, the shard and the reason, once per bad sample."""
 
@@ -70,7 +72,7 @@ class Item:
 
 class Stream:
     """Parts mixed by weight; in every epoch of a part each sample comes once, in a new order. length: number of
-    positions, None if endless."""
+    positions, None if endless. size: number of samples of all parts."""
 
     def __init__(self, parts: Mapping[str, StreamPart], seed: int, *, stage: str):
         for part in parts.values():
@@ -85,6 +87,7 @@ class Stream:
         }
         self._mixture = Mixture({name: part.weight for name, part in parts.items()}, seed, stage, limits)
         self.length = self._mixture.length
+        self.size = sum(len(part.view) for part in parts.values())
         self._order = lru_cache(maxsize=4 * len(parts))(self._order_of)
 
     def place(self, position: int) -> SamplePlace:
@@ -93,13 +96,14 @@ class Stream:
         epoch, i = divmod(n, len(part.view))
         return SamplePlace(position, name, part.source, epoch, *part.view.locate(self._order(name, epoch)[i]))
 
-    def used(self, position: int) -> dict[str, tuple[int, float]]:
-        """For each source, the number of samples that the positions before this one take, and how many epochs that
-        is."""
+    def used(self, position: int, further: Iterable[int] = ()) -> dict[str, tuple[int, float]]:
+        """For each source, the number of samples that the positions before this one and the further ones take, and how
+        many epochs that is."""
         taken, sizes = Counter[str](), Counter[str]()
         for name, n in self._mixture.used(position).items():
             taken[self.parts[name].source] += n
             sizes[self.parts[name].source] += len(self.parts[name].view)
+        taken.update(self.place(p).source for p in further)
         return {source: (n, n / sizes[source]) for source, n in taken.items()}
 
     def substitute(self, position: int, attempt: int) -> SamplePlace:
@@ -138,10 +142,12 @@ def make_loader(
     quarantine: Quarantine,
     max_bad: float = 0.01,
     dropped: Counter[str] | None = None,
+    shares: Shares | None = None,
 ) -> Iterator[tuple[int, list[T]]]:
-    """Yields endlessly, for every step, its first global position and this rank's prepared items in order.
+    """Yields, for every step, its first global position and this rank's prepared items in order.
 
-    start: samples used so far. Of a step's `batch` positions each rank takes its `batch / world` consecutive ones.
+    start: samples used so far. Of a step's `batch` positions each rank takes its `batch / world` consecutive ones, or
+    those that `shares` yields with the first one of the step.
     workers: threads that read, decode and prepare while the model works (decoders release the GIL); 0: none.
     ahead: whole steps that are prepared in advance, which bounds the memory. Closing the iterator ends the threads.
 
@@ -157,7 +163,9 @@ def make_loader(
             f" {world}, e.g. {fits}"
         )
     share = batch // world
-    steps = ((first, range(first + rank * share, first + (rank + 1) * share)) for first in count(start, batch))
+    steps = shares or (
+        (first, range(first + rank * share, first + (rank + 1) * share)) for first in count(start, batch)
+    )
     ledger = _BadSampleCount(quarantine, max_bad, Counter() if dropped is None else dropped)
     return (
         _run_threads(stream, steps, prepare, ledger, workers, ahead)
@@ -166,25 +174,25 @@ def make_loader(
     )
 
 
-_Steps = Iterator[tuple[int, range]]
-
-
 def _run_inline(
-    stream: Stream, steps: _Steps, prepare: Callable[[Item], T], ledger: _BadSampleCount
+    stream: Stream, steps: Shares, prepare: Callable[[Item], T], ledger: _BadSampleCount
 ) -> Iterator[tuple[int, list[T]]]:
     for first, positions in steps:
         yield first, [ledger.settle(_attempt(stream, p, prepare)) for p in positions]
 
 
 def _run_threads(
-    stream: Stream, steps: _Steps, prepare: Callable[[Item], T], ledger: _BadSampleCount, workers: int, ahead: int
+    stream: Stream, steps: Shares, prepare: Callable[[Item], T], ledger: _BadSampleCount, workers: int, ahead: int
 ) -> Iterator[tuple[int, list[T]]]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix=f"data-{stream.stage}")
     underway: deque[tuple[int, list[Future[list[_Attempts[T]]]]]] = deque()
     stop = Event()
 
-    def run(positions: range) -> list[_Attempts[T]]:
+    def run(positions: Sequence[int]) -> list[_Attempts[T]]:
         return [_attempt(stream, p, prepare) for p in positions if not stop.is_set()]
+
+    def settle(first: int, futures: list[Future[list[_Attempts[T]]]]) -> tuple[int, list[T]]:
+        return first, [ledger.settle(attempts) for future in futures for attempts in future.result()]
 
     try:
         for first, positions in steps:
@@ -192,8 +200,9 @@ def _run_threads(
             runs = [positions[i : i + size] for i in range(0, len(positions), size)]
             underway.append((first, [pool.submit(run, positions) for positions in runs]))
             if len(underway) > ahead:
-                ready, futures = underway.popleft()
-                yield ready, [ledger.settle(attempts) for future in futures for attempts in future.result()]
+                yield settle(*underway.popleft())
+        while underway:
+            yield settle(*underway.popleft())
     finally:
         stop.set()  # waiting runs end at once, running ones after their current item
         pool.shutdown()
@@ -227,6 +236,13 @@ def _attempt(stream: Stream, position: int, prepare: Callable[[Item], T]) -> _At
             )
             raise
     return _Attempts(first, bad, too_long, [])
+
+
+def measure_at(stream: Stream, position: int, measure: Callable[[Item], T], default: T) -> T:
+    """What `measure` says of the sample that make_loader() yields for a position, as far as it can be told without
+    decoding it. default: if no sample can be used."""
+    found = _attempt(stream, position, measure).prepared
+    return found[0] if found else default
 
 
 class _BadSampleCount:

@@ -139,6 +139,14 @@ def module_of(parameter: str) -> str:
     return f"{first}.{rest[0]}" if first in NAMED else first
 
 
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """Parameters per module, including adapters."""
+    counts: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        counts[module_of(name)] = counts.get(module_of(name), 0) + parameter.numel()
+    return counts
+
+
 def matches(parameter: str, pattern: str) -> bool:
     """A pattern names a group, a module by its dotted path, or parameters by a path with *. `lora.A` and `lora.B` are
     the two factors of the adapters. A model has the adapters of one name at most, so `lora.NAME` is all of them."""

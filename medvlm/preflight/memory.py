@@ -173,13 +173,13 @@ def find_cheapest_change(
     precision: str,
     world: int,
     usable: float,
-    micro: int,
-    accumulate: int,
-    stage: str,
+    smaller: Mapping[int, str],
 ) -> Change | None:
-    """The first change that fits, or None. Changes are tried from the cheapest to those that cost the most time."""
+    """The first change that fits, or None. Changes are tried from the cheapest to those that cost the most time.
+
+    smaller: n -> overrides for micro-batches of an n-th of the size."""
     recompute = f"engine.recompute=[{', '.join(sorted({module_of(name) for name in step.layers}))}]"
-    for say, kind, again, share in _list_changes(engine, world, micro, accumulate, stage, recompute):
+    for say, kind, again, share in _list_changes(engine, world, smaller, recompute):
         found = estimate_memory(step, weights, kind, precision, world, recompute_all if again else None, share)
         if found.total <= usable:
             return Change(say, found)
@@ -191,19 +191,18 @@ def recompute_all(stack: str) -> bool:
 
 
 def _list_changes(
-    engine: str, world: int, micro: int, accumulate: int, stage: str, again: str
+    engine: str, world: int, smaller: Mapping[int, str], again: str
 ) -> Iterator[tuple[str, str, bool, float]]:
-    halves = [n for n in (2, 4, 8, 16, 32, 64, 128) if micro % n == 0]
     kinds = [engine, *(k for k in ("fsdp2", "zero3") if world > 1 and engine != k)]
     for kind in kinds:
         first = [f"engine.kind={kind}"] if kind != engine else []
         if first:
             yield _join(first), kind, False, 1.0
-        for n in halves:
-            yield _join([*first, f"stages.{stage}.accumulate={accumulate * n}"]), kind, False, 1 / n
+        for n, say in smaller.items():
+            yield _join([*first, say]), kind, False, 1 / n
         yield _join([*first, again]), kind, True, 1.0
-        for n in halves:
-            yield _join([*first, again, f"stages.{stage}.accumulate={accumulate * n}"]), kind, True, 1 / n
+        for n, say in smaller.items():
+            yield _join([*first, again, say]), kind, True, 1 / n
 
 
 def _join(lines: list[str]) -> str:

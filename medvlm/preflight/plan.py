@@ -24,7 +24,7 @@ from medvlm.preflight.precision import convert_weights
 from medvlm.preflight.samples import Look, look
 from medvlm.preflight.scales import describe_scales, list_grids
 from medvlm.preflight.simulate import Step, simulate
-from medvlm.preflight.staging import build_stage, draw_longest, optimizers_of, prepare_items
+from medvlm.preflight.staging import build_stage, count_steps, draw_longest, optimizers_of, prepare_items
 from medvlm.preflight.stored import count_stored
 from medvlm.recipe.files import list_missing_files
 from medvlm.recipe.load import LoadedRecipe
@@ -48,10 +48,11 @@ class Module:
 class StagePlan:
     """The plan of one stage.
 
-    micro: samples of a micro-batch. checkpoint: bytes of one checkpoint. left_out: bytes of weights that it leaves to
-    the published files. checkpoints: how many are kept at once.
-    tokens: mean per sample. longest: maximum per sample. memory: engine -> GiB by part for the longest micro-batch.
-    chosen: the recipe's engine, a key of `memory`. seconds: per step. flops, memory, fits and seconds are empty if the
+    steps: 0 if only packing could tell how many `epochs` are. micro: samples of the largest micro-batch; filled says
+    it in words. checkpoint: bytes of one checkpoint. left_out: bytes of weights that it leaves to the published files.
+    checkpoints: how many are kept at once. tokens: mean per sample. longest: maximum per sample. memory: engine -> GiB
+    by part for the longest micro-batch. chosen: the recipe's engine, a key of `memory`. seconds: per step. flops,
+    memory, fits and seconds are empty if the
     stage was not run on the meta device; fits and seconds also if no GPU was given. scales: how large media are in the
     file and as shown to the model. change: overrides with which it fits, and change_gib what it then needs; remedy says
     this and more."""
@@ -78,6 +79,8 @@ class StagePlan:
     seconds: float | None = None
     notes: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
+    epochs: float | None = None
+    filled: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,20 +147,24 @@ def _plan_stage(
 
 
 def _plan_as_is(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machines | None, mfu: float) -> StagePlan:
-    recipe, config = draft.recipe, draft.recipe.stages[i]
+    recipe = draft.recipe
     world = machines.world if machines else 1
-    stage = build_stage(draft, i, world)
+    stage = build_stage(draft, i, world, looks)
+    config, uncounted = count_steps(stage, looks)
     extra = stage.make_extra_models()
     optimizers_of(stage, config)  # raises if `lr_of` matches nothing
     items, notes = prepare_items(stage, config, looks)
     samples = [sample for source in config.mix for sample in looks[source].samples if looks[source].is_real]
     scales = describe_scales(stage.setup.prepare, samples, list_grids(recipe))
     stored = count_stored(convert_weights(stage.model, recipe.engine.precision), recipe, i)
-    found = replace(_describe(stage, world, *stored), notes=tuple(notes), scales=tuple(scales))
+    found = replace(_describe(stage, config, world, *stored), notes=uncounted, scales=tuple(scales))
     if not items:
         why = "; ".join(notes) or "they have no question of its tasks"
-        return replace(found, notes=(f"none of the samples that were read can be used: {why}",))
-    drawn = draw_longest(stage, config, items, found.micro, recipe.seed)
+        return replace(found, notes=(*found.notes, f"none of the samples that were read can be used: {why}"))
+    found = replace(found, notes=(*found.notes, *notes))
+    drawn = stage.choose_heaviest([item for source in items.values() for item in source])
+    is_bound, drawn = bool(drawn), drawn or draw_longest(stage, config, items, found.micro, recipe.seed)
+    found = replace(found, micro=len(drawn), filled=stage.describe_micro(len(drawn)))
     try:
         step = simulate(
             stage.model,
@@ -170,23 +177,28 @@ def _plan_as_is(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machi
     except (NotImplementedError, RuntimeError, TypeError, IndexError, ValueError) as reason:
         first = str(reason).splitlines()[0][:160] if str(reason) else ""
         why = f"the stage cannot run on the meta device ({type(reason).__name__}: {first})"
-        return replace(found, notes=(f"memory and time not checked: {why}",))
+        return replace(found, notes=(*found.notes, f"memory and time not checked: {why}"))
     tokens = [stage.count_tokens(item) for source in items.values() for item in source]
     found = replace(found, tokens=mean(tokens), longest=max(tokens))
+    passes = float(config.micro_batches)
+    if is_bound:  # a step has as many such micro-batches as its tokens fill
+        passes = config.batch * found.tokens / (world * sum(map(stage.count_tokens, drawn)))
     weights = bytes_of.weights_of(stage.model, extra.values())
-    return _add_memory(_add_time(found, step, recipe, machines, mfu, config), step, weights, recipe, machines, config)
+    return _add_memory(_add_time(found, step, recipe, machines, mfu, passes), step, weights, recipe, machines, config)
 
 
-def _describe(stage: Any, world: int, stored: int, left_out: int) -> StagePlan:
+def _describe(stage: Any, config: StageConfig, world: int, stored: int, left_out: int) -> StagePlan:
     """The plan as far as it is known before the step is simulated. stored, left_out: bytes of the model that are and
     are not in a checkpoint."""
-    config, modules = stage.config, _count_modules(stage.model)
+    modules = _count_modules(stage.model)
     return StagePlan(
         name=config.name,
         kind=config.kind,
         steps=config.steps,
+        epochs=config.epochs,
         batch=config.batch,
         micro=max(1, config.batch // (world * config.micro_batches)),
+        filled=stage.describe_micro(max(1, config.batch // (world * config.micro_batches))),
         modules=modules,
         adapters=sum(1 for name, _ in stage.model.named_modules() if name.endswith("lora_A")),
         checkpoint=stored,
@@ -218,10 +230,8 @@ def _add_memory(
     fits = chosen.total <= machines.usable if machines else None
     change = None
     if machines and not fits:
-        accumulate, usable = config.micro_batches, machines.usable
-        change = bytes_of.find_cheapest_change(
-            step, weights, engine, precision, world, usable, found.micro, accumulate, config.name
-        )
+        smaller = config.list_smaller(found.micro)
+        change = bytes_of.find_cheapest_change(step, weights, engine, precision, world, machines.usable, smaller)
     optimizer = step.held.get("optimiser", 0.0)
     return replace(
         found,
@@ -236,21 +246,23 @@ def _add_memory(
 
 
 def _add_time(
-    found: StagePlan, step: Step, recipe: Recipe, machines: Machines | None, mfu: float, config: StageConfig
+    found: StagePlan, step: Step, recipe: Recipe, machines: Machines | None, mfu: float, passes: float
 ) -> StagePlan:
-    """Adds the operations of a step, and its time. Recomputed layers run forward twice."""
+    """Adds the operations of a step, and its time. Recomputed layers run forward twice.
+
+    passes: micro-batches of a rank in a step, each as large as the simulated one."""
     is_recomputed = _make_recompute(recipe)
     again = [
         forward_flops * depth
         for name, (_, _, forward_flops, depth) in step.layers.items()
         if is_recomputed is not None and is_recomputed(name)
     ]
-    flops, accumulate = step.flops + sum(again), config.micro_batches
-    found = replace(found, flops=flops * accumulate * (machines.world if machines else 1))
+    flops = (step.flops + sum(again)) * passes
+    found = replace(found, flops=flops * (machines.world if machines else 1))
     if machines is None or not machines.gpu.bf16:
         return found
     peak = machines.gpu.fp32 if recipe.engine.precision == "32-true" else machines.gpu.bf16
-    return replace(found, seconds=flops * accumulate / (peak * 1e12 * mfu))
+    return replace(found, seconds=flops / (peak * 1e12 * mfu))
 
 
 def _count_modules(model: nn.Module) -> tuple[Module, ...]:

@@ -17,14 +17,14 @@ from medvlm.core.contracts import Deferred, RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample
 from medvlm.core.tasks import find_task, list_text_tasks
-from medvlm.data.source import SourceView, choose_splits
+from medvlm.data.source import SourceView
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
 from medvlm.io.shards import RECEIPT
 from medvlm.preflight.labelled import make_labelled
 from medvlm.recipe.graph import list_media_kinds
 from medvlm.recipe.load import LoadedRecipe
-from medvlm.recipe.sources import add_secret, choose_form, locate_shards
+from medvlm.recipe.sources import OpenSource, add_secret, choose_form, locate_shards
 
 COUNT = 64
 """Samples that are read."""
@@ -43,7 +43,7 @@ class Look:
     size of all shards. how: where the samples are from, for the plan.
 
     is_real: whether the samples are from the source. If not, they are made up, and neither their number nor their
-    length is checked.
+    length is checked. source: the packed data, if they are on this machine.
     """
 
     samples: tuple[Sample, ...]
@@ -51,6 +51,7 @@ class Look:
     bytes: int | None
     how: str
     is_real: bool
+    source: OpenSource | None = None
 
 
 def look(loaded: LoadedRecipe, runs: Path) -> dict[str, Look]:
@@ -68,7 +69,10 @@ def _look(loaded: LoadedRecipe, name: str, runs: Path) -> Look:
         if is_remote(where):
             why = "its shards are remote, and planning does not download anything"
         elif source.shards or (Path(where) / RECEIPT).is_file():
-            return _look_at_shards(where, card, source.fold)
+            opened = OpenSource(
+                name, card, open_shards(where, form=choose_form(card)), source.fold, {}, {}, source.hold_out
+            )
+            return _look_at_shards(where, opened)
         elif source.root or card.access == "generated":
             return _look_at_archive(card, Path(source.root).expanduser() if source.root else None)
     except DataError as reason:
@@ -78,9 +82,8 @@ def _look(loaded: LoadedRecipe, name: str, runs: Path) -> Look:
     return Look(tuple(_make_up(loaded, name)), None, None, f"not checked: {why}; lengths are assumed", False)
 
 
-def _look_at_shards(where: Path | str, card: Card, fold: int | None) -> Look:
-    shards = open_shards(where, form=choose_form(card))
-    view = SourceView(shards, choose_splits(shards, "train", fold))
+def _look_at_shards(where: Path | str, source: OpenSource) -> Look:
+    view = source.view("train")
     samples = read_some(view)
     tars = sorted(Path(where).glob("*.tar")) if Path(where).is_dir() else []
     return Look(
@@ -89,6 +92,7 @@ def _look_at_shards(where: Path | str, card: Card, fold: int | None) -> Look:
         sum(t.stat().st_size for t in tars) or None,
         f"{len(samples)} of {len(view):,} samples read, from shards",
         True,
+        source,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -17,8 +17,10 @@ from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import DataError, RecipeError, UserError
 from medvlm.core.sample import Sample
 from medvlm.core.stage_config import StageConfig
+from medvlm.data.epochs import find_steps
 from medvlm.data.estimate import NoFiles
 from medvlm.data.mixture import Mixture
+from medvlm.data.source import SourceView
 from medvlm.io.shard_index import facts_of
 from medvlm.io.shards import Entry
 from medvlm.models.parts import matches, set_trained
@@ -69,16 +71,24 @@ def optimizers_of(stage: Any, config: StageConfig) -> list[torch.optim.Optimizer
     return list(make_optimizers(stage.model, settings, matches, config.name).values())
 
 
-def build_stage(draft: Draft, number: int, world: int) -> Any:
-    """Stage `number` on the meta device. Raises RecipeError for `trains` and adapters that match nothing."""
+def build_stage(draft: Draft, number: int, world: int, looks: Mapping[str, Look] | None = None) -> Any:
+    """Stage `number` on the meta device. looks: the sources, to count their samples.
+
+    Raises RecipeError for `trains` and adapters that match nothing."""
     recipe = draft.recipe
     config = recipe.stages[number]
     composition = composition_of_stage(recipe.model, config)
     lora = find_adapters(recipe, number) if "lora" in composition.PARTS else None
+
+    def open_source(name: str, split: str, wants: Callable[[Entry], bool]) -> SourceView:
+        source = (looks or {})[name].source
+        assert source is not None, name
+        return source.view(split, wants)
+
     setup = Setup(
         **vars(draft.assemblies[name_of(composition)]),
         composition=composition,
-        open_source=lambda *_: None,  # type: ignore[arg-type,return-value]
+        open_source=open_source,
         augments={},
         engine=_make_engine(world, recipe.engine),
         workers=0,
@@ -94,6 +104,24 @@ def build_stage(draft: Draft, number: int, world: int) -> Any:
     set_trained(stage.model, config.trains, config.name)
     stage.set_modes()
     return stage
+
+
+def count_steps(stage: Any, looks: Mapping[str, Look]) -> tuple[StageConfig, tuple[str, ...]]:
+    """The settings with the number of steps, as far as it is known before training, and notes on it. Raises RecipeError
+    for epochs that `sampling.epochs` does not allow."""
+    config: StageConfig = stage.config
+    own = [looks[source] for source in config.mix]
+    if config.epochs is None:
+        return config, ()
+    if all(look.source for look in own):
+        return stage.count_steps(), ()
+    counts = [look.count for look in own]
+    if None in counts:
+        return config, ("number of steps: not known before the data are packed",)
+    steps = find_steps(config.epochs, sum(filter(None, counts)), config.batch)
+    return config.model_copy(update={"steps": steps}), (
+        "number of steps: estimated, because the data are not packed yet",
+    )
 
 
 def prepare_items(stage: Any, config: StageConfig, looks: Mapping[str, Look]) -> tuple[dict[str, list[Any]], list[str]]:
@@ -140,6 +168,7 @@ def _make_engine(world: int, config: EngineConfig) -> Any:
         device=torch.device("cpu"),
         is_first=True,
         is_sharded=False,
+        merge_names=sorted,
         gather=lambda x: x if world == 1 else torch.cat([x, *[x.detach()] * (world - 1)]),
         total=lambda values: [float(v) for v in values],
     )

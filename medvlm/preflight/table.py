@@ -42,7 +42,7 @@ def _list_lines(plan: Plan) -> Iterator[str]:
     yield f"disk: checkpoints {_format_bytes(checkpoints)}" + (
         f", shards {_format_bytes(plan.shards)}" if plan.shards else ", shards not checked"
     )
-    if all(s.seconds is not None for s in plan.stages):
+    if all(s.seconds is not None and s.steps for s in plan.stages):
         yield (
             f"time: {_format_time(sum((s.seconds or 0) * s.steps for s in plan.stages))} at {plan.mfu:.0%} of the peak,"
             " without data loading, validation and saving"
@@ -52,7 +52,9 @@ def _list_lines(plan: Plan) -> Iterator[str]:
 
 
 def _list_stage_lines(stage: StagePlan, plan: Plan) -> Iterator[str]:
-    yield f"stage {stage.name} ({stage.kind}): {stage.steps:,} steps of {stage.batch}, {stage.micro} in a micro-batch"
+    epochs = "" if stage.epochs is None else f"{stage.epochs:g} epochs, "
+    steps = f"{stage.steps:,} steps" if stage.steps else "steps"
+    yield f"stage {stage.name} ({stage.kind}): {epochs}{steps} of {stage.batch}, {stage.filled}"
     yield f"  {'module':<24}{'trained':>16}{'frozen':>16}"
     for module in stage.modules:
         yield f"  {module.name:<24}{_format_count(module.trained):>16}{_format_count(module.frozen):>16}"
@@ -72,11 +74,10 @@ def _list_stage_lines(stage: StagePlan, plan: Plan) -> Iterator[str]:
         mark = ">" if name == stage.chosen else " "
         yield f" {mark}{name:<20}" + "".join(f"{parts.get(c, 0.0):>11.2f}" for c in shown)
     step = f"  {stage.flops / 1e12:,.1f} TFLOP per step"
-    yield step + (
-        f", {stage.seconds:.2f} s; {_format_time(stage.seconds * stage.steps)} for all steps"
-        if stage.seconds is not None
-        else ""
-    )
+    if stage.seconds is not None:
+        step += f", {stage.seconds:.2f} s"
+        step += f"; {_format_time(stage.seconds * stage.steps)} for all steps" if stage.steps else ""
+    yield step
     if stage.fits is not None:
         yield (
             f"  fits: {stage.memory[stage.chosen]['total']:.1f} GiB"

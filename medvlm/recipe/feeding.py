@@ -9,9 +9,9 @@ from typing import Any
 from medvlm.core.card import Card
 from medvlm.core.content import Content, find_content, list_media
 from medvlm.core.errors import did_you_mean
+from medvlm.core.needs import Needs
 from medvlm.core.problems import Problem
 from medvlm.core.protocols import ProtocolConfig, find_protocol, read_protocols
-from medvlm.core.stage_config import Needs
 from medvlm.core.tasks import is_scored_task
 from medvlm.recipe.graph import list_compositions
 from medvlm.recipe.schema import Recipe

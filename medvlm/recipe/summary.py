@@ -64,7 +64,7 @@ def _summarise_stages(recipe: Recipe) -> Iterator[str]:
         before = " and ".join([*(recipe.stages[j].name for j in find_start_stages(recipe, i)), *outside])
         before = before or "the initial model"
         yield (
-            f"  stage {stage.name}: {stage.kind}, {stage.steps} steps of {stage.batch} from {_describe_mix(stage.mix)};"
+            f"  stage {stage.name}: {stage.kind}, {stage.length} from {_describe_mix(stage.mix)};"
             f" trains {', '.join(stage.trains)}; starts from {before}"
         )
 

@@ -56,7 +56,7 @@ class StageRecord:
 
     @property
     def planned(self) -> int:
-        return self.log.planned or self.settings.get("steps") or 0
+        return self.log.planned or self.done.get("steps") or self.settings.get("steps") or 0
 
     @property
     def seconds(self) -> float:

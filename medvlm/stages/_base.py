@@ -16,6 +16,8 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
 from medvlm.core.stage_config import Optim, StageConfig
 from medvlm.data.augment import Augment, augment
+from medvlm.data.dealing import Dealer
+from medvlm.data.epochs import count_steps
 from medvlm.data.order import Order, draw, draw_below
 from medvlm.data.parts import make_parts
 from medvlm.data.pixels import decode
@@ -58,6 +60,8 @@ class Base:
 
     model: Any
     own_updates: tuple[str, ...] = ()
+    dealer: Dealer | None = None
+    """Deals the samples over steps and ranks. By default each rank takes its share of consecutive samples."""
 
     def __init__(self, config: StageConfig, setup: Setup):
         self.config, self.setup, self.engine = config, setup, setup.engine
@@ -82,6 +86,15 @@ class Base:
     def make_heaviest(self, items: list[Any]) -> Any:
         """The largest micro-batch that these prepared samples can lead to. `medvlm plan` measures it."""
         return self.make_micros(items, 1)[0]
+
+    def choose_heaviest(self, items: list[Any]) -> list[Any]:
+        """The samples of the largest micro-batch that samples like these can make up, if the settings bound it; else
+        none."""
+        return []
+
+    def describe_micro(self, micro: int) -> str:
+        """micro: its number of samples."""
+        return f"{micro} in a micro-batch"
 
     def plan_updates(self, micros: list[Any], step: int) -> Sequence[Update]:
         return [Update()]
@@ -118,30 +131,24 @@ class Base:
             self.setup.workers,
             quarantine=self.setup.quarantine,
             dropped=self._dropped,
+            shares=self.dealer.deal(consumed) if self.dealer else None,
         )
 
     @cached_property
     def stream(self) -> Stream:
-        """The samples of the stage in training order.
-
-        Raises RecipeError if `steps` needs more samples than `sampling.epochs` allows."""
+        """The samples of the stage in training order."""
         config = self.config
         views = {name: self.setup.open_source(name, "train", self.wants) for name in config.mix}
-        stream = Stream(
-            make_parts(views, config.mix, config.sampling, self.setup.orders, config.name),
-            self.setup.seed,
-            stage=config.name,
-        )
-        if stream.length is not None and stream.length < config.steps * config.batch:
-            raise RecipeError(
-                f"stages.{config.name}.steps: {config.steps} steps of {config.batch} samples are"
-                f" {config.steps * config.batch}, and sampling.epochs allows {stream.length}; use at most"
-                f" {stream.length // config.batch} steps, or raise sampling.epochs"
-            )
-        return stream
+        parts = make_parts(views, config.mix, config.sampling, self.setup.orders, config.name)
+        return Stream(parts, self.setup.seed, stage=config.name)
+
+    def count_steps(self) -> StageConfig:
+        """The settings with the number of steps, now that the samples can be counted; `config` from here on."""
+        self.config = count_steps(self.config, self.stream)
+        return self.config
 
     def measure_usage(self, consumed: int) -> dict[str, tuple[int, float]]:
-        return self.stream.used(consumed)
+        return (self.dealer or self.stream).used(consumed)
 
     def count(self, prepared: list[Any]) -> Terms:
         """For each source, the number of samples dropped for their length since the last step."""

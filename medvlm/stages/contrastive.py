@@ -13,8 +13,9 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from medvlm.core.config import Slot, component
+from medvlm.core.needs import Needs
 from medvlm.core.sample import Sample
-from medvlm.core.stage_config import Needs, StageConfig
+from medvlm.core.stage_config import StageConfig
 from medvlm.data.order import draw_below
 from medvlm.data.texts import tokenize_text
 from medvlm.models.parts import evaluating

@@ -13,8 +13,9 @@ from torch import nn
 
 from medvlm.core.config import Slot, component, plugins_in
 from medvlm.core.contracts import RewardConfig
+from medvlm.core.needs import Needs, Toy
 from medvlm.core.sample import Batch, Sample
-from medvlm.core.stage_config import Needs, StageConfig, Toy
+from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import TextTask
 from medvlm.data.prepare import choose
 from medvlm.objectives.policy import advantages, clip_ratio, divergence

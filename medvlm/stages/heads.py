@@ -13,9 +13,10 @@ from torch import nn
 from medvlm.core.config import Slot, component, kinds
 from medvlm.core.content import list_answered
 from medvlm.core.errors import did_you_mean
+from medvlm.core.needs import Needs
 from medvlm.core.problems import Problem
 from medvlm.core.sample import Question, Sample
-from medvlm.core.stage_config import Needs, StageConfig
+from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import find_task, list_tasks
 from medvlm.models.decoding import Labelled
 from medvlm.models.parts import evaluating

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -10,10 +12,12 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from medvlm.core.errors import RecipeError
+from medvlm.core.needs import Needs, Toy
 from medvlm.core.sample import Batch, Sample
-from medvlm.core.stage_config import Needs, StageConfig, Toy
+from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import TextTask, find_task, list_text_tasks
 from medvlm.data.budget import Overlong, TooLong, partition, shrink_to_fit
+from medvlm.data.dealing import Dealer, Dealt, Rows, fill_rows, find_load
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.prepare import Seen, choose
 from medvlm.data.rationale import Order, write_questions
@@ -21,6 +25,7 @@ from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import answer_losses, read_losses
 from medvlm.stages._base import Base, Setup, split_evenly
 from medvlm.stages._image_check import ImageCheck
+from medvlm.stages._rows import find_heaviest_row, make_dealer
 from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Term, Terms, join, to_terms
 
 NEEDS = "answer"
@@ -54,6 +59,9 @@ class Config(StageConfig):
     micro_tokens: int = Field(0, ge=0)
     """Maximum number of tokens of a micro-batch, including padding. A step gets as many micro-batches as needed, the
     same number on every rank. 0: no maximum."""
+    rows: Rows | None = Field(None, exclude_if=lambda rows: rows is None)
+    """Makes every micro-batch one row, filled with samples up to a budget. The samples of a step are dealt over the
+    ranks so that each has about as many tokens and pixels as the others."""
 
     @model_validator(mode="after")
     def _require_media_for_coordinates(self) -> Config:
@@ -85,6 +93,20 @@ class Config(StageConfig):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_rows(self) -> Config:
+        if not self.rows:
+            return self
+        if self.rows.tokens < self.max_tokens:
+            raise ValueError(
+                f"rows.tokens: {self.rows.tokens} is less than max_tokens, {self.max_tokens}, the limit of one sample;"
+                " raise rows.tokens or lower max_tokens"
+            )
+        if self.micro_tokens or self.accumulate != 1:
+            which = "micro_tokens" if self.micro_tokens else "accumulate"
+            raise ValueError(f"{which}: with `rows`, every row is a micro-batch; remove it, or `rows`")
+        return self
+
     def find_needs(self, model: Any) -> Needs:
         has_media, has_report = "media" in self.shows, "report" in self.shows
         texts = self.text_tasks if self.without_media else ()
@@ -102,9 +124,19 @@ class Config(StageConfig):
     def find_token_limit(self) -> int:
         return self.max_tokens
 
+    def list_smaller(self, micro: int) -> dict[int, str]:
+        if not self.rows:
+            return super().list_smaller(micro)
+        return self.rows.list_smaller(f"stages.{self.name}", self.max_tokens)
+
     def scale_down(self, toy: Toy) -> Config:
         """Token limits get the toy's value, because a small tokenizer makes more tokens of a text than the real one."""
-        bounds = {"max_tokens": toy.sample_tokens, "micro_tokens": self.micro_tokens and toy.sample_tokens}
+        bounds: dict[str, Any] = {
+            "max_tokens": toy.sample_tokens,
+            "micro_tokens": self.micro_tokens and toy.sample_tokens,
+        }
+        if self.rows:
+            bounds["rows"] = self.rows.model_copy(update={"tokens": toy.sample_tokens})
         return super().scale_down(toy).model_copy(update=bounds)
 
     @property
@@ -128,6 +160,27 @@ class Supervised(Base):
         super().__init__(config, setup)
         self.model = setup.composition.build(setup, config)
         self.image_check = ImageCheck(config.name, setup.engine)
+        self.dealt: Dealt | None = None
+        """The present step, if rows are planned."""
+        if config.rows and not setup.prepare.shares_rows:
+            raise RecipeError(
+                f"stages.{config.name}.rows: this model reads its prompts in both directions, so samples cannot share a"
+                " row; use micro_tokens instead"
+            )
+
+    def read_batches(self, consumed: int) -> Iterator[tuple[int, list[TokenSequence]]]:
+        if self.config.rows is None:
+            return super().read_batches(consumed)
+        self.dealer = make_dealer(self, self.config.rows)
+        return self._note_rows(self.dealer, super().read_batches(consumed))
+
+    def _note_rows(
+        self, dealer: Dealer, batches: Iterator[tuple[int, list[TokenSequence]]]
+    ) -> Iterator[tuple[int, list[TokenSequence]]]:
+        with closing(batches):  # type: ignore[type-var]
+            for first, items in batches:
+                self.dealt = dealer.at(first)
+                yield first, [replace(item, row=row) for item, row in zip(items, self.dealt.rows, strict=True)]
 
     def set_modes(self) -> None:
         super().set_modes()
@@ -168,8 +221,12 @@ class Supervised(Base):
         return fits
 
     def count(self, prepared: list[TokenSequence]) -> Terms:
-        """Adds the mean scale of the images if `overlong` is `reduce`."""
+        """Adds the mean scale of the images if `overlong` is `reduce`, and how unevenly the ranks are loaded if rows
+        are planned."""
         found = dict(super().count(prepared))
+        if self.dealt and self.engine.world > 1:
+            tokens, pixels = self.dealt.uneven  # the same on every rank, so the mean is the number itself
+            found |= {"uneven_tokens": Term(tokens, 1), "uneven_pixels": Term(pixels, 1)}
         for document in prepared if self.config.overlong == "reduce" else []:
             join(found, {OfSource(document.source, "scale"): Term(document.scale, 1)})
         return found
@@ -177,19 +234,39 @@ class Supervised(Base):
     def count_tokens(self, item: TokenSequence) -> int:
         return len(item)
 
+    def choose_heaviest(self, items: list[TokenSequence]) -> list[TokenSequence]:
+        return find_heaviest_row(items, self.config.rows) if self.config.rows else []
+
+    def describe_micro(self, micro: int) -> str:
+        rows = self.config.rows
+        return rows.describe() if rows else super().describe_micro(micro)
+
     def make_micros(self, prepared: list[TokenSequence], count: int) -> list[Batch]:
-        if not self.config.micro_tokens:
-            return [self._collate(part) for part in split_evenly(prepared, count)]
+        return [self._collate(part) for part in self._split(prepared, count)]
+
+    def _split(self, prepared: list[TokenSequence], count: int) -> list[list[TokenSequence]]:
+        config = self.config
+        if config.rows and prepared[0].row is not None:
+            return [[d for d in prepared if d.row == row] for row in dict.fromkeys(d.row for d in prepared)]
+        if not config.rows and not config.micro_tokens:
+            return split_evenly(prepared, count)
         # A rank that needs more micro-batches makes all ranks use more, until one number fits them all.
         while True:
-            parts = partition(prepared, count, self.config.micro_tokens)
+            if config.rows:
+                filled = fill_rows([find_load(d) for d in prepared], config.rows, count)
+                parts = [[prepared[i] for i in row] for row in filled]
+            else:
+                parts = partition(prepared, count, config.micro_tokens)
             most = max(int(n) for n in self.engine.merge_names([str(len(parts))]))
-            if most == len(parts) == count or most >= len(prepared):
-                return [self._collate(part) for part in partition(prepared, most, 0)]
+            if most == len(parts) == count:
+                return parts
+            if most >= len(prepared):
+                return [[document] for document in prepared]
             count = most
 
     def _collate(self, documents: list[TokenSequence]) -> Batch:
-        return self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id)
+        width = self.config.rows.tokens if self.config.rows else 0
+        return self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id, width=width)
 
     def weigh(self, micro: Batch) -> dict[str, float]:
         return {LOSS: len(micro.targets_L) if self.config.weigh == "tokens" else len(micro.answers_L.unique())}
@@ -216,7 +293,7 @@ class Supervised(Base):
         found: dict[Name, Term] = {}
         with evaluating(self.model):
             for at in range(0, len(documents), size):
-                for micro in self.make_micros(documents[at : at + size], 1):  # several with `micro_tokens`
+                for micro in self.make_micros(documents[at : at + size], 1):  # several with `micro_tokens` or `rows`
                     join(found, to_terms(self.compute_loss(model, micro, self.config.steps)))
         return {name: found[name] for name in (LOSS, "token_accuracy")}
 

@@ -14,32 +14,33 @@ from medvlm.core.errors import DataError
 from medvlm.train.engine import Engine
 
 SAMPLES = 16
-"""Samples per rank before the ranks compare. So many equal samples in the same order are no coincidence, unless the
-data set has only a handful of samples."""
+"""Samples per rank, on average, before the ranks compare. So many equal samples in the same order are no coincidence,
+unless the data set has only a handful of samples."""
 
 
-def hash_order(keys: list[str], first: int) -> float:
-    """A hash of the samples of a step and their order, which is summed over ranks. The terms have 32 bits, so float64
-    is exact."""
-    return float(sum(zlib.crc32(f"{position} {key}".encode()) for position, key in enumerate(keys, first)))
+def hash_samples(keys: list[str], first: int) -> float:
+    """A hash of the samples of the step that begins at position `first`, which is summed over ranks. It does not depend
+    on which rank has which sample. The terms have 32 bits, so float64 is exact."""
+    return float(sum(zlib.crc32(f"{first} {key}".encode()) for key in keys))
 
 
 class Distinct:
     """Collects the sample keys of this rank. The ranks compare them once."""
 
-    def __init__(self, engine: Engine, stage: str):
+    def __init__(self, engine: Engine, stage: str, batch: int):
         self.engine, self.stage = engine, stage
         self.keys: list[str] = []
-        self.is_done = engine.world == 1
+        self.left = 0 if engine.world == 1 else -(-SAMPLES * engine.world // batch)
+        """Steps before the comparison. Keys are not counted, because the ranks may have unequal numbers of samples."""
 
     def see(self, keys: Sequence[str]) -> None:
         """Raises DataError if two ranks received the same samples. Called on every rank with the keys of a step."""
-        if self.is_done:
+        if not self.left:
             return
         self.keys += keys
-        if len(self.keys) < SAMPLES:
+        self.left -= 1
+        if self.left:
             return
-        self.is_done = True
         everywhere: list[Any] = [None] * self.engine.world
         dist.all_gather_object(everywhere, self.keys)
         for rank, shown in enumerate(everywhere):

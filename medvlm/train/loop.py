@@ -18,7 +18,7 @@ from medvlm.core.stage_config import StageConfig
 from medvlm.train import checkpoint
 from medvlm.train.accounts import account_for_sources, summarize
 from medvlm.train.accumulate import accumulate, accumulate_what_fits, sum_weights
-from medvlm.train.distinct import Distinct, hash_order
+from medvlm.train.distinct import Distinct, hash_samples
 from medvlm.train.engine import Engine
 from medvlm.train.flops import KEY, Count, count_flops, is_counted
 from medvlm.train.log import Log, ProgressLine
@@ -154,7 +154,7 @@ class _Loop:
             print(self.proof.format_table(), flush=True)
         number, stages = place.number, place.stages
         self.progress = ProgressLine(config.name, number, stages, config.steps, self.state.step, engine.is_first)
-        self.distinct = Distinct(engine, config.name)
+        self.distinct = Distinct(engine, config.name, config.batch)
         self.saved_at = time.monotonic()
 
     def take_step(self, prepared: list[Any], stop: Stop, saver: Saver) -> _Step:
@@ -165,7 +165,7 @@ class _Loop:
             for name, optim in self.settings.items()
         }
         keys = [item.key for item in prepared]
-        order = hash_order(keys, state.consumed + engine.rank * len(keys))
+        order = hash_samples(keys, state.consumed)
         self.distinct.see(keys)
         self.place.watch.move_to("computes", config.name, state.step + 1, keys)
         terms: Terms | None = None

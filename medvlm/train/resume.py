@@ -44,7 +44,8 @@ def resume(engine: Engine, folder: Path, log: Log, aliases: Collection[str], fre
         engine.unstored = frozenset(fresh.meta["published"])
         return fresh
     state: State = build_state(type(fresh), checkpoint.read_state(found), found)
-    if state.identity not in (fresh.identity, *aliases):
+    steps = fresh.meta.get("steps")  # those of `epochs` follow from the data
+    if state.identity not in (fresh.identity, *aliases) or state.meta.get("steps", steps) != steps:
         raise CheckpointError(
             f"{folder.name}/{found.name} was trained with other settings, data or starting weights; use its"
             f" settings, train again from here with --from {folder.name}, or give the recipe another name"

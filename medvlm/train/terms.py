@@ -61,7 +61,7 @@ class Signals:
     """Control signals of a step, summed over the ranks.
 
     stop: ranks that were asked to stop. unsaved: ranks whose last checkpoint could not be saved. order: hashes of the
-    samples of the step and of their positions. due: above 0 if the first rank finds that it is time to save.
+    samples of the step. due: above 0 if the first rank finds that it is time to save.
     """
 
     stop: float = 0.0

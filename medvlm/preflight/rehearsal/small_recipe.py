@@ -12,7 +12,8 @@ from medvlm.core.card import Card, copy_text
 from medvlm.core.config import component
 from medvlm.core.document import to_yaml
 from medvlm.core.errors import RecipeError
-from medvlm.core.stage_config import StageConfig, Toy
+from medvlm.core.needs import Toy
+from medvlm.core.stage_config import StageConfig
 from medvlm.data.estimate import is_deep
 from medvlm.data.processor import Processor
 from medvlm.data.source import KINDS_OF_GROUPS, SourceView, find_group
