@@ -62,7 +62,10 @@ def build(assembly: Assembly, stage: Any, weights: bool = True) -> NativeVLM:
     # Weights in 4 bits are those of the published files, so they are read even if a checkpoint follows.
     weights, quantize = weights or assembly.model.quantize is not None, assembly.model.quantize
     source = assembly.model.pretrained if weights else assembly.prepare.processor.folder
-    return build_native(source, blank, assembly.seed, weights and not is_on_meta(), quantize=quantize)
+    barred = assembly.prepare.processor.barred_ids
+    return build_native(
+        source, blank, assembly.seed, weights and not is_on_meta(), quantize=quantize, barred_ids=barred
+    )
 
 
 class ReadyModel(AnsweringModel):
@@ -103,5 +106,5 @@ def _open_known(
     where: str, device: str, processor: Processor, views: Mapping[str, Views], boxes: Writing
 ) -> ReadyModel:
     path = replace(make_native_prepare(processor, views, boxes.codec, boxes.scale), beyond_8_bits=OWN)
-    model = build_native(where, processor.blank(), seed=0, dtype="auto").to(device)
+    model = build_native(where, processor.blank(), 0, dtype="auto", barred_ids=processor.barred_ids).to(device)
     return ReadyModel(CAN, model.eval(), path, processor.tokenizer)

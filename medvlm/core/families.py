@@ -7,7 +7,7 @@ transformers 5.24.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from medvlm.core.config import component, is_available, kinds, list_permitted
@@ -69,6 +69,8 @@ class Family:
     connectors: tuple[str, ...]
     language: str
     """The language model, whose head is `lm_head`."""
+    unread: tuple[str, ...] = field(default=(), kw_only=True)
+    """Parts for media that are never shown, such as audio. They are kept as they are; smaller models may lack them."""
     codec: str
     """How the models were trained to write boxes: a file of tasks/codecs."""
     canvas: Callable[[Processed], Canvas]
@@ -89,8 +91,14 @@ class Family:
     """The tokens of a picture attend to each other in both directions."""
     reads_prompt_both_ways: bool = False
     """The tokens of the prompt attend to each other in both directions (a prefix language model)."""
+    shares_rows: bool = True
+    """Several texts may share a row, and answers their prompt. False where what follows depends on the whole row before
+    (recurrent layers, linear attention, convolutions, a prefix language model): each answer gets a row of its own with
+    its prompt."""
     template: str = ""
     """The chat template of a family whose processors come without one."""
+    end: str = ""
+    """The token that ends an answer, where the chat template does not write it."""
     lay_out: Callable[[str, Sequence[str], str], tuple[str, list[str]]] | None = None
     """How the processor changes a prompt: text before the first image, texts after each image, and the first token of
     the tokenizer -> the same parts as the model reads them; None: no change."""

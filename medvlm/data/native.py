@@ -100,9 +100,8 @@ class NativePrepare:
         return sum(count for _, shown in seen.media for count in shown.counts)
 
     def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True, width: int = 0) -> Batch:
-        """A model with bidirectional attention over its prompt gets one answer per row, because its prompt states
-        depend on the whole prompt."""
-        if self.processor.family.reads_prompt_both_ways:
+        """A model whose texts cannot share a row gets one answer per row, each with its prompt."""
+        if not self.processor.family.shares_rows:
             documents = (
                 [replace(d, branches=[branch]) for d in documents for branch in d.branches]
                 if any(d.branches for d in documents)

@@ -15,6 +15,7 @@ import torch
 
 from medvlm.core.errors import DataError, RecipeError, did_you_mean, list_some
 from medvlm.core.families import Family, family_of
+from medvlm.core.media_words import list_media_ids, names_medium
 from medvlm.core.weights import open_stock
 from medvlm.data.control_words import shield, tokenize
 from medvlm.data.dialogue import Turn, fill_template
@@ -83,10 +84,11 @@ class Processor:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.soft = str(self.tokenizer.convert_ids_to_tokens(self.config.image_token_id))
-        marks = [value for name, value in vars(self.stock).items() if name.endswith(("_token", "_image_tag"))]
-        self.media_words = frozenset(
-            {self.soft, self.stock.image_token, *(m for m in marks if isinstance(m, str) and m)}
-        )
+        named = [(n, v) for n, v in vars(self.stock).items() if n.endswith(("_token", "_image_tag"))]
+        marks = {name: value for name, value in named if isinstance(value, str) and value}
+        self.media_words = frozenset({self.soft, self.stock.image_token, *marks.values()})
+        of_media = {value for name, value in marks.items() if names_medium(name)}
+        self.barred_ids = list_media_ids(self.tokenizer, {self.soft, self.stock.image_token, *of_media})
 
     @classmethod
     def of_run(cls, pretrained: str, settings: Mapping[str, Any], folder: Path) -> Processor:
@@ -171,4 +173,5 @@ class NativeDialogue:
                 "the chat template changes the prompt when an answer follows, so labels would be misplaced; use another"
                 " chat template"
             )
-        return Turn(prompt, whole[len(prompt) :])
+        ends = [self.tokenizer.convert_tokens_to_ids(end)] if (end := self.processor.family.end) else []
+        return Turn(prompt, whole[len(prompt) :] + ends)

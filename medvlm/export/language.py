@@ -30,7 +30,7 @@ print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:
 
 
 def make_generation_config(model: VLM, tokenizer: Any) -> Any:
-    """Greedy decoding that never generates the image placeholder, as in evaluation.
+    """Greedy decoding that never generates words that stand for media, as in evaluation.
 
     The default is 256 new tokens; that of transformers is 20 tokens including the prompt and the image.
     """
@@ -40,7 +40,7 @@ def make_generation_config(model: VLM, tokenizer: Any) -> Any:
     return GenerationConfig(
         do_sample=False,
         max_new_tokens=256,
-        suppress_tokens=[model.image_token_id],
+        suppress_tokens=list(model.barred_ids),
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=ends[0] if len(ends) == 1 else ends,

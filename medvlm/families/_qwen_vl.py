@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -63,8 +64,10 @@ def make_config_and_processor(
     processor: Callable[..., Any],
     video: Callable[..., Any],
     tower: Mapping[str, Any],
+    text: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[dict[str, Any], Any]:
-    """See Family.tiny. processor, video: classes of transformers. tower: config of the tiny tower."""
+    """See Family.tiny. processor, video: classes of transformers. tower: config of the tiny tower. text: what
+    the config of the tiny language model has beside the usual."""
     from transformers import Qwen2VLImageProcessor
 
     words = make_tokenizer(["<|im_start|>", "<|im_end|>", *VISION], None, "<|im_end|>")
@@ -83,6 +86,6 @@ def make_config_and_processor(
         Qwen2VLImageProcessor(**sizes), words, video(patch_size=sizes["patch_size"]), chat_template=template
     )
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
-    text = {**TEXT, "vocab_size": len(words), "rope_parameters": rope, "head_dim": 8, "tie_word_embeddings": False}
-    tiny = {"vision_config": tower, "text_config": text, "tie_word_embeddings": False}
+    usual = {**TEXT, "vocab_size": len(words), "rope_parameters": rope, "head_dim": 8, "tie_word_embeddings": False}
+    tiny = {"vision_config": tower, "text_config": {**usual, **text}, "tie_word_embeddings": False}
     return lay_over(real, tiny, {"model_type": model_type, **ids}), made

@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from medvlm.core.families import Described, Family, Processed
-from medvlm.core.geometry import Canvas, resize
+from medvlm.core.families import Described, Family
+from medvlm.families._canvas import cover_with_tiles
 from medvlm.families._tiny import CHATML, TEXT, TOWER, lay_over, make_tokenizer
-
-
-def find_canvas(made: Processed) -> Canvas:
-    """The picture is stretched over the arrangement of tiles with the most similar aspect ratio."""
-    from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas
-
-    images = made.processor.image_processor
-    tile = images.size["height"], images.size["width"]
-    if len(made.tensors["pixel_values"]) == made.pictures:  # each is one tile, as with crop_to_patches: false
-        return resize(made.size, tile)
-    columns, rows = get_optimal_tiled_canvas(made.size, tile, images.min_patches, images.max_patches)
-    return resize(made.size, (tile[0] * rows, tile[1] * columns))
 
 
 def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
@@ -60,6 +48,6 @@ FAMILY = Family(
     connectors=("multi_modal_projector",),
     language="language_model",
     codec="tags",
-    canvas=find_canvas,
+    canvas=cover_with_tiles,
     tiny=make_tiny,
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from medvlm.core.families import Described, Family, Processed
 from medvlm.core.geometry import Canvas, crop, resize
-from medvlm.families._canvas import pad_to_square
+from medvlm.families._canvas import keep_shape, pad_to_square
 from medvlm.families._tiny import TEXT, TOWER, lay_over, make_tokenizer
 
 TEMPLATE = (
@@ -18,7 +18,10 @@ TEMPLATE = (
 
 
 def find_canvas(made: Processed) -> Canvas:
-    """The short side is resized and the center cropped. With `do_pad`, the picture is first padded to a square."""
+    """The short side is resized and the center cropped. With `do_pad`, the picture is first padded to a square. With
+    the tower of Pixtral, it keeps its shape."""
+    if "image_sizes" in made.tensors:
+        return keep_shape(made)
     images, size = made.processor.image_processor, made.size
     whole = pad_to_square(size) if getattr(images, "do_pad", False) else resize(size, size)
     new, (height, width) = images.size, (int(whole.size[0]), int(whole.size[1]))

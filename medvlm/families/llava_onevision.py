@@ -7,24 +7,20 @@ from typing import Any
 from medvlm.core.errors import RecipeError
 from medvlm.core.families import Described, Family, Processed
 from medvlm.core.geometry import Canvas, resize
-from medvlm.families._canvas import pad_to_square
+from medvlm.families._canvas import fit_in_tiles, pad_to_square
 from medvlm.families._tiny import CHATML, TEXT, TOWER, lay_over, make_tokenizer
 
 
 def find_canvas(made: Processed) -> Canvas:
     """A single picture keeps its shape in tiles, whose padding the model removes. One of several is padded to a
     square."""
-    from transformers.image_processing_utils import select_best_resolution
-
     images = made.processor.image_processor
     if made.pictures > 1:
         whole = pad_to_square(made.size)
         return whole.then(
             resize((int(whole.size[0]), int(whole.size[1])), (images.size["height"], images.size["width"]))
         )
-    (height, width), (high, wide) = made.size, select_best_resolution(made.size, images.image_grid_pinpoints)
-    scale = min(high / height, wide / width)
-    return resize(made.size, (min(high, max(1, round(height * scale))), min(wide, max(1, round(width * scale)))))
+    return fit_in_tiles(made.size, images.image_grid_pinpoints)
 
 
 def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from medvlm.core.families import Described, Family, Processed
-from medvlm.core.geometry import Canvas, resize
+from medvlm.core.families import Described, Family
+from medvlm.families._canvas import keep_shape
 from medvlm.families._tiny import TEXT, TOWER, lay_over, make_tokenizer
 
 TEMPLATE = (
@@ -13,11 +13,6 @@ TEMPLATE = (
     "{% if p['type'] == 'image' %}{{ '[IMG]' }}{% else %}{{ p['text'] }}{% endif %}{% endfor %}{{ '[/INST]' }}"
     "{% else %}{% for p in m['content'] %}{{ p['text'] }}{% endfor %}{{ eos_token }}{% endif %}{% endfor %}"
 )
-
-
-def find_canvas(made: Processed) -> Canvas:
-    height, width = made.tensors["image_sizes"][0].tolist()
-    return resize(made.size, (height, width))
 
 
 def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
@@ -38,6 +33,6 @@ FAMILY = Family(
     connectors=("multi_modal_projector",),
     language="language_model",
     codec="thousandths",
-    canvas=find_canvas,
+    canvas=keep_shape,
     tiny=make_tiny,
 )

@@ -53,6 +53,7 @@ FAMILY = Family(
     types="token_type_ids",
     first_position=1,
     reads_prompt_both_ways=True,
+    shares_rows=False,
     template=TEMPLATE,
     lay_out=lay_out,
     canvas=squash,

@@ -19,7 +19,8 @@ Draw = Callable[[int], Sequence[float]]
 class Answering(Protocol):
     """A model that continues prompts."""
 
-    image_token_id: int
+    barred_ids: Sequence[int]
+    """Tokens that stand for media. They are never generated."""
 
     @property
     def language(self) -> Any:
@@ -63,7 +64,7 @@ def generate(
     """
     rows = _pad_left(prompts)
     seen = (rows.docs_BT >= 0).long()
-    cache, remembered, attention = _make_cache(model, copies)
+    cache, remembered, attention = _make_cache(model, len(seen), copies)
     logits, places = model.prefill(rows, remembered)
     if copies > 1:
         cache.batch_repeat_interleave(copies)
@@ -74,7 +75,7 @@ def generate(
     ends = torch.tensor(list(end_ids), device=seen.device)
     with attention:
         for number in range(max_new_tokens):
-            logits = mask_image_token(logits, model.image_token_id)
+            logits = bar_words(logits, model.barred_ids)
             tokens = (
                 logits.argmax(-1)
                 if temperature == 0
@@ -94,9 +95,9 @@ def generate(
     return answers
 
 
-def mask_image_token(logits: torch.Tensor, image_token_id: int) -> torch.Tensor:
-    """Excludes the image placeholder from the distribution, because it must never be generated."""
-    return logits.index_fill(-1, torch.tensor([image_token_id], device=logits.device), -torch.inf)
+def bar_words(logits: torch.Tensor, barred_ids: Sequence[int]) -> torch.Tensor:
+    """Excludes words from the distribution: those that stand for media must never be generated."""
+    return logits.index_fill(-1, torch.tensor(list(barred_ids), dtype=torch.long, device=logits.device), -torch.inf)
 
 
 def find_end_ids(model: Answering, tokenizer: Any) -> list[int]:
@@ -115,16 +116,16 @@ def is_cut(ids: Sequence[int], max_new_tokens: int, end_ids: Sequence[int]) -> b
     return len(ids) >= max_new_tokens and ids[-1] not in end_ids
 
 
-def _make_cache(model: Answering, copies: int) -> tuple[Any, dict[str, Any], AbstractContextManager[None]]:
+def _make_cache(
+    model: Answering, rows: int, copies: int
+) -> tuple[Any, dict[str, Any], AbstractContextManager[None]]:
     """A cache that forward fills in place, the keyword arguments to pass it, and the context of the steps after that.
     The name of the argument changed in transformers 5.24."""
-    from transformers import DynamicCache
-
-    from medvlm.models.shared_cache import SharedCache, attending, can_share
+    from medvlm.models.shared_cache import RowCache, SharedCache, attending, can_share
 
     config = model.language.config
     is_shared = copies > 1 and can_share(model.decoder, config)
-    cache = SharedCache(config) if is_shared else DynamicCache(config=config)
+    cache = SharedCache(config) if is_shared else RowCache(config, rows)
     name = "cache" if "cache" in inspect.signature(model.cached.forward).parameters else "past_key_values"
     return cache, {name: cache, "use_cache": True}, attending(config) if is_shared else nullcontext()
 

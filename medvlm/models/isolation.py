@@ -17,16 +17,17 @@ TOLERANCE = 5e-5
 more."""
 
 
-def check_isolated(model: Any, stock: Any = None, types: str = "") -> None:
+def check_isolated(model: Any, stock: Any = None, types: str = "", shares_rows: bool = True) -> None:
     """Compares 16 tokens of a VLM, two texts in one row and the first with two continuations, with the stock model on
     each text.
 
-    stock: the transformers model to compare with, by default the language model. types: for a model that gets one text
-    per row, the argument that marks answer (1) and prompt (0); the 16 tokens are then one text.
+    stock: the transformers model to compare with, by default the language model. types: the argument
+    that marks answer (1) and prompt (0), for a model that reads its prompt in both directions. shares_rows: whether
+    texts may share a row; if not, the 16 tokens are one text.
     Also notes in `model.only_dense` whether other kernels than the dense attention can compute the model.
     Raises ShapeError if they differ: because of ALiBi, recurrent layers, or a head that changes logits in a way that
     `compute_logits` does not know."""
-    stock, shares_rows = stock or model.language, not types
+    stock = stock or model.language
     size = stock.get_input_embeddings().num_embeddings
     ids = list(islice((i for k in count() if (i := (7 * k + 5) % size) != model.image_token_id), 16))
     prefix, first, second, other = (ids[i : i + 4] for i in range(0, 16, 4))

@@ -8,7 +8,7 @@ Axes: B rows, T tokens, W width of the language model, V vocabulary, L trained t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -37,10 +37,11 @@ def build_native(
     weights: bool = True,
     dtype: str = "float32",
     quantize: Quantize | None = None,
+    barred_ids: Sequence[int] = (),
 ) -> NativeVLM:
     """pretrained: hub id or folder. blank: the processor's output for one picture. weights: False for random weights,
     to be overwritten later. dtype: of the weights that are read; `auto` keeps the stored one. quantize: of the language
-    model.
+    model. barred_ids: tokens that stand for media, in addition to the image placeholder.
 
     Raises RecipeError for a model that cannot be found or of an unknown family, ShapeError if shared rows change its
     outputs."""
@@ -85,10 +86,11 @@ def build_native(
             "model.pretrained: ready models need transformers 5.24 or newer, which accepts precomputed image features"
         )
     published.mark(stock, () if weights or is_on_meta() else stock.state_dict())
-    model = NativeVLM(stock, blank)
+    model = NativeVLM(stock, blank, barred_ids)
     first = next(model.parameters())
     if not first.is_meta and first.dtype == torch.float32:  # in lower precisions, rounding exceeds the tolerance
-        check_isolated(model, stock, model.family.types if model.family.reads_prompt_both_ways else "")
+        answers = model.family.types if model.family.reads_prompt_both_ways else ""
+        check_isolated(model, stock, answers, model.family.shares_rows)
     return model
 
 
@@ -109,7 +111,7 @@ class NativeVLM(nn.Module):
 
     stock: the family's ForConditionalGeneration. It is not registered as a module: its parts are, each once.
     blank: processor key -> tensor, for one small picture, so that a trained tower also runs in micro-batches without
-    media."""
+    media. barred_ids: tokens that stand for media, in addition to the image placeholder; they are never generated."""
 
     runs_all = False
     """Whether the tower runs without media too, as needed if ranks gather sharded weights from each other."""
@@ -118,7 +120,7 @@ class NativeVLM(nn.Module):
     only_dense = ""
     """Why no other kernel can, or ""."""
 
-    def __init__(self, stock: Any, blank: Mapping[str, torch.Tensor]):
+    def __init__(self, stock: Any, blank: Mapping[str, torch.Tensor], barred_ids: Sequence[int] = ()):
         super().__init__()
         self.family: Family = family_of(stock.config.model_type)
         self.__dict__["stock"] = stock
@@ -128,11 +130,16 @@ class NativeVLM(nn.Module):
         self._bare = [
             path for path in self.family.connectors if isinstance(getattr(stock.model, path, None), nn.Parameter)
         ]
+        kept = {path: part for path in self.family.unread if (part := getattr(stock.model, path, None)) is not None}
+        if kept:
+            self.unread = nn.ModuleDict(kept)
         self.language = ModuleGroup()
         self.language.add_module("model", stock.model.get_submodule(self.family.language))
         self.language.add_module("lm_head", stock.lm_head)
         self.language.config, self.language.generation_config = stock.config.get_text_config(), stock.generation_config
         self.image_token_id: int = stock.config.image_token_id
+        words = stock.get_input_embeddings().num_embeddings  # a tokenizer may have more
+        self.barred_ids = tuple(sorted({self.image_token_id, *(i for i in barred_ids if i < words)}))
         # Families write features in the precision of their first parameter among the embeddings of words, whose table
         # may be held in another one: frozen weights in bfloat16, trained ones in float32.
         stock.get_input_embeddings().register_forward_hook(lambda _, __, words: words.to(stock.dtype))

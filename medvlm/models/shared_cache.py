@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer, get_layer_types_and_kwargs
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, get_layer_types_and_kwargs
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -26,6 +26,21 @@ def can_share(decoder: Any, config: Any) -> bool:
     functions. Layers with a sliding window keep all here too; their mask hides what is too far."""
     types, _ = get_layer_types_and_kwargs(config.get_text_config())
     return set(types) <= {"full_attention", "sliding_attention"} and bool(decoder._can_set_attn_implementation())
+
+
+class RowCache(DynamicCache):
+    """Each answer has its own copy of the prompt. Also for layers with a state, which DynamicCache reorders but cannot
+    repeat. rows: prompts."""
+
+    def __init__(self, config: Any, rows: int):
+        super().__init__(config=config)
+        self.rows = rows
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self.batch_select_indices(torch.arange(self.rows).repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.reorder_cache(indices)
 
 
 class SharedCache(Cache):

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Outputs
+from medvlm.core.media_words import list_media_ids
 from medvlm.core.sample import Batch
 from medvlm.models.attention import make_mask
 from medvlm.models.deepstack import StackedConnector, find_layers, inject
@@ -38,6 +39,7 @@ def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_
         backbone,
         tokenizer.convert_tokens_to_ids(image_token),
         tuple(tokenizer.convert_tokens_to_ids(t) for t in kind.new_tokens(language)),
+        list_media_ids(tokenizer),
     )
     if not next(backbone.parameters()).is_meta:
         check_isolated(model)
@@ -46,8 +48,9 @@ def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_
 
 class VLM(nn.Module):
     """forward(batch) -> `logits_LV` of the trained tokens; forward(batch, read) -> what `read` makes of them, see
-    models/head.py. new_token_ids: tokens that the recipe adds to the language model. depth: number of its layers that
-    get tokens of `deepstack`."""
+    models/head.py. new_token_ids: tokens that the recipe adds to the language model. barred_ids: tokens that stand for
+    media, in addition to the image placeholder; they are never generated. depth: number of layers of the language model
+    that get tokens of `deepstack`."""
 
     runs_all = False
     """Whether towers without a medium run too, as needed if ranks gather sharded weights from each other."""
@@ -65,6 +68,7 @@ class VLM(nn.Module):
         language: nn.Module,
         image_token_id: int,
         new_token_ids: tuple[int, ...] = (),
+        barred_ids: tuple[int, ...] = (),
     ):
         super().__init__()
         self.new_token_ids = new_token_ids
@@ -73,6 +77,8 @@ class VLM(nn.Module):
         self.depth = max((each.depth for each in connectors.values() if isinstance(each, StackedConnector)), default=0)
         if self.depth:
             find_layers(language, self.depth)
+        words = language.get_input_embeddings().num_embeddings  # a tokenizer may have more
+        self.barred_ids = tuple(sorted({image_token_id, *(i for i in barred_ids if i < words)}))
 
     def forward(self, batch: Batch, read: Read | None = None) -> Outputs:
         embeds_BTW, deep = self._splice(batch)

@@ -48,7 +48,7 @@ class Ledger(TorchDispatchMode):
         self._owner: dict[int, tuple[str, int]] = {}
         from torch.utils.flop_counter import flop_registry
 
-        self._formulas = flop_registry
+        self._formulas = {**flop_registry, aten._grouped_mm: _count_grouped_flops}
 
     def start_section(self, name: str) -> None:
         """Records the following peak under another section. A section that is started again keeps its earlier peak."""
@@ -84,7 +84,7 @@ class Ledger(TorchDispatchMode):
             x, sizes, dim = (*args, 0)[:3]
             if sum(sizes) != x.shape[dim]:  # the sizes would be computed from pixels
                 args = _split_evenly(x, sizes, dim)
-        out = func(*args, **kwargs)
+        out = _multiply_groups(*args, **kwargs) if func is aten._grouped_mm.default else func(*args, **kwargs)
         if formula := self._formulas.get(func._overloadpacket):
             self.flops += formula(*args, **kwargs, out_val=out)
         for made in find_tensors((out,)):
@@ -210,6 +210,19 @@ class _Attend(torch.autograd.Function):
 def _count_attention_flops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> int:
     *batch, rows, width = query.shape
     return 2 * int(torch.Size(batch).numel()) * rows * key.shape[-2] * (width + value.shape[-1])
+
+
+def _multiply_groups(a: torch.Tensor, b: torch.Tensor, offs: torch.Tensor | None = None, *_: Any, **__: Any) -> Any:
+    """The result of a product of groups of rows (experts) on the meta device, where torch refuses float32. offs: where
+    groups end, along the axis that a 2D factor is divided in."""
+    groups = [len(offs)] if offs is not None and a.ndim == b.ndim == 2 else [len(a)] if a.ndim == b.ndim == 3 else []
+    return a.new_empty(*groups, a.shape[-2], b.shape[-1])
+
+
+def _count_grouped_flops(a: torch.Tensor, b: torch.Tensor, *_: Any, out_val: Any = None, **__: Any) -> int:
+    """Each row is multiplied with the weights of its own group only."""
+    groups = len(a) if a.ndim == b.ndim == 3 else 1
+    return 2 * groups * a.shape[-2] * a.shape[-1] * b.shape[-1]
 
 
 def find_tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from medvlm.core.contracts import Outputs
 from medvlm.core.sample import Batch, Question, Sample
-from medvlm.models.generate import find_end_ids, is_cut, mask_image_token
+from medvlm.models.generate import bar_words, find_end_ids, is_cut
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import entropy, log_probability
 from medvlm.rollouts._contract import Parts, Prompt
@@ -83,9 +83,9 @@ class Policy:
             return functional_call(self.model, began, (batch, self._read))["log_L"].cpu()
 
     def _read(self, logits_LV: torch.Tensor, targets_L: torch.Tensor) -> Outputs:
-        logits_LV = mask_image_token(logits_LV, self.model.image_token_id)
+        logits_LV = bar_words(logits_LV, self.model.barred_ids)
         return {"log_L": log_probability(logits_LV, targets_L, self.temperature)}
 
     def _read_with_entropy(self, logits_LV: torch.Tensor, targets_L: torch.Tensor) -> Outputs:
-        masked_LV = mask_image_token(logits_LV, self.model.image_token_id)
+        masked_LV = bar_words(logits_LV, self.model.barred_ids)
         return {**self._read(logits_LV, targets_L), "entropy_L": entropy(masked_LV, self.temperature)}

@@ -12,7 +12,7 @@ from torch import nn
 
 from medvlm.core.sample import Batch
 from medvlm.data.dialogue import TokenSequence
-from medvlm.models.generate import find_end_ids, generate, is_cut, mask_image_token
+from medvlm.models.generate import bar_words, find_end_ids, generate, is_cut
 from medvlm.models.vlm import VLM
 from tests.models.tiny import END_ID, IMAGE_ID, PAD_ID, WINDOWED, batch_of, document, language, spread, vlm
 
@@ -106,7 +106,7 @@ def test_drawn_tokens_have_the_frequencies_of_the_softmax_at_the_temperature() -
         draws=[uniform(0, copies, 2)],
     )
     with torch.no_grad():
-        logits = mask_image_token(model.language(inputs_embeds=model.embed(batch)).logits[0, -1:], IMAGE_ID)[0]
+        logits = bar_words(model.language(inputs_embeds=model.embed(batch)).logits[0, -1:], [IMAGE_ID])[0]
     first = (logits / temperature).softmax(-1)
     assert excess(Counter(a[0] for a in answers), first) < 4
     assert excess(Counter(a[0] for a in answers), logits.softmax(-1)) > 20, "the test cannot tell temperatures apart"
@@ -115,8 +115,8 @@ def test_drawn_tokens_have_the_frequencies_of_the_softmax_at_the_temperature() -
     common = Counter(a[0] for a in answers).most_common(1)[0][0]
     longer = TokenSequence(prompt.key, [*prompt.prefix, common], [], prompt.media)
     with torch.no_grad():
-        logits = mask_image_token(
-            model.language(inputs_embeds=model.embed(batch_of([longer], pack=False))).logits[0, -1:], IMAGE_ID
+        logits = bar_words(
+            model.language(inputs_embeds=model.embed(batch_of([longer], pack=False))).logits[0, -1:], [IMAGE_ID]
         )[0]
     assert excess(Counter(a[1] for a in answers if a[0] == common), (logits / temperature).softmax(-1)) < 4
 

@@ -48,7 +48,7 @@ def prepare(folder: Path) -> NativePrepare:
 
 @pytest.fixture(scope="module")
 def model(folder: Path, prepare: NativePrepare) -> NativeVLM:
-    return build_native(folder, prepare.processor.blank(), 0).eval()
+    return build_native(folder, prepare.processor.blank(), 0, barred_ids=prepare.processor.barred_ids).eval()
 
 
 def pictures(number: int, seed: int) -> list[np.ndarray]:
@@ -95,12 +95,12 @@ def by_transformers(
             [asked], tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True
         )
         trained = inputs["input_ids"].shape[1] - prompt["input_ids"].shape[1]
-    with torch.no_grad():
-        logits: torch.Tensor = model.stock(**inputs).logits[0, -trained - 1 : -1]
-    return logits
+    logits: torch.Tensor = model.stock(**inputs).logits[0, -trained - 1 :]
+    # The last one predicts nothing, or the token that ends an answer where the template writes none.
+    return logits if model.family.end else logits[:-1]
 
 
-def test_several_samples_of_several_images_and_answers_have_the_logits_that_each_has_alone(
+def test_several_samples_of_several_images_and_answers_have_the_logits_and_gradients_that_each_has_alone(
     model: NativeVLM, prepare: NativePrepare
 ) -> None:
     """0, 1 and 3 images, several answers to one prompt, samples that share rows: in one batch, whose images differ in
@@ -109,15 +109,25 @@ def test_several_samples_of_several_images_and_answers_have_the_logits_that_each
     shown = [pictures(n, seed) for seed, n in enumerate(counts)]
     documents = [document(prepare, images, ANSWERS[: 1 + n % 3], f"s{n}") for n, images in enumerate(shown)]
     batch = prepare.collate(documents, 0)
-    with torch.no_grad():
-        got = model(batch)["logits_LV"]
+    model.requires_grad_(True)
+    got = model(batch)["logits_LV"]
     expected = [
         by_transformers(model, prepare, images, a, answer)
         for n, images in enumerate(shown)
         for a, answer in enumerate(ANSWERS[: 1 + n % 3])
     ]
-    assert len(batch.ids_BT) < 6 or model.family.reads_prompt_both_ways, "answers to one prompt share its row"
+    assert (len(batch.ids_BT) < 6) == model.family.shares_rows, "answers to one prompt share its row, where they can"
     torch.testing.assert_close(got, torch.cat(expected), rtol=0, atol=2e-5)
+    probe = torch.randn(got.shape, generator=torch.Generator().manual_seed(0)) / len(got)
+    named = [(name, p) for name, p in model.named_parameters()]
+    both = [
+        torch.autograd.grad((logits * probe).sum(), [p for _, p in named], allow_unused=True)
+        for logits in (got, torch.cat(expected))
+    ]
+    for (name, _), mine, theirs in zip(named, *both, strict=True):
+        assert (mine is None) == (theirs is None), name
+        if mine is not None:
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5 * max(1.0, theirs.abs().max().item()), msg=name)
     assert int(batch.answers_L.max()) == len(expected) - 1
 
 
@@ -178,13 +188,30 @@ def test_greedy_answers_are_those_of_its_own_generate(model: NativeVLM, prepare:
         inputs.pop("labels", None)
         prompts[n].prefix[:] = inputs["input_ids"][0].tolist()
         out = model.stock.generate(
-            **inputs, max_new_tokens=6, do_sample=False, suppress_tokens=[model.image_token_id], eos_token_id=[1]
+            **inputs, max_new_tokens=6, do_sample=False, suppress_tokens=list(model.barred_ids), eos_token_id=[1]
         )
         expected.append(out[0, inputs["input_ids"].shape[1] :].tolist())
     got = generate(model, prepare.collate(prompts, 0, pack=False), max_new_tokens=6, end_ids=[1])
     assert got == expected
     copies = generate(model, prepare.collate(prompts, 0, pack=False), max_new_tokens=6, end_ids=[1], copies=2)
     assert copies == [a for answer in expected for a in (answer, answer)]
+
+
+def test_no_word_of_a_medium_is_written_even_if_it_is_the_likeliest(
+    model: NativeVLM, prepare: NativePrepare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barred, head = set(model.barred_ids), model.stock.lm_head.forward
+    rise_V = torch.zeros(model.stock.lm_head.out_features).index_fill(0, torch.tensor(sorted(barred)), 1e4)
+    monkeypatch.setattr(model.stock.lm_head, "forward", lambda hidden: head(hidden) + rise_V)
+    prompt = document(prepare, pictures(1, 5), ["left"], "s")
+    prompt.branches.clear()
+
+    def answer() -> set[int]:
+        return set(generate(model, prepare.collate([prompt], 0, pack=False), max_new_tokens=4, end_ids=[1])[0])
+
+    assert not answer() & barred
+    monkeypatch.setattr(model, "barred_ids", ())
+    assert answer() <= barred
 
 
 def test_token_ids_are_those_of_the_processor_for_conversations_of_several_turns(prepare: NativePrepare) -> None:
@@ -232,7 +259,8 @@ def test_token_ids_are_those_of_the_processor_for_conversations_of_several_turns
 
 def test_parts_have_the_names_that_composed_models_have_and_hold_every_parameter_once(model: NativeVLM) -> None:
     names = [n for n, _ in model.named_parameters()]
-    assert {group_of(n) for n in names} == {"encoders.image", "connectors.image", "language"}
+    kept = {"unread"} if model.family.unread else set()
+    assert {group_of(n) for n in names} == {"encoders.image", "connectors.image", "language", *kept}
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in model.stock.parameters())
     tower = model.stock.model.get_submodule(model.family.tower)
     outside = {id(p) for n, p in model.named_parameters() if not n.startswith("encoders.")}

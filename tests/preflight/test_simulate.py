@@ -245,3 +245,22 @@ def test_attention_of_torch_runs_in_mixed_precision_frozen_or_not(is_frozen: boo
         if is_frozen:
             model.attention.requires_grad_(False).eval()
         assert simulate_alone(model, "bf16-mixed").flops > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_token_costs_the_operations_of_its_own_experts_only(dtype: torch.dtype) -> None:
+    from transformers import AutoModelForImageTextToText
+
+    from medvlm.preflight.rehearsal.ready import make_config
+
+    config, _ = make_config("qwen3_vl_moe")
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype, trust_remote_code=False)
+    experts = model.model.language_model.layers[0].mlp.experts
+    tokens, width, inside, each = 64, 32, 16, config.text_config.num_experts_per_tok
+    hidden = torch.zeros(tokens, width, device="meta", dtype=dtype, requires_grad=True)
+    chosen = torch.zeros(tokens, each, dtype=torch.long, device="meta")
+    with ledger.Ledger(model) as seen:
+        experts(hidden, chosen, torch.zeros(tokens, each, device="meta", dtype=dtype)).sum().backward()
+    # Gate and up, and down; the backward pass has two products for each.
+    assert seen.flops == 3 * 2 * tokens * each * (width * 2 * inside + inside * width)

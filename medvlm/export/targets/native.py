@@ -139,7 +139,7 @@ def _make_golden(
             "question": question,
             "answer": said,
             "prompt": turn.prompt,
-            "ids": turn.prompt + turn.answer,
+            "ids": turn.prompt + turn.answer[: len(turn.answer) - bool(processor.family.end)],
         }
 
 

@@ -13,10 +13,14 @@ from medvlm.recipe.known import Known
 
 
 def save_tiny(family: str, folder: Path, seed: int = 0) -> Path:
-    """Saves a tiny model of the family. Its weights are large enough that its outputs are far from uniform."""
+    """Saves a tiny model of the family."""
+    return save_random(*make_config(family), folder, seed)
+
+
+def save_random(config: Any, processor: Any, folder: Path, seed: int = 0) -> Path:
+    """Saves a model with random weights, which are large enough that its outputs are far from uniform."""
     from transformers import AutoModelForImageTextToText
 
-    config, processor = make_config(family)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)

@@ -1,0 +1,26 @@
+"""Qwen3-VL with experts. Its published fine-tuning has no loss of the router, and neither has this one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medvlm.core.families import Described, Family
+from medvlm.families._qwen3_vl import DEEP, EXPERTS, TOWER, make_config
+from medvlm.families._qwen_vl import compute_positions, find_canvas
+
+
+def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
+    return make_config(real, "qwen3_vl_moe", {**TOWER, **DEEP}, EXPERTS)
+
+
+FAMILY = Family(
+    tower="visual",
+    connectors=("visual.merger", "visual.deepstack_merger_list"),
+    language="language_model",
+    codec="bbox_2d",
+    types="mm_token_type_ids",
+    position_axes=3,
+    positions=compute_positions,
+    canvas=find_canvas,
+    tiny=make_tiny,
+)
