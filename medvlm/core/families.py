@@ -89,6 +89,9 @@ class Family:
     """Plain positions [B, T], batch, config of the model -> positions [axes, B, T]; None: the plain positions."""
     sees_whole_pictures: bool = False
     """The tokens of a picture attend to each other in both directions."""
+    whole_in_windows: Callable[[Any], bool] | None = None
+    """Config of a model -> whether they do so only in layers with a sliding window, and within it; None: no model
+    does."""
     reads_prompt_both_ways: bool = False
     """The tokens of the prompt attend to each other in both directions (a prefix language model)."""
     shares_rows: bool = True

@@ -86,6 +86,7 @@ FAMILY = Family(
     unread=("audio_tower", "embed_audio"),
     codec="box_2d",
     types="mm_token_type_ids",
+    whole_in_windows=lambda config: config.text_config.use_bidirectional_attention == "vision",
     canvas=find_canvas,
     tiny=make_tiny,
 )

@@ -32,6 +32,7 @@ def make_mask(
     language: Any,
     kernels: Sequence[str] = ("dense",),
     blocks_BT: torch.Tensor | None = None,
+    blocks_in_windows: bool = False,
 ) -> Any:
     """What a language model gets as `attention_mask`.
 
@@ -42,7 +43,8 @@ def make_mask(
     additive [B, 1, T, T], or the usual [B, T] of ones and zeros when every row is one plain document; the others get
     Rows.
     blocks_BT: tokens with the same number >= 0 attend to each other in both directions; in plain rows of a dense mask,
-    the model itself does this.
+    the model itself does this. blocks_in_windows: they do so only in layers with a sliding window, and within it; for
+    `dense` alone.
     Raises RecipeError if no kernel can compute the batch."""
     docs, positions = batch.docs_BT, batch.positions_BT
     has_branches, has_several = torch.stack([batch.branches_BT.any(), docs.max() > 0]).tolist()
@@ -52,9 +54,12 @@ def make_mask(
         return (docs >= 0).long()
 
     def make(window: int | None) -> Any:
-        rule = make_rule(docs, branches, positions, blocks_BT, window)
+        rule = make_rule(docs, branches, positions, None if blocks_in_windows and window is None else blocks_BT, window)
         if kernel == "dense":
-            return _make_additive(evaluate(rule, docs), dtype)
+            allowed_BTT = evaluate(rule, docs)
+            if blocks_in_windows and window is not None:
+                allowed_BTT = allowed_BTT & (positions[:, :, None] - positions[:, None, :] < window)
+            return _make_additive(allowed_BTT, dtype)
         from medvlm.models.rows import Rows  # FlexAttention takes a second to import
 
         if kernel == "varlen":

@@ -215,14 +215,18 @@ class NativeVLM(nn.Module):
         include. kernels: by default those of the model."""
         is_image_BT = (batch.ids_BT == self.image_token_id) & (batch.docs_BT >= 0)
         inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "position_ids": self._compute_positions(batch)}
-        blocks_BT = _number_runs(is_image_BT) if self.family.sees_whole_pictures else None
+        in_windows = self.family.whole_in_windows is not None and self.family.whole_in_windows(self.stock.config)
+        blocks_BT = _number_runs(is_image_BT) if self.family.sees_whole_pictures or in_windows else None
         if self.family.reads_prompt_both_ways:
             inputs[self.family.types] = self._mark_answers(batch)
             blocks_BT = inputs[self.family.types].where(inputs[self.family.types] == 0, -1)
         elif self.family.types:
             inputs[self.family.types] = is_image_BT.long()
+        # Layers with a state read a mask of padding; the other kernels know no blocks that a window cuts.
+        only_dense = in_windows or not self.family.shares_rows
+        kernels = ("dense",) if only_dense else kernels or self.kernels
         inputs["attention_mask"] = make_mask(
-            batch, self.stock.dtype, self.language.config, kernels or self.kernels, blocks_BT
+            batch, self.stock.dtype, self.language.config, kernels, blocks_BT, in_windows
         )
         unused: torch.Tensor | float = 0.0
         if len(batch.feature_rows):

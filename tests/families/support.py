@@ -19,6 +19,7 @@ import torch
 from medvlm.core.config import kinds
 from medvlm.core.families import family_of
 from medvlm.preflight.rehearsal.ready import make_config
+from tests.families.variants import VARIANTS, make_variant
 
 PAGE = Path(__file__).parents[2] / "docs/families.md"
 BEGIN, END = "<!-- written by tests/families/support.py -->", "<!-- end -->"
@@ -33,7 +34,7 @@ MODELS = {
     "internvl": "InternVL 3 and 3.5 (`-HF`)",
     "lfm2_vl": "LFM2-VL, LFM2.5-VL",
     "lfm3_vl": "LFM3-VL",
-    "llava": "LLaVA 1.5, LLaVA-Med 1.5 in this layout, Pixtral-12B",
+    "llava": "LLaVA 1.5",
     "lighton_ocr": "LightOnOCR 1 and 2",
     "llava_next": "LLaVA-NeXT (1.6)",
     "llava_onevision": "LLaVA-OneVision",
@@ -49,6 +50,14 @@ MODELS = {
     "video_llama_3": "VideoLLaMA 3",
 }
 """Family -> published models."""
+TITLES = {
+    "internvl3_5": "InternVL 3.5",
+    "internvl3_5_moe": "InternVL 3.5 with experts",
+    "internvl3_5_gpt_oss": "InternVL 3.5 with GPT-OSS",
+    "mistral_small_4": "Mistral Small 4",
+    "glm46v_flash": "GLM-4.6V-Flash",
+    "gemma4_26b": "Gemma 4 with experts and whole pictures",
+}
 
 SPLIT = "does not take features that were computed before (`mm_encoder_outputs`)"
 SEQ2SEQ = "encoder and decoder"
@@ -158,6 +167,12 @@ def make_table() -> str:
         "| --- | --- | --- | --- | --- | --- |",
         *(_describe(name) for name in sorted(covered)),
         "",
+        "These models differ from the others of their family. Their logits, gradients and answers are compared too:",
+        "",
+        "| model | family | language model | layers beside attention |",
+        "| --- | --- | --- | --- |",
+        *(_describe_variant(name) for name in VARIANTS),
+        "",
         f"{len(left)} of transformers' {len(list_types())} types are not covered:",
         "",
         "| `model_type` | why |",
@@ -172,6 +187,12 @@ def _describe(name: str) -> str:
     rows = "several; answers share their prompt" if family.shares_rows else "one answer and its prompt"
     cells = (f"`{name}`", MODELS[name], rows, ", ".join(_list_layers(config)) or "none", f"`{family.codec}`")
     return f"| {' | '.join(cells)} | {_list_barred(config, processor)} |"
+
+
+def _describe_variant(name: str) -> str:
+    config, _ = make_variant(name)
+    layers = ", ".join(_list_layers(config)) or "none"
+    return f"| {TITLES[name]} | `{VARIANTS[name][0]}` | `{config.get_text_config().model_type}` | {layers} |"
 
 
 def _list_layers(config: Any) -> Iterator[str]:

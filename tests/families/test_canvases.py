@@ -16,6 +16,7 @@ from medvlm.core.sample import Box
 from medvlm.preflight.rehearsal.ready import make_config
 from medvlm.tasks._writing import Writing
 from medvlm.tasks.boxes import parse
+from tests.families.variants import mark_slow
 
 PLACED: list[tuple[tuple[int, int], Box]] = [
     ((61, 97), (20, 10, 60, 40)),
@@ -27,7 +28,7 @@ PLACED: list[tuple[tuple[int, int], Box]] = [
 GREY, BRIGHT = 60, 255
 
 
-@pytest.fixture(scope="module", params=kinds("families"))
+@pytest.fixture(scope="module", params=mark_slow(kinds("families")))
 def family(request: pytest.FixtureRequest) -> tuple[str, Any]:
     if request.param == "smolvlm":
         pytest.importorskip("num2words", reason="its processor needs num2words")

@@ -25,20 +25,24 @@ from medvlm.models.generate import find_end_ids, generate
 from medvlm.models.lora import attach, merge
 from medvlm.models.native import NativeVLM, build_native
 from medvlm.models.parts import group_of, set_trained
-from medvlm.preflight.rehearsal.ready import save_tiny
+from medvlm.preflight.rehearsal.ready import save_random, save_tiny
+from tests.families.variants import VARIANTS, make_variant, mark_slow
 
-FAST = ("qwen3_vl", "gemma3", "idefics3", "paligemma")
 SIZES = ((61, 97), (131, 64), (50, 50))
 ANSWERS = ("left", "the right lung", "2")
 
 
 @pytest.fixture(
-    scope="module", params=[f if f in FAST else pytest.param(f, marks=pytest.mark.slow) for f in kinds("families")]
+    scope="module",
+    params=mark_slow((*kinds("families"), *VARIANTS)),
 )
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if request.param == "smolvlm":
         pytest.importorskip("num2words", reason="its processor needs num2words")
-    return save_tiny(request.param, tmp_path_factory.mktemp(request.param))
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param in VARIANTS:
+        return save_random(*make_variant(request.param), folder)
+    return save_tiny(request.param, folder)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe import known
 from medvlm.recipe.load import find_shipped, load
 from tests import tiny_run
-from tests.models.test_native import FAST
+from tests.families.variants import mark_slow
 
 WHOLE = [path for path in sorted(find_shipped("recipes").rglob("*.yaml")) if path.parent.name != "base"]
 QUICK = ("ain", "bimedix2", "convirt", "med_mat", "medgemma_lora", "polyps")
@@ -144,9 +144,7 @@ def test_memory_alone_says_whether_it_fits_and_not_how_long_it_takes(
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-@pytest.mark.parametrize(
-    "family", [f if f in FAST else pytest.param(f, marks=pytest.mark.slow) for f in kinds("families")]
-)
+@pytest.mark.parametrize("family", mark_slow(kinds("families")))
 def test_a_folder_of_every_family_is_planned_whole(family: str, precision: str, tmp_path: Path) -> None:
     stages = [
         {**ADAPTED, "trains": ["connectors", "lora"]},

@@ -43,7 +43,13 @@ def save_config(found: Known, folder: Path) -> Path:
 
 def make_config(family: str, real: Known | None = None) -> tuple[Any, Any]:
     """Config and processor, at the sizes of `real` or at tiny sizes. Raises RecipeError for an unknown family."""
+    config, processor = family_of(family).tiny(real)
+    return build_config(family, config), processor
+
+
+def build_config(family: str, config: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
-    config, processor = family_of(family).tiny(real)
-    return AutoConfig.for_model(config.pop("model_type", family), **config), processor
+    return AutoConfig.for_model(
+        config.get("model_type", family), **{k: v for k, v in config.items() if k != "model_type"}
+    )
