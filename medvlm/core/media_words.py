@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 _MEDIUM = re.compile(
-    r"image|img|vision|video|audio|speech|thumbnail|tile_|\btile|pixel|frame|row_\d|col_\d|patch(?!_index)|^[be]o[iva]_",
+    r"image|img|vision|video|audio|speech|thumbnail|pixel|frame|row_\d|col_\d|patch(?!_index)"
+    r"|tile_|\btile|^[be]o[iva]_",
     re.IGNORECASE,
 )
 """In published tokenizers: <image_soft_token>, <|vision_start|>, [IMG_BREAK], <row_1_col_2>, <|tile_x_separator|>,
