@@ -31,6 +31,12 @@ CHATML = (
     " %}{% endfor %}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{"
     " '<|im_start|>assistant\n' }}{% endif %}"
 )
+VICUNA = (
+    "{% for m in messages %}{{ m['role'].upper() + ':' }}{% for p in m['content'] %}{% if p['type'] == 'image' %}{{ '"
+    " <image>\n' }}{% endif %}{% endfor %}{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ ' ' + p['text'] +"
+    " (eos_token if m['role'] == 'assistant' else ' ') }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt"
+    " %}{{ 'ASSISTANT:' }}{% endif %}"
+)
 
 
 def make_tokenizer(special: list[str], bos: str | None, eos: str, **named: str) -> Any:

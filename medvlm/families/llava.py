@@ -7,14 +7,7 @@ from typing import Any
 from medvlm.core.families import Described, Family, Processed
 from medvlm.core.geometry import Canvas, crop, resize
 from medvlm.families._canvas import keep_shape, pad_to_square
-from medvlm.families._tiny import TEXT, TOWER, lay_over, make_tokenizer
-
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'].upper() + ':' }}{% for p in m['content'] %}{% if p['type'] == 'image' %}{{ '"
-    " <image>\n' }}{% endif %}{% endfor %}{% for p in m['content'] %}{% if p['type'] == 'text' %}{{ ' ' + p['text'] +"
-    " (eos_token if m['role'] == 'assistant' else ' ') }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt"
-    " %}{{ 'ASSISTANT:' }}{% endif %}"
-)
+from medvlm.families._tiny import TEXT, TOWER, VICUNA, lay_over, make_tokenizer
 
 
 def find_canvas(made: Processed) -> Canvas:
@@ -51,7 +44,7 @@ def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
         words,
         patch_size=patch,
         vision_feature_select_strategy="default",
-        chat_template=TEMPLATE,
+        chat_template=VICUNA,
         num_additional_image_tokens=1,
     )
     tower = {"model_type": "clip_vision_model", **TOWER, "image_size": 32, "patch_size": 8}

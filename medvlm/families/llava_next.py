@@ -8,8 +8,7 @@ from medvlm.core.errors import RecipeError
 from medvlm.core.families import Described, Family, Processed
 from medvlm.core.geometry import Canvas
 from medvlm.families._canvas import fit_in_tiles
-from medvlm.families._tiny import TEXT, TOWER, lay_over, make_tokenizer
-from medvlm.families.llava import TEMPLATE
+from medvlm.families._tiny import TEXT, TOWER, VICUNA, lay_over, make_tokenizer
 
 GRID = [[32, 32], [32, 64], [64, 32], [64, 64], [32, 96], [96, 32]]
 
@@ -34,7 +33,7 @@ def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
         words,
         patch_size=8,
         vision_feature_select_strategy="default",
-        chat_template=TEMPLATE,
+        chat_template=VICUNA,
         num_additional_image_tokens=1,
     )
     tiny = {

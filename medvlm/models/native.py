@@ -50,7 +50,7 @@ def build_native(
     try:
         config = open_stock(AutoConfig, pretrained)
         family = family_of(config.model_type)
-        outside = [f"model.{path}" for path in (family.tower, *family.connectors)]
+        outside = [f"model.{path}" for path in (family.tower, *family.connectors, *family.unread)]
         if weights:
             packed = quantization_args("model.quantize", [*outside, "lm_head"]) if quantize else {}
             stock, loading = open_stock(
@@ -89,8 +89,7 @@ def build_native(
     model = NativeVLM(stock, blank, barred_ids)
     first = next(model.parameters())
     if not first.is_meta and first.dtype == torch.float32:  # in lower precisions, rounding exceeds the tolerance
-        answers = model.family.types if model.family.reads_prompt_both_ways else ""
-        check_isolated(model, stock, answers, model.family.shares_rows)
+        check_isolated(model, stock, family.types if family.reads_prompt_both_ways else "", family.shares_rows)
     return model
 
 
