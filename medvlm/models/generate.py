@@ -116,9 +116,7 @@ def is_cut(ids: Sequence[int], max_new_tokens: int, end_ids: Sequence[int]) -> b
     return len(ids) >= max_new_tokens and ids[-1] not in end_ids
 
 
-def _make_cache(
-    model: Answering, rows: int, copies: int
-) -> tuple[Any, dict[str, Any], AbstractContextManager[None]]:
+def _make_cache(model: Answering, rows: int, copies: int) -> tuple[Any, dict[str, Any], AbstractContextManager[None]]:
     """A cache that forward fills in place, the keyword arguments to pass it, and the context of the steps after that.
     The name of the argument changed in transformers 5.24."""
     from medvlm.models.shared_cache import RowCache, SharedCache, attending, can_share

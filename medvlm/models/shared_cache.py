@@ -23,8 +23,11 @@ NAME = "medvlm_answers"
 
 def can_share(decoder: Any, config: Any) -> bool:
     """Whether all layers of a language model keep keys and values of every token, and attend by transformers' attention
-    functions. Layers with a sliding window keep all here too; their mask hides what is too far."""
+    functions. Layers with a sliding window keep all here too; their mask hides what is too far. Latent attention
+    (kv_lora_rank: DeepSeek, Mistral 4) changes keys and values between the cache and these functions."""
     types, _ = get_layer_types_and_kwargs(config.get_text_config())
+    if getattr(config.get_text_config(), "kv_lora_rank", None):
+        return False
     return set(types) <= {"full_attention", "sliding_attention"} and bool(decoder._can_set_attn_implementation())
 
 
