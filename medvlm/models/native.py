@@ -81,16 +81,20 @@ def build_native(
                 f"model.pretrained: {pretrained}: {kind.replace('_', ' ')}: {', '.join(wrong[:5])} ({len(wrong)}); it"
                 f" is not a whole {type(stock).__name__}"
             )
-    if "mm_encoder_outputs" not in inspect.signature(stock.forward).parameters:
-        raise RecipeError(
-            "model.pretrained: ready models need transformers 5.24 or newer, which accepts precomputed image features"
-        )
+    _check_takes_features(stock)
     published.mark(stock, () if weights or is_on_meta() else stock.state_dict())
     model = NativeVLM(stock, blank, barred_ids)
     first = next(model.parameters())
     if not first.is_meta and first.dtype == torch.float32:  # in lower precisions, rounding exceeds the tolerance
         check_isolated(model, stock, family.types if family.reads_prompt_both_ways else "", family.shares_rows)
     return model
+
+
+def _check_takes_features(stock: Any) -> None:
+    if "mm_encoder_outputs" not in inspect.signature(stock.forward).parameters:
+        raise RecipeError(
+            "model.pretrained: ready models need transformers 5.24 or newer, which accepts precomputed image features"
+        )
 
 
 class ModuleGroup(nn.Module):
