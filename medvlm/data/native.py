@@ -41,7 +41,7 @@ class NativePrepare:
 
     @property
     def shares_rows(self) -> bool:
-        return not self.processor.family.reads_prompt_both_ways
+        return self.processor.family.shares_rows
 
     def takes(self, kind: str) -> bool:
         return True
