@@ -13,8 +13,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
-from medvlm.backbones._templates import TEMPLATES, refuse_template, try_template
 from medvlm.core.arguments import refuse_values
+from medvlm.core.chat_templates import CONTENT, TEMPLATES, flatten_parts, refuse_template, try_template
 from medvlm.core.contracts import Loaded, Quantize
 from medvlm.core.errors import RecipeError, ShapeError, did_you_mean
 from medvlm.core.quantize import quantization_args, quantize_on_meta, settle
@@ -46,18 +46,6 @@ RESERVED = (
 )
 """Tokens that model families reserve for images or leave unused, as patterns in order of preference. They already have
 an embedding row, so nothing is resized, and adapters and servers accept the model unchanged."""
-
-CONTENT = "'content': part.text"
-# Chat templates of text-only models expect a message's content as text, but processors pass a list of parts. This
-# prefix turns lists into text first, so one template serves training, evaluation and the exported model.
-FLATTEN = (
-    "{%- set flat = namespace(messages=[]) -%}{%- for m in messages -%}{%- set part = namespace(text='') -%}"
-    "{%- if m['content'] is string -%}{%- set part.text = m['content'] -%}{%- else -%}{%- for p in m['content'] -%}"
-    "{%- set part.text = part.text + ('IMAGE' if p['type'] == 'image' else p['text']) -%}{%- endfor -%}{%- endif -%}"
-    "{%- set flat.messages = flat.messages + [{'role': m['role'], "
-    + CONTENT
-    + "}] -%}{%- endfor -%}{%- set messages = flat.messages -%}"
-)
 
 
 class Config(Loaded):
@@ -151,8 +139,7 @@ def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
             " vicuna, or use an instruction-tuned model"
         )
     image = find_image_token(made.get_vocab()) or IMAGE
-    if not made.chat_template.startswith(FLATTEN.partition("IMAGE")[0]):
-        made.chat_template = FLATTEN.replace("IMAGE", image) + made.chat_template
+    made.chat_template = flatten_parts(made.chat_template, image)
     before, after = config.around_image
     if before or after:
         made.chat_template = made.chat_template.replace(

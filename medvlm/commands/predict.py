@@ -17,6 +17,7 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.protocols import Progress, ignore_progress
 from medvlm.core.sample import Question, Sample
 from medvlm.core.text import escape_lone_surrogates
+from medvlm.core.turns import list_asked, show_until, tell
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
 
@@ -153,12 +154,13 @@ def _predict(items: Sequence[Item], answerer: Any, decoder: Any, questions: Sequ
         except DataError as reason:
             rows.append({**base, "problem": str(reason)})
             continue
-        own = [*questions] or list(sample.questions)
+        own = [*questions] or list_asked(sample)
         for question in own if answerer is not None else ():
-            row = {**base, "template": question.template, "question": question.text}
+            row = {**base, "template": question.template, "question": tell(question)}
             rows.append(row)
             asked.append(row)
-            asks.append(Ask(sample, files, question, "media" if sample.media else "none"))
+            shown = show_until(sample, question)
+            asks.append(Ask(shown, files, question, "media" if shown.media else "none"))
     for row, answer in zip(asked, answerer.answer(asks) if asks else (), strict=True):
         row |= {"answer": str(answer), "is_cut": isinstance(answer, CutAnswer)}
     return rows

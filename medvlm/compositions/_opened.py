@@ -126,12 +126,15 @@ class AnsweringModel(AssembledModel):
     def _write(self, asks: Sequence[Ask]) -> list[Any]:
         """The prompts."""
         documents = []
-        perceived_once: dict[str, Seen] = {}  # questions about one sample share its pixels, so they are encoded once
+        perceived_once: dict[
+            tuple[str, int], Seen
+        ] = {}  # questions about one sample share its pixels, so they are encoded once
         for ask in asks:
             sample, files = ask.media_of or (ask.sample, ask.files)
-            if sample.key not in perceived_once:
-                perceived_once[sample.key] = self.prepare.see(sample, files)
-            seen = perceived_once[sample.key]
+            shown = sample.key, len(sample.media)
+            if shown not in perceived_once:
+                perceived_once[shown] = self.prepare.see(sample, files)
+            seen = perceived_once[shown]
             shows = ["media"] if ask.shows == "media" else []
             turn = self.prepare.turn(ask.sample, ask.question, seen, shows, answered=False)
             documents.append(join_turns(ask.sample.key, [turn], seen.media if shows else []))

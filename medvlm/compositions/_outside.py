@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas, resize
 from medvlm.core.sample import Medium, Truth
 from medvlm.core.tasks import find_task
+from medvlm.core.turns import write_messages
 from medvlm.data.prepare import place_truth
 from medvlm.data.views import Views, make_pictures
 from medvlm.io.images import decode, encode_png
@@ -52,10 +54,22 @@ class OutsideModel(Opened):
         return resize((height, width), (height, width))
 
 
-def list_pictures(ask: Ask) -> list[Any]:
-    """The pictures that an ask shows, as PIL images."""
+def write_chat(ask: Ask, make_part: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages of an ask, with the turns before it. make_part: a PIL image -> the part of a message that shows
+    it."""
     sample, files = ask.media_of or (ask.sample, ask.files)
-    return [p for m in sample.media for p in show(m, files[m.member])] if ask.shows == "media" else []
+    own = [show(m, files[m.member]) for m in sample.media] if ask.shows == "media" else []
+    messages, shown = write_messages(ask.question, own)
+    waiting = iter(shown)
+    return [
+        {
+            "role": message.role,
+            "content": [
+                make_part(next(waiting)) if part is None else {"type": "text", "text": part} for part in message.parts
+            ],
+        }
+        for message in messages
+    ]
 
 
 def show(medium: Medium, stored: Any) -> list[Any]:

@@ -11,10 +11,11 @@ import torch
 from torch.nn.functional import normalize
 
 from medvlm.compositions._opened import Opened, describe_computing
-from medvlm.compositions._outside import OutsideModel, list_pictures, show
+from medvlm.compositions._outside import OutsideModel, show, write_chat
 from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
+from medvlm.core.turns import write_messages
 from medvlm.core.weights import open_stock
 from medvlm.data.dialogue import fill_template
 from medvlm.models.generate import is_cut, list_end_ids
@@ -54,16 +55,15 @@ class StockAnswering(OutsideModel):
         return [self._answer(ask) for ask in asks]
 
     def _answer(self, ask: Ask) -> str:
-        pictures = [{"type": "image", "image": picture} for picture in list_pictures(ask)]
-        content = [*pictures, {"type": "text", "text": ask.question.text}]
-        return _continue(self.model, self.processor, self.processor.tokenizer, content, self.max_new_tokens)
+        messages = write_chat(ask, lambda picture: {"type": "image", "image": picture})
+        return _continue(self.model, self.processor, self.processor.tokenizer, messages, self.max_new_tokens)
 
 
-def _continue(model: Any, speaker: Any, tokenizer: Any, content: Any, max_new_tokens: int) -> str:
-    """The greedy answer to a message of the user. speaker: what has the chat template."""
+def _continue(model: Any, speaker: Any, tokenizer: Any, messages: list[Any], max_new_tokens: int) -> str:
+    """The greedy answer to messages that end with the user's. speaker: what has the chat template."""
     inputs = fill_template(
         speaker,
-        [{"role": "user", "content": content}],
+        messages,
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,
@@ -115,7 +115,8 @@ class StockLanguage(Opened):
 
     def _answer(self, ask: Ask) -> str:
         assert ask.shows == "none", "a language model sees no images"
-        return _continue(self.model, self.tokenizer, self.tokenizer, ask.question.text, self.max_new_tokens)
+        messages = [{"role": m.role, "content": m.text} for m in write_messages(ask.question, [])[0]]
+        return _continue(self.model, self.tokenizer, self.tokenizer, messages, self.max_new_tokens)
 
 
 class StockTower(Opened):

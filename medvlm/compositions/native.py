@@ -51,7 +51,7 @@ def prepare(recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
     """Saves the processor and the config of the model in `folder`, so that the run can be opened without the original
     files."""
     model = recipe.model
-    processor = Processor.of_run(model.pretrained, model.processor, folder)
+    processor = Processor.of_run(model.pretrained, model.processor, folder, model.template, model.system)
     path = make_native_prepare(processor, model.views, model.boxes.codec, model.boxes.scale)
     return Assembly(model, recipe.seed, processor.tokenizer, path)
 
@@ -89,7 +89,7 @@ def open_as_is(model: Any, device: str) -> ReadyModel | None:
     """The same, with the processor, views and boxes of a recipe. model: its section `model`."""
     if not _is_known(model.pretrained):
         return None
-    processor = Processor(model.pretrained, model.processor)
+    processor = Processor(model.pretrained, model.processor, model.template, model.system)
     return _open_known(model.pretrained, device, processor, model.views, Writing(model.boxes.codec, model.boxes.scale))
 
 

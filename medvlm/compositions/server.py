@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from medvlm.compositions._outside import OutsideModel, list_pictures
+from medvlm.compositions._outside import OutsideModel, write_chat
 from medvlm.core.ask import Ask, CutAnswer
 from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.errors import RecipeError
@@ -116,10 +116,9 @@ class ServedModel(OutsideModel):
             return pool.map(self._answer, asks, chunksize=1)
 
     def _answer(self, ask: Ask) -> str:
-        content = [{"type": "image_url", "image_url": {"url": _encode(picture)}} for picture in list_pictures(ask)]
         request = {
             "model": self.name,
-            "messages": [{"role": "user", "content": [*content, {"type": "text", "text": ask.question.text}]}],
+            "messages": write_chat(ask, lambda picture: {"type": "image_url", "image_url": {"url": _encode(picture)}}),
             "max_tokens": self.max_new_tokens,
             "temperature": 0,
         }

@@ -19,6 +19,7 @@ from medvlm.compositions._composed import (
 )
 from medvlm.compositions._opened import AnsweringModel
 from medvlm.core.ask import Files
+from medvlm.core.chat_templates import add_system
 from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.config import Slot, component
 from medvlm.core.errors import CheckpointError
@@ -53,6 +54,8 @@ def reason(model: Any) -> str | None:
 
 def prepare(recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
     tokenizer = load_tokenizer(recipe, folder, train)
+    if recipe.model.system:
+        add_system(tokenizer, recipe.model.system)
     path = make_data_path(recipe.model, Dialogue(tokenizer, tokenizer.image_token))
     return Assembly(recipe.model, recipe.seed, tokenizer, path)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, Self, TypedDict
 from medvlm.core.config import component, is_available
 from medvlm.core.errors import DataError
 from medvlm.core.stored import require_fields, require_type
+from medvlm.core.text import MEDIUM
 
 if TYPE_CHECKING:
     import numpy as np
@@ -153,19 +154,44 @@ def _freeze(value: Any) -> Any:
 @dataclass(frozen=True)
 class Question:
     """template: groups questions that ask the same thing (`side`, `count:RBC`). The majority baseline is per
-    template. steps: what leads to the answer, in order: name of a step (`modality`) -> its text; {} if unknown. around:
-    text that a model is to write before and after the answer; set by what trains it, never stored."""
+    template. steps: what leads to the answer, in order: name of a step (`modality`) -> its text; {} if unknown. turn:
+    number in a dialogue, from 1, see core/turns.py; 0 for a question by itself. system: the instruction above it, or
+    above the dialogue that it begins. weight: of its answer in a loss; 0 keeps it out.
+    around: text that a model is to write before and after the answer; before: the turns before it. Both are set by what
+    asks it, and never stored."""
 
     text: str
     truth: Truth
     template: str
     steps: dict[str, str] = field(default_factory=dict, hash=False)
+    turn: int = 0
+    system: str = ""
+    weight: float = 1.0
     around: tuple[str, str] = ("", "")
+    before: tuple[Question, ...] = ()
 
     @property
     def texts(self) -> tuple[str, ...]:
         """What a tokenizer should know."""
-        return self.text, self.truth.answer, *self.steps.values()
+        return (
+            self.text.replace(MEDIUM, " "),
+            self.truth.answer,
+            *self.steps.values(),
+            *([self.system] if self.system else []),
+        )
+
+    def to_json(self) -> QuestionRecord:
+        """Fields that most questions lack are left out where they say nothing."""
+        record: QuestionRecord = {"text": self.text, "truth": self.truth.to_json(), "template": self.template}
+        if self.steps:
+            record["steps"] = self.steps
+        if self.turn:
+            record["turn"] = self.turn
+        if self.system:
+            record["system"] = self.system
+        if self.weight != 1:
+            record["weight"] = self.weight
+        return record
 
 
 class MediumRecord(TypedDict):
@@ -185,6 +211,9 @@ class QuestionRecord(TypedDict):
     truth: dict[str, Any]
     template: str
     steps: NotRequired[dict[str, str]]
+    turn: NotRequired[int]
+    system: NotRequired[str]
+    weight: NotRequired[float]
 
 
 class SampleRecord(TypedDict):
@@ -221,16 +250,7 @@ class Sample:
     groups: dict[str, str] = field(default_factory=dict, hash=False)
 
     def to_json(self) -> dict[str, Any]:
-        questions = [
-            {
-                "text": q.text,
-                "truth": q.truth.to_json(),
-                "template": q.template,
-                **({"steps": q.steps} if q.steps else {}),
-            }
-            for q in self.questions
-        ]
-        record = {**asdict(replace(self, questions=())), "questions": questions}
+        record = {**asdict(replace(self, questions=())), "questions": [q.to_json() for q in self.questions]}
         return record if self.groups else {name: value for name, value in record.items() if name != "groups"}
 
     @staticmethod
@@ -248,11 +268,15 @@ class Sample:
             )
             for m in record.get("media", ())
         )
-        questions = tuple(
-            Question(q["text"], truth_from_json(q["truth"]), q["template"], q.get("steps", {}))
-            for q in record.get("questions", ())
-        )
+        questions = tuple(_read_question(q) for q in record.get("questions", ()))
         return Sample(**{**record, "media": media, "questions": questions})
+
+
+def _read_question(record: QuestionRecord) -> Question:
+    if record.get("weight", 1) < 0:
+        raise ValueError("the weight of an answer is negative")
+    stored = {name: value for name, value in record.items() if name in QuestionRecord.__annotations__}
+    return Question(**{**stored, "truth": truth_from_json(record["truth"])})  # type: ignore[arg-type]
 
 
 @dataclass
@@ -269,6 +293,7 @@ class Batch:
     media: encoder name -> pixels, float32 [N, C, H, W] or [N, C, D, H, W].
     feature_rows: int64 [number of image placeholders in ids_BT, row-major]: the index of the image token to insert,
     among the image tokens of all encoders stacked in the order of `media`.
+    weights_L: of each trained token in the loss; None if all weigh the same.
     keys: of the samples, for messages. sources: of each answer, for logs per source.
     """
 
@@ -281,6 +306,7 @@ class Batch:
     answers_L: torch.Tensor
     feature_rows: torch.Tensor
     media: dict[str, torch.Tensor] = field(default_factory=dict)
+    weights_L: torch.Tensor | None = None
     keys: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
 

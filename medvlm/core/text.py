@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+MEDIUM = "\ufdd2"
+"""Stands for a medium in the text of a question, see core/turns.py. Unicode assigns it to no letter, ever."""
+
 
 def count_common_prefix(sequences: list[list[int]]) -> int:
     """The number of leading items that all sequences share."""

@@ -16,7 +16,7 @@ from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
 from medvlm.core.tasks import find_task
 from medvlm.data.dialogue import Dialogue, TokenSequence, Turn, join_turns
 from medvlm.data.estimate import BlankTransform, EstimatedDialogue, make_blank_labels
-from medvlm.data.prepare import Prepare, Seen, ask, place_truth
+from medvlm.data.prepare import Prepare, Seen, ask, place_truth, weigh_answers
 from medvlm.data.rows import collate
 from medvlm.data.steps import place_mask
 from medvlm.data.transforms import MediaTransform, show_input
@@ -66,7 +66,7 @@ class ComposedPrepare:
         scale: always 1, since encoders have a fixed size. Raises DataError for more radiographs than fit the input."""
         assert scale == 1.0, scale
         media: list[tuple[str, Any]] = []
-        canvas, stacks = None, dict[str, list[Any]]()
+        canvas, stacks, groups = None, dict[str, list[Any]](), list[int]()
         for number, medium in enumerate(sample.media):
             if medium.kind not in self.routes:
                 raise DataError(
@@ -76,6 +76,7 @@ class ComposedPrepare:
             name = self.routes[medium.kind]
             pixels, drawn_on = self.transforms[name](files[medium.member], medium.member, medium)
             canvas = drawn_on if number == 0 else canvas
+            groups.append(0 if name in stacks else 1)
             if self.preprocess[name].stack > 1:
                 if name not in stacks:
                     media.append((name, None))
@@ -85,6 +86,7 @@ class ComposedPrepare:
         return Seen(
             [(name, self._stack(name, stacks[name], sample) if pixels is None else pixels) for name, pixels in media],
             canvas,
+            groups,
         )
 
     def _stack(self, name: str, films: list[Any], sample: Sample) -> Any:
@@ -137,15 +139,15 @@ class ComposedPrepare:
     def turn(self, sample: Sample, question: Question, seen: Seen, shows: Sequence[str], answered: bool) -> Turn:
         if self.dialogue is None:
             raise DataError("this model has no language model, so it cannot answer questions")
-        images = [self.image_tokens[name] for name, _ in seen.media]
-        answer = self.truth(question, seen.canvas).answer if answered else None
-        return ask(self.dialogue, sample, question, images, shows, answer)
+        pictures = [self.image_tokens[name] for name, _ in seen.media]
+        return ask(self, self.dialogue, sample, question, seen, pictures, shows, answered)
 
     def document(
         self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True
     ) -> TokenSequence:
         turns = [self.turn(sample, question, seen, shows, answered) for question in questions]
-        return join_turns(sample.key, turns, seen.media if "media" in shows else [])
+        media = seen.media if "media" in shows else []
+        return join_turns(sample.key, turns, media, weigh_answers(questions) if answered else ())
 
     def num_image_tokens(self, seen: Seen) -> int:
         return sum(self.image_tokens[name] for name, _ in seen.media)

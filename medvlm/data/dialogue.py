@@ -2,68 +2,146 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from medvlm.core.errors import DataError, RecipeError, shorten
 from medvlm.core.text import count_common_prefix
+from medvlm.core.turns import Message
 from medvlm.data.control_words import shield, tokenize
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One question: its prompt ids, and the ids of its answer with the template's end token ([] = to be generated)."""
+    """What is asked: prompt ids, and the ids of the answer with the template's end token ([] = to be generated).
+    earlier: where the answers of earlier turns stand in the prompt, from start to end."""
 
     prompt: list[int]
     answer: list[int]
+    earlier: tuple[tuple[int, int], ...] = ()
+
+
+class Conversation:
+    """What composed and ready models share: turns as token ids, by the chat template.
+
+    tokenizer: of transformers."""
+
+    tokenizer: Any
+    media_words: frozenset[str]
+
+    def turn(self, text: str, pictures: Sequence[Any], answer: str | None) -> Turn:
+        """One question by itself. pictures: what stands for each; they come before the text. answer: None if it is to
+        be generated."""
+        asked = Message("user", (*[None] * len(pictures), text))
+        return self.converse((asked,) if answer is None else (asked, Message("assistant", (answer,))), pictures)
+
+    def converse(self, messages: Sequence[Message], pictures: Sequence[Any]) -> Turn:
+        """messages: up to a question, or up to its answer. pictures: what stands for each picture, in order.
+
+        Raises DataError if the template changes what was said as the dialogue goes on, RecipeError if it leaves out the
+        system prompt."""
+        shielded = tuple(
+            Message(m.role, tuple(part and shield(part, self.tokenizer, self.media_words) for part in m.parts))
+            for m in messages
+        )
+        return self._converse(shielded, tuple(pictures))
+
+    def _converse(self, messages: tuple[Message, ...], pictures: tuple[Any, ...]) -> Turn:
+        answered = messages[-1].role == "assistant"
+        asked = messages[:-1] if answered else messages
+        text = self.write(asked, ask=True)
+        if asked[0].role == "system" and asked[0].text.strip() not in text:
+            raise RecipeError(
+                "the chat template of the model leaves out the system prompt; give the recipe a `template` that writes"
+                " it, or remove it"
+            )
+        prompt = self.read(text, pictures)
+        earlier = tuple(
+            (len(begun), len(ended))
+            for begin, end in self._find_answers(asked, text)
+            for begun, ended in [[self.read(text[:at], pictures) for at in (begin, end)]]
+            if _require_start(prompt, begun) and _require_start(prompt, ended)
+        )
+        if not answered:
+            return Turn(prompt, [], earlier)
+        whole = self.read(self.write(messages, ask=False), pictures)
+        _require_start(whole, prompt)
+        return Turn(prompt, whole[len(prompt) :], earlier)
+
+    def _find_answers(self, asked: tuple[Message, ...], text: str) -> Iterator[tuple[int, int]]:
+        """Where the earlier answers stand in the text of a prompt, each with what the template ends it with."""
+        for number, message in enumerate(asked):
+            if message.role != "assistant":
+                continue
+            begun, said = self.write(asked[:number], ask=True), message.text.strip()
+            alone = self.write(asked[: number + 1], ask=False)
+            begin, at = len(begun), text.find(said, len(begun))
+            if not text.startswith(begun) or at < 0 or said not in alone:
+                raise DataError(CHANGES)
+            end, closing = at + len(said), alone[alone.rindex(said) + len(said) :]
+            yield begin, end + count_common_prefix([[*map(ord, closing)], [*map(ord, text[end:])]])
+
+    def write(self, messages: tuple[Message, ...], ask: bool) -> str:
+        """The text of a conversation, with a placeholder for each picture. ask: whether to add the template's opening
+        of an answer."""
+        raise NotImplementedError
+
+    def read(self, text: str, pictures: tuple[Any, ...]) -> list[int]:
+        """The ids of a text, or of the beginning of one, in which each placeholder becomes what stands for its
+        picture."""
+        raise NotImplementedError
+
+
+CHANGES = (
+    "the chat template changes the prompt when an answer follows, so labels would be misplaced; use another chat"
+    " template"
+)
+
+
+def _require_start(whole: list[int], start: list[int]) -> bool:
+    if whole[: len(start)] != start:
+        raise DataError(CHANGES)
+    return True
 
 
 @dataclass(frozen=True)
-class Dialogue:
+class Dialogue(Conversation):
     """tokenizer: of transformers, with a chat template. image_token: occurs once per image in the text, and is repeated
-    for each image token before tokenizing, as in LlavaProcessor."""
+    for each image token before tokenizing, as in LlavaProcessor. What stands for a picture is its number of tokens."""
 
     tokenizer: Any
     image_token: str
 
     def __post_init__(self) -> None:
         # The same questions recur, and rendering a template holds the GIL for a tenth of a millisecond.
-        object.__setattr__(self, "_ids", lru_cache(maxsize=8192)(self._ids))
+        object.__setattr__(self, "_converse", lru_cache(maxsize=8192)(self._converse))
 
-    def turn(self, text: str, image_tokens: Sequence[int], answer: str | None) -> Turn:
-        """image_tokens: number of tokens of each medium, in order; the media come before the text.
+    @property
+    def media_words(self) -> frozenset[str]:  # type: ignore[override]
+        return frozenset({self.image_token})
 
-        Raises DataError if the template changes the prompt when an answer follows."""
-        marks = frozenset({self.image_token})
-        text, answer = shield(text, self.tokenizer, marks), answer and shield(answer, self.tokenizer, marks)
-        asked, counts = self.image_token * len(image_tokens) + text, tuple(image_tokens)
-        prompt = self._ids(asked, None, counts)
-        if answer is None:
-            return Turn(list(prompt), [])
-        whole = self._ids(asked, answer, counts)
-        if whole[: len(prompt)] != prompt:
-            raise DataError(
-                "the chat template changes the prompt when an answer follows, so labels would be misplaced; use another"
-                " chat template"
-            )
-        return Turn(list(prompt), list(whole[len(prompt) :]))
+    def write(self, messages: tuple[Message, ...], ask: bool) -> str:
+        spoken = [
+            {"role": m.role, "content": "".join(self.image_token if part is None else part for part in m.parts)}
+            for m in messages
+        ]
+        text: str = fill_template(self.tokenizer, spoken, tokenize=False, add_generation_prompt=ask)
+        expected, kept = sum(m.parts.count(None) for m in messages), text.count(self.image_token)
+        if kept != expected:
+            raise DataError(f"the chat template kept {kept} of {expected} image placeholders")
+        return text
 
-    def _ids(self, asked: str, answer: str | None, image_tokens: tuple[int, ...]) -> tuple[int, ...]:
-        messages = [{"role": "user", "content": asked}] + (
-            [] if answer is None else [{"role": "assistant", "content": answer}]
-        )
-        text: str = fill_template(self.tokenizer, messages, tokenize=False, add_generation_prompt=answer is None)
+    def read(self, text: str, pictures: tuple[int, ...]) -> list[int]:
         before, *after = text.split(self.image_token)
-        if len(after) != len(image_tokens):
-            raise DataError(f"the chat template kept {len(after)} of {len(image_tokens)} image placeholders")
-        expanded = before + "".join(self.image_token * n + part for n, part in zip(image_tokens, after, strict=True))
-        found = tuple(tokenize(expanded, self.tokenizer, add_special_tokens=False))
-        if (number := found.count(self.tokenizer.convert_tokens_to_ids(self.image_token))) != sum(image_tokens):
+        own = pictures[: len(after)]
+        expanded = before + "".join(self.image_token * n + part for n, part in zip(own, after, strict=True))
+        found = tokenize(expanded, self.tokenizer, add_special_tokens=False)
+        if (number := found.count(self.tokenizer.convert_tokens_to_ids(self.image_token))) != sum(own):
             raise DataError(
-                f"the tokenizer made {number} image tokens, expected {sum(image_tokens)}; {self.image_token} must be a"
-                " single token of its vocabulary"
+                f"the tokenizer made {number} image tokens, expected {sum(own)}; {self.image_token} must be a single"
+                " token of its vocabulary"
             )
         return found
 
@@ -80,13 +158,19 @@ def fill_template(speaker: Any, messages: list[Any], **options: Any) -> Any:
         ) from None
 
 
+Span = tuple[int, int, float]
+"""Start, end, weight."""
+
+
 @dataclass(frozen=True)
 class TokenSequence:
     """One document for the language model: a shared prefix, and the continuations (branches) that follow it.
 
-    branches: (ids, number of leading ids without a loss). media: (encoder, pixels) in the order of the placeholders.
-    source: the recipe's name of the data set, for statistics by source. scale: of the sides of its images, below 1 if
-    they were scaled down to fit. row: which of the rank's rows of the step it is in, if rows were planned."""
+    branches: (ids, number of leading ids without a loss). answers: for each branch, the spans of its ids that are
+    trained instead, each with its weight in the loss; [] if those after the leading ids are one answer of weight 1.
+    media: (encoder, pixels) in the order of the placeholders. source: the recipe's name of the data set, for statistics
+    by source. scale: of the sides of its images, below 1 if they were scaled down to fit. row: which of the rank's rows
+    of the step it is in, if rows were planned."""
 
     key: str
     prefix: list[int]
@@ -95,13 +179,28 @@ class TokenSequence:
     source: str = ""
     scale: float = 1.0
     row: int | None = None
+    answers: list[list[Span]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(ids) for ids, _ in self.branches)
 
 
-def join_turns(key: str, turns: Sequence[Turn], media: list[tuple[str, Any]]) -> TokenSequence:
-    """Turns about the same media as one sequence: the common start of their prompts is its prefix."""
+def join_turns(
+    key: str, turns: Sequence[Turn], media: list[tuple[str, Any]], weights: Sequence[Sequence[float]] = ()
+) -> TokenSequence:
+    """Turns about the same media as one sequence: the common start of their prompts is its prefix. A dialogue is a
+    sequence by itself, whose prefix is its first question.
+
+    weights: of the answers of each turn, earlier ones first; by default only the last counts."""
+    if any(turn.earlier for turn in turns) and weights:
+        (turn,), (each,) = turns, weights
+        ids, spans = turn.prompt + turn.answer, [*turn.earlier, (len(turn.prompt), len(turn.prompt + turn.answer))]
+        first = spans[0][0]
+        trained = [(start - first, end - first, weight) for (start, end), weight in zip(spans, each, strict=True)]
+        return TokenSequence(key, ids[:first], [(ids[first:], 0)], media, answers=[trained])
     shared = count_common_prefix([t.prompt for t in turns])
     branches = [(t.prompt[shared:] + t.answer, len(t.prompt) - shared) for t in turns]
-    return TokenSequence(key, turns[0].prompt[:shared], branches, media)
+    answers: list[list[Span]] = []
+    if any(weight != 1 for each in weights for weight in each):
+        answers = [[(skipped, len(ids), each[-1])] for (ids, skipped), each in zip(branches, weights, strict=True)]
+    return TokenSequence(key, turns[0].prompt[:shared], branches, media, answers=answers)

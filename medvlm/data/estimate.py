@@ -15,6 +15,7 @@ from medvlm.core.contracts import Preprocess
 from medvlm.core.decoder_config import DecoderConfig
 from medvlm.core.geometry import Canvas, resize
 from medvlm.core.sample import Medium, Sample
+from medvlm.core.turns import Message
 from medvlm.data.dialogue import Turn
 from medvlm.data.processor import Processor
 
@@ -59,10 +60,8 @@ class EstimatedDialogue:
 
     image_id: int
 
-    def turn(self, text: str, image_tokens: Sequence[int], answer: str | None) -> Turn:
-        around = [3] * TEMPLATE_TOKENS
-        prompt = [*around, *[self.image_id] * sum(image_tokens), *[4] * round(len(text) / CHARS_PER_TOKEN), *around]
-        return Turn(prompt, [] if answer is None else [5] * (1 + round(len(answer) / CHARS_PER_TOKEN)))
+    def converse(self, messages: Sequence[Message], pictures: Sequence[int]) -> Turn:
+        return _estimate(messages, [[self.image_id] * count for count in pictures], 4)
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,34 @@ class EstimatedNativeDialogue:
 
     processor: Processor
 
-    def turn(self, text: str, image_tokens: Sequence[str], answer: str | None) -> Turn:
+    def converse(self, messages: Sequence[Message], pictures: Sequence[str]) -> Turn:
         tokenizer = self.processor.tokenizer
-        images = tokenizer("".join(image_tokens), add_special_tokens=False).input_ids if image_tokens else []
-        word = len(tokenizer) - 1  # the special tokens come first
-        length = round(len(text) / CHARS_PER_TOKEN + TEMPLATE_TOKENS)
-        prompt = [*[word] * TEMPLATE_TOKENS, *images, *[word] * length]
-        return Turn(prompt, [] if answer is None else [word] * (1 + round(len(answer) / CHARS_PER_TOKEN)))
+        images = [tokenizer(text, add_special_tokens=False).input_ids for text in pictures]
+        return _estimate(messages, images, len(tokenizer) - 1)  # the special tokens come first
+
+
+def _estimate(messages: Sequence[Message], pictures: Sequence[list[int]], word: int) -> Turn:
+    """pictures: the ids of each. word: the id of every other token."""
+    waiting, around = iter(pictures), [word] * TEMPLATE_TOKENS
+    ids, spans = list[int](), []
+    for message in messages:
+        start = len(ids)
+        if message.role == "assistant":
+            ids += [word, *_fill(message.text, word)]
+            spans.append((start, len(ids)))
+            continue
+        ids += around
+        for part in message.parts:
+            ids += next(waiting) if part is None else _fill(part, word)
+        ids += around if message.role == "user" else []
+    if messages[-1].role != "assistant":
+        return Turn(ids, [], tuple(spans))
+    start = spans.pop()[0]
+    return Turn(ids[:start], ids[start:], tuple(spans))
+
+
+def _fill(text: str, word: int) -> list[int]:
+    return [word] * round(len(text) / CHARS_PER_TOKEN)
 
 
 @dataclass(frozen=True)

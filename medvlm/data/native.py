@@ -15,7 +15,7 @@ from medvlm.core.geometry import Canvas, resize
 from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
 from medvlm.data.dialogue import TokenSequence, Turn, join_turns
 from medvlm.data.estimate import EstimatedNativeDialogue, draw_ramps
-from medvlm.data.prepare import Prepare, Seen, ask, place_truth
+from medvlm.data.prepare import Prepare, Seen, ask, place_truth, weigh_answers
 from medvlm.data.processor import NativeDialogue, Pictures, Processor
 from medvlm.data.rows import Stacked, collate
 from medvlm.data.views import Views, is_flat, make_pictures
@@ -68,15 +68,14 @@ class NativePrepare:
                 Processed(self.processor.stock, size, made.tensors, made.expansions[0], len(images))
             )
             canvas = whole if size == stored else resize(stored, size).then(whole)
-        return Seen([(IMAGE, made)], canvas)
+        return Seen([(IMAGE, made)], canvas, [len(several) for several in shown])
 
     def truth(self, question: Question, canvas: Canvas | None) -> Truth:
         return place_truth(question, canvas, self.boxes)
 
     def turn(self, sample: Sample, question: Question, seen: Seen, shows: Sequence[str], answered: bool) -> Turn:
-        images = [text for _, shown in seen.media for text in shown.expansions]
-        answer = self.truth(question, seen.canvas).answer if answered else None
-        return ask(self.dialogue, sample, question, images, shows, answer)
+        pictures = [text for _, shown in seen.media for text in shown.expansions]
+        return ask(self, self.dialogue, sample, question, seen, pictures, shows, answered)
 
     def document(
         self, sample: Sample, questions: Sequence[Question], seen: Seen, shows: Sequence[str], answered: bool = True
@@ -84,7 +83,8 @@ class NativePrepare:
         """Raises DataError if the number of image tokens in the text differs from the number of features, which would
         put features at wrong positions."""
         turns = [self.turn(sample, question, seen, shows, answered) for question in questions]
-        made = join_turns(sample.key, turns, seen.media if "media" in shows else [])
+        media = seen.media if "media" in shows else []
+        made = join_turns(sample.key, turns, media, weigh_answers(questions) if answered else ())
         features = sum(count for _, shown in made.media for count in shown.counts)
         for branch in [ids for ids, _ in made.branches] or [[]]:
             tokens = (made.prefix + branch).count(self.processor.config.image_token_id)

@@ -4,13 +4,14 @@ through the chat template. ComposedPrepare is for models built from encoders, Na
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Batch, Question, Sample, Truth
 from medvlm.core.tasks import find_task
+from medvlm.core.turns import Message, has_places, list_asked, list_dialogues, list_turns, write_messages
 from medvlm.data.dialogue import TokenSequence, Turn
 from medvlm.data.order import draw
 from medvlm.tasks._writing import Writing
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Seen:
     """A sample's media as the model perceives them. canvas: of medium 0; None without media, or if boxes cannot be
-    placed on it."""
+    placed on it. groups: for each medium of the sample, the number of pictures that it is shown as."""
 
     media: list[tuple[str, Any]]
     canvas: Canvas | None
+    groups: Sequence[int] = ()
 
 
 class Prepare(Protocol):
@@ -85,27 +87,33 @@ class Prepare(Protocol):
 
 
 class Phrases(Protocol):
-    """Formats a question with a chat template."""
+    """Formats a dialogue with a chat template."""
 
-    def turn(self, text: str, image_tokens: Sequence[Any], answer: str | None) -> Turn:
-        """image_tokens: the placeholder of each image. answer: None if it is to be generated."""
+    def converse(self, messages: Sequence[Message], pictures: Sequence[Any]) -> Turn:
+        """messages: up to a question, or up to its answer. pictures: what stands for each picture, in order."""
 
 
 def ask(
-    dialogue: Phrases,
-    sample: Sample,
-    question: Question,
-    images: Sequence[Any],
-    shows: Sequence[str],
-    answer: str | None,
-) -> Turn:
-    """One question about a sample, with its report and images if `shows` names them. answer: without what stands around
-    it; None if it is to be generated."""
-    text = f"{sample.report}\n{question.text}" if "report" in shows else question.text
-    if answer is not None:
-        before, after = question.around
-        answer = f"{before}{answer}{after}"
-    return dialogue.turn(text, images if "media" in shows else [], answer)
+    prepare: Prepare, dialogue: Phrases, sample: Sample, question: Question, seen: Seen, pictures: Sequence[Any],
+    shows: Sequence[str], answered: bool,
+) -> Turn:  # fmt: skip
+    """A question about a sample, after the turns before it, with the report and the pictures if `shows` names them.
+    pictures: what stands for each picture of `seen`."""
+    waiting = iter(pictures)
+    own = [[next(waiting) for _ in range(count)] for count in seen.groups] if "media" in shows else []
+    report = sample.report if "report" in shows else ""
+    messages, shown = write_messages(
+        question, own, lambda turn: prepare.truth(turn, seen.canvas).answer, report, answered
+    )
+    return dialogue.converse(messages, shown)
+
+
+def weigh_answers(questions: Sequence[Question]) -> list[list[float]]:
+    """The weights of the answers of each dialogue. Raises DataError if nothing is trained."""
+    weights = [[turn.weight for turn in list_turns(question)] for question in questions]
+    if not any(weight for each in weights for weight in each):
+        raise DataError(f"{questions[0].template}: no answer of the dialogue is trained, by the weights of its data")
+    return weights
 
 
 def place_truth(question: Question, canvas: Canvas | None, boxes: Writing) -> Truth:
@@ -117,8 +125,32 @@ def place_truth(question: Question, canvas: Canvas | None, boxes: Writing) -> Tr
 
 
 def choose(sample: Sample, tasks: Sequence[str], count: int, epoch: int, *key: int | str) -> list[Question]:
-    """`count` questions of these tasks (all tasks if empty). Consecutive epochs go through all of them in turn."""
-    asked = [q for q in sample.questions if not tasks or q.truth.task in tasks]
+    """`count` questions of these tasks (all tasks if empty), each with the turns before it. Consecutive epochs go
+    through all of them in turn."""
+    asked = [q for q in list_asked(sample) if not tasks or q.truth.task in tasks]
+    return _take_turns(sample, asked, tasks, count, epoch, *key)
+
+
+def choose_dialogues(sample: Sample, tasks: Sequence[str], count: int, epoch: int, *key: int | str) -> list[Question]:
+    """The same for training: whole dialogues, of which a model reads one at a time, up to the last turn of these tasks.
+    Turns of other tasks have the weight 0."""
+    found = []
+    for question in list_dialogues(sample):
+        turns = [
+            turn if not tasks or turn.truth.task in tasks else replace(turn, weight=0.0)
+            for turn in list_turns(question)
+        ]
+        while turns and not turns[-1].weight:
+            turns.pop()
+        if turns:
+            found.append(replace(turns[-1], before=tuple(turns[:-1])))
+    chosen = _take_turns(sample, found, tasks, count, epoch, *key)
+    return chosen[:1] if has_places(chosen[0]) else [q for q in chosen if not has_places(q)]
+
+
+def _take_turns(
+    sample: Sample, asked: Sequence[Question], tasks: Sequence[str], count: int, epoch: int, *key: int | str
+) -> list[Question]:
     if not asked:
         raise DataError(f"{sample.source}/{sample.key}: has no question of {', '.join(tasks) or 'any task'}")
     order = draw(*key, sample.key).permutation(len(asked))

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from medvlm.core.chat_templates import TEMPLATES, add_system, flatten_parts
 from medvlm.core.errors import DataError, RecipeError, did_you_mean, list_some
 from medvlm.core.families import Family, family_of
 from medvlm.core.media_words import list_media_ids, names_medium
+from medvlm.core.turns import Message
 from medvlm.core.weights import open_stock
-from medvlm.data.control_words import shield, tokenize
-from medvlm.data.dialogue import Turn, fill_template
+from medvlm.data.control_words import tokenize
+from medvlm.data.dialogue import Conversation, Turn, fill_template
 
 TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "text_replacement_offsets")
 """Outputs of a processor other than pixels."""
@@ -38,11 +40,14 @@ class Pictures:
 class Processor:
     """A transformers processor (`stock`) with the model's config.
 
-    settings: of its image processor, e.g. {size: {shortest_edge: 65536, longest_edge: 1048576}}.
+    settings: of its image processor, e.g. {size: {shortest_edge: 65536, longest_edge: 1048576}}. template: in place of
+    its own chat template. system: a system prompt to add to it.
     Raises RecipeError if the processor cannot be loaded, has no chat template, or has no such setting.
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any] | None = None):
+    def __init__(
+        self, folder: str | Path, settings: Mapping[str, Any] | None = None, template: str = "", system: str = ""
+    ):
         from transformers import AutoConfig, AutoProcessor
 
         try:
@@ -55,13 +60,19 @@ class Processor:
                 f"model.pretrained: {folder}: no processor ({first[:200]}); log in to the hub if the model is gated, or"
                 " give the path of a folder"
             ) from None
-        if self.family.template and not self.stock.chat_template:
+        if template:
+            self.stock.chat_template = flatten_parts(TEMPLATES.get(template, template), self.stock.image_token)
+        elif self.family.template and not self.stock.chat_template:
             self.stock.chat_template = self.family.template
         if not self.stock.chat_template:
             raise RecipeError(
-                f"model.pretrained: the processor of {folder} has no chat template; use an instruction-tuned model, or"
-                " add chat_template.jinja to its folder"
+                f"model.pretrained: the processor of {folder} has no chat template; give it one with model.template, or"
+                " use an instruction-tuned model"
             )
+        if system and self.family.reads_prompt_both_ways:
+            raise RecipeError(f"model.system: {self.config.model_type} takes no system prompt; remove it")
+        if system:
+            add_system(self.stock, system)
         fixed = {
             **getattr(type(self.stock), "images_kwargs", {}),
             **getattr(self.stock.valid_processor_kwargs, "_defaults", {}).get("images_kwargs", {}),
@@ -91,10 +102,12 @@ class Processor:
         self.barred_ids = list_media_ids(self.tokenizer, {self.soft, self.stock.image_token, *of_media})
 
     @classmethod
-    def of_run(cls, pretrained: str, settings: Mapping[str, Any], folder: Path) -> Processor:
+    def of_run(
+        cls, pretrained: str, settings: Mapping[str, Any], folder: Path, template: str = "", system: str = ""
+    ) -> Processor:
         """The processor in `folder`. If there is none, the pretrained one is saved there first."""
         if not (folder / "config.json").is_file():
-            made = cls(pretrained, settings)
+            made = cls(pretrained, settings, template, system)
             made.save(folder)
         return cls(folder)
 
@@ -124,54 +137,51 @@ class Processor:
         """The tensors of one small black picture."""
         return self.look([np.zeros((32, 32, 3), np.uint8)]).tensors
 
-    def ids(self, messages: Sequence[Mapping[str, Any]], expansions: Sequence[str], ask: bool) -> list[int]:
-        """Token ids of a conversation, equal to those of the processor's apply_chat_template. messages: with {"type":
-        "image"} for each picture.
 
-        ask: whether to add the template's opening of an answer. Raises DataError if the template changes the number of
-        pictures."""
-        text: str = fill_template(self.stock, list(messages), tokenize=False, add_generation_prompt=ask)
-        before, *after = text.split(self.stock.image_token)
-        if len(after) != len(expansions):
-            raise DataError(f"the chat template kept {len(after)} of {len(expansions)} image placeholders")
-        bos = self.tokenizer.bos_token
-        if self.family.lay_out:
-            before, after = self.family.lay_out(before, after, bos)
-        plain = bool(bos) and text.startswith(bos)  # the template already writes the first token
-        whole = before + "".join(expansion + part for expansion, part in zip(expansions, after, strict=True))
-        return tokenize(whole, self.tokenizer, add_special_tokens=not plain)
-
-
-class NativeDialogue:
-    """Makes turns with the processor's chat template. Each image is replaced by the text that the processor expands it
-    to."""
+class NativeDialogue(Conversation):
+    """Makes turns with the processor's chat template, with the ids of its apply_chat_template. What stands for a
+    picture is the text that the processor expands it to."""
 
     def __init__(self, processor: Processor):
         self.processor, self.tokenizer = processor, processor.tokenizer
-        self._turn = lru_cache(maxsize=512)(self._make_turn)
+        self.media_words = processor.media_words
+        self._converse = lru_cache(maxsize=512)(self._converse)  # type: ignore[method-assign]
 
-    def turn(self, text: str, image_tokens: Sequence[Any], answer: str | None) -> Turn:
-        """image_tokens: the expansion of each picture, in order; the pictures come before the text.
-
-        Raises DataError if the template changes the prompt when an answer follows."""
-        marks = self.processor.media_words
-        text, answer = shield(text, self.tokenizer, marks), answer and shield(answer, self.tokenizer, marks)
-        return self._turn(text, tuple(image_tokens), answer)
-
-    def _make_turn(self, text: str, expansions: tuple[str, ...], answer: str | None) -> Turn:
-        asked = {"role": "user", "content": [*({"type": "image"} for _ in expansions), {"type": "text", "text": text}]}
-        prompt = self.processor.ids([asked], expansions, ask=True)
-        if answer is None:
-            return Turn(prompt, [])
-        if self.processor.family.reads_prompt_both_ways:
-            return Turn(prompt, tokenize(answer + self.tokenizer.eos_token, self.tokenizer, add_special_tokens=False))
-        whole = self.processor.ids(
-            [asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}], expansions, ask=False
-        )
-        if whole[: len(prompt)] != prompt:
-            raise DataError(
-                "the chat template changes the prompt when an answer follows, so labels would be misplaced; use another"
-                " chat template"
+    def _converse(self, messages: tuple[Message, ...], pictures: tuple[str, ...]) -> Turn:  # type: ignore[no-redef]
+        if not self.processor.family.reads_prompt_both_ways:
+            turn, end = super()._converse(messages, pictures), self.processor.family.end
+            ends = [self.tokenizer.convert_tokens_to_ids(end)] if end and turn.answer else []
+            return replace(turn, answer=turn.answer + ends)
+        asked, *answers = messages
+        if asked.role == "system" or len(answers) > 1:
+            raise RecipeError(
+                "this family reads its prompt in both directions, so it takes one question at a time and no system"
+                " prompt; leave dialogues and system prompts out of its data"
             )
-        ends = [self.tokenizer.convert_tokens_to_ids(end)] if (end := self.processor.family.end) else []
-        return Turn(prompt, whole[len(prompt) :] + ends)
+        prompt = self.read(self.write((asked,), ask=True), pictures)
+        ended = [answer.text + self.tokenizer.eos_token for answer in answers]
+        return Turn(prompt, tokenize("".join(ended), self.tokenizer, add_special_tokens=False))
+
+    def write(self, messages: tuple[Message, ...], ask: bool) -> str:
+        """Raises DataError if the template changes the number of pictures."""
+        spoken = [
+            {
+                "role": m.role,
+                "content": [{"type": "image"} if p is None else {"type": "text", "text": p} for p in m.parts],
+            }
+            for m in messages
+        ]
+        text: str = fill_template(self.processor.stock, spoken, tokenize=False, add_generation_prompt=ask)
+        kept, expected = text.count(self.processor.stock.image_token), sum(m.parts.count(None) for m in messages)
+        if kept != expected:
+            raise DataError(f"the chat template kept {kept} of {expected} image placeholders")
+        return text
+
+    def read(self, text: str, pictures: tuple[str, ...]) -> list[int]:
+        before, *after = text.split(self.processor.stock.image_token)
+        bos, lay_out = self.tokenizer.bos_token, self.processor.family.lay_out
+        if lay_out:
+            before, after = lay_out(before, after, bos)
+        plain = bool(bos) and text.startswith(bos)  # the template already writes the first token
+        whole = before + "".join(each + part for each, part in zip(pictures[: len(after)], after, strict=True))
+        return tokenize(whole, self.tokenizer, add_special_tokens=not plain)

@@ -32,7 +32,7 @@ def collate(
     width = max(sum(len(documents[d]) for d in row) for row in rows)
     ids = torch.full((len(rows), width), pad_id)
     positions, docs, branches = torch.zeros_like(ids), torch.full_like(ids, -1), torch.zeros_like(ids)
-    targets: list[tuple[int, list[int], list[int]]] = []
+    targets: list[tuple[int, list[int], list[int], float]] = []  # answers: document, ids, places of the tokens before
     placeholders: list[tuple[int, int]] = []  # (document, flat place of its first token), in row-major order
     for r, row in enumerate(rows):
         at = 0
@@ -51,8 +51,10 @@ def collate(
                 positions[r, at:end] = torch.arange(len(branch)) + len(document.prefix)
                 if len(document.branches) > 1:
                     branches[r, at:end] = b + 1
-                parents = [r * width + (before if i == 0 else at + i - 1) for i in range(untrained, len(branch))]
-                targets.append((d, branch[untrained:], parents))
+                for start, stop, weight in document.answers[b] if document.answers else [(untrained, len(branch), 1.0)]:
+                    parents = [r * width + (before if i == 0 else at + i - 1) for i in range(start, stop)]
+                    if weight:
+                        targets.append((d, branch[start:stop], parents, weight))
                 at = end
     targets.sort(key=lambda t: t[0])  # stable: branches stay in order
     media, features_of = stack(documents) if stack else _stack_media(documents, image_tokens)
@@ -61,14 +63,21 @@ def collate(
         positions_BT=positions,
         docs_BT=docs,
         branches_BT=branches,
-        targets_L=torch.tensor([i for _, tokens, _ in targets for i in tokens], dtype=torch.long),
-        from_L=torch.tensor([p for _, _, parents in targets for p in parents], dtype=torch.long),
-        answers_L=torch.tensor([a for a, (_, tokens, _) in enumerate(targets) for _ in tokens], dtype=torch.long),
+        targets_L=torch.tensor([i for _, tokens, *_ in targets for i in tokens], dtype=torch.long),
+        from_L=torch.tensor([p for _, _, parents, _ in targets for p in parents], dtype=torch.long),
+        answers_L=torch.tensor([a for a, (_, tokens, *_) in enumerate(targets) for _ in tokens], dtype=torch.long),
         feature_rows=torch.tensor([r for d, _ in placeholders for r in features_of[d]], dtype=torch.long),
         media=media,
+        weights_L=_list_weights(targets),
         keys=tuple(d.key for d in documents),
-        sources=tuple(documents[d].source for d, _, _ in targets),
+        sources=tuple(documents[d].source for d, *_ in targets),
     )
+
+
+def _list_weights(answers: Sequence[tuple[int, list[int], list[int], float]]) -> torch.Tensor | None:
+    if all(weight == 1 for *_, weight in answers):
+        return None
+    return torch.tensor([weight for _, tokens, _, weight in answers for _ in tokens], dtype=torch.float32)
 
 
 def assign_rows(documents: Sequence[TokenSequence], pack: bool = True, width: int = 0) -> list[list[int]]:

@@ -206,8 +206,8 @@ def _check_columns(index: Index) -> None:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the index records of a sample. kinds: the kinds of its media, each once. tasks: task -> number of questions.
-    groups: name -> value, to balance sampling or hold samples out by."""
+    """What the index records of a sample. kinds: the kinds of its media, each once. tasks: task -> number of questions
+    that are asked. groups: name -> value, to balance sampling or hold samples out by."""
 
     key: str
     split: str
@@ -230,7 +230,7 @@ def facts_of(sample: Sample) -> Facts:
 
 
 def count_tasks(questions: Iterable[Question]) -> dict[str, int]:
-    return dict(Counter(question.truth.task for question in questions))
+    return dict(Counter(question.truth.task for question in questions if question.weight))
 
 
 class IndexBuilder:

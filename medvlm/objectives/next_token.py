@@ -21,6 +21,13 @@ def answer_losses(losses_L: torch.Tensor, answers_L: torch.Tensor) -> torch.Tens
     return losses_L / tokens_of[answers_L]
 
 
+def sum_answer_weights(answers_L: torch.Tensor, weights_L: torch.Tensor | None) -> float:
+    """The sum of the weights of all answers, which are those of their tokens; their number if weights_L is None."""
+    if weights_L is None:
+        return len(answers_L.unique())
+    return float(answer_losses(weights_L.double(), answers_L).sum())
+
+
 def read_losses(logits_LV: torch.Tensor, targets_L: torch.Tensor) -> dict[str, torch.Tensor]:
     """`losses_L`, and `is_right_L`: whether the target is the most probable token."""
     return {"losses_L": token_losses(logits_LV, targets_L), "is_right_L": logits_LV.detach().argmax(-1) == targets_L}

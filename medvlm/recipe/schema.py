@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medvlm.core.chat_templates import refuse_template
 from medvlm.core.config import Config, Slot, did_you_mean, kinds
 from medvlm.core.contracts import Quantize
 from medvlm.core.engine_config import EngineConfig
@@ -46,6 +47,12 @@ class Model(Config):
     processor: dict[str, Any] = {}
     """Settings of a pretrained model's image processor, by their names there, e.g. {size: {shortest_edge: 65536,
     longest_edge: 1048576}}."""
+    template: str = Field("", exclude_if=lambda template: not template)
+    """The chat template of a pretrained model, in place of its own or where it has none: `vicuna`, `llama2`, `plain`,
+    or Jinja. Other models have `language.template`."""
+    system: str = Field("", exclude_if=lambda system: not system)
+    """The system prompt of every conversation that has none of its own: in training, in evaluation, in chat, and in the
+    chat template of the exported model."""
     quantize: Quantize | None = Field(None, exclude_if=lambda quantize: quantize is None)
     """Loads the language model of a pretrained model in 4 bits (QLoRA, arXiv 2305.14314): a quarter of the memory of 16
     bits, for stages that train adapters of it. The run needs the pretrained model whenever it is opened. Exports hold
@@ -66,6 +73,13 @@ class Model(Config):
     )
     """The kind of model, needed for one of a plugin; by default the one that fits the parts."""
 
+    @field_validator("template")
+    @classmethod
+    def _template_is_known(cls, template: str) -> str:
+        if reason := refuse_template(template):
+            raise ValueError(reason)
+        return template
+
     @model_validator(mode="after")
     def _ready_or_composed(self) -> Model:
         if self.pretrained and (self.encoders or self.language is not None):
@@ -75,6 +89,10 @@ class Model(Config):
                 "is empty; give `encoders` (and `language`), or a pretrained model, e.g. pretrained:"
                 " Qwen/Qwen3-VL-8B-Instruct"
             )
+        if self.template and not self.pretrained:
+            raise ValueError("`template` is of a pretrained model (`pretrained`); otherwise use language.template")
+        if self.system and not self.pretrained and self.language is None:
+            raise ValueError("`system` needs a language model; add `language`, or remove it")
         for name in ("processor", "views"):
             if getattr(self, name) and not self.pretrained:
                 raise ValueError(f"`{name}` needs a pretrained model (`pretrained`); an encoder has `preprocess`")

@@ -6,6 +6,7 @@ from medvlm.core.config import is_available
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Box, Medium, Question, Sample, Truth
 from medvlm.core.tasks import Drawing, find_task
+from medvlm.core.turns import tell
 from medvlm.io.masks import decode_mask
 from medvlm.report.display import make_png
 from medvlm.report.images import DrawnBox, Layer, draw_picture
@@ -103,7 +104,7 @@ def _make_question(question: Question) -> Html:
     folded = drawing.summary and len(drawing.boxes or ()) > MANY
     answer = tag("details", tag("summary", drawing.summary), tag("p", written)) if folded else written
     rest = tag("span", f" \N{EM DASH} {drawing.aside}", class_="muted") if drawing.aside else None
-    head = tag("p", tag("span", question.template, class_="muted verdicts"), tag("strong", question.text), class_="q")
+    head = tag("p", tag("span", question.template, class_="muted verdicts"), tag("strong", tell(question)), class_="q")
     steps = [
         tag("li", tag("span", f"{name}: ", class_="muted"), tag("bdi", text)) for name, text in question.steps.items()
     ]

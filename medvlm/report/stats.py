@@ -10,6 +10,7 @@ from medvlm.archive.audit.receipt import AUDIT, audits_of
 from medvlm.core.config import is_available
 from medvlm.core.sample import Sample, Truth
 from medvlm.core.tasks import find_task
+from medvlm.core.turns import tell
 from medvlm.io.opening import open_shards
 from medvlm.io.shards import ShardSet
 from medvlm.report import numbers
@@ -127,7 +128,7 @@ def _make_texts_section(samples: Sequence[Sample], splits: Sequence[str], said: 
     import numpy as np
 
     texts = {
-        "questions": lambda s: [q.text for q in s.questions],
+        "questions": lambda s: [tell(q) for q in s.questions],
         "free answers": lambda s: [q.truth.answer for q in s.questions if _is_free_text(q.truth)],
         "reports": lambda s: [s.report] if s.report else [],
     }

@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from medvlm.core.contracts import Outputs
 from medvlm.core.sample import Batch, Question, Sample
+from medvlm.core.turns import tell
 from medvlm.models.generate import bar_words, find_end_ids, is_cut
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import entropy, log_probability
@@ -45,7 +46,7 @@ class Policy:
         seen = prepare.see(sample, files)
         document = prepare.document(sample, [question], seen, ["media"], answered=False)
         truth = prepare.truth(question, seen.canvas)
-        return Prompt(sample.key, document, question.text, sample, files, truth, position)
+        return Prompt(sample.key, document, tell(question), sample, files, truth, position)
 
     def collate(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[Sequence[int]]]) -> Batch:
         """A batch of prompts with their answers, all of which are trained, in order. Answers to one prompt share it."""

@@ -17,6 +17,7 @@ from medvlm.core.needs import Needs, Toy
 from medvlm.core.sample import Batch, Sample
 from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import TextTask
+from medvlm.core.turns import show_until
 from medvlm.data.prepare import choose
 from medvlm.objectives.policy import advantages, clip_ratio, divergence
 from medvlm.rewards._compose import Composer
@@ -122,7 +123,7 @@ class Grpo(Base):
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Prompt:
         (question,) = choose(sample, self.config.tasks, 1, epoch, self.setup.seed, self.config.name)
-        return self.policy.make_prompt(sample, files, question, position)
+        return self.policy.make_prompt(show_until(sample, question), files, question, position)
 
     def count_tokens(self, item: Prompt) -> int:
         return len(item.document)

@@ -16,13 +16,14 @@ from medvlm.core.needs import Needs, Toy
 from medvlm.core.sample import Batch, Sample
 from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import TextTask, find_task, list_text_tasks
+from medvlm.core.turns import show_until
 from medvlm.data.budget import Overlong, TooLong, partition, shrink_to_fit
 from medvlm.data.dealing import Dealer, Dealt, Rows, fill_rows, find_load
 from medvlm.data.dialogue import TokenSequence
-from medvlm.data.prepare import Seen, choose
+from medvlm.data.prepare import Seen, choose_dialogues
 from medvlm.data.rationale import Order, write_questions
 from medvlm.models.parts import evaluating
-from medvlm.objectives.next_token import answer_losses, read_losses
+from medvlm.objectives.next_token import answer_losses, read_losses, sum_answer_weights
 from medvlm.stages._base import Base, Setup, split_evenly
 from medvlm.stages._image_check import ImageCheck
 from medvlm.stages._rows import find_heaviest_row, make_dealer
@@ -189,7 +190,8 @@ class Supervised(Base):
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> TokenSequence:
         config = self.config
         tasks = config.asked_tasks if sample.media else config.text_tasks
-        questions = choose(sample, tasks, config.questions, epoch, self.setup.seed, config.name)
+        questions = choose_dialogues(sample, tasks, config.questions, epoch, self.setup.seed, config.name)
+        sample = show_until(sample, questions[0])
         if config.rationale:
             questions = [each for question in questions for each in write_questions(question, config.rationale)]
         prepare, shows, limit = self.setup.prepare, self.config.shows, self.config.max_tokens
@@ -269,7 +271,9 @@ class Supervised(Base):
         return self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id, width=width)
 
     def weigh(self, micro: Batch) -> dict[str, float]:
-        return {LOSS: len(micro.targets_L) if self.config.weigh == "tokens" else len(micro.answers_L.unique())}
+        if self.config.weigh == "answers":
+            return {LOSS: sum_answer_weights(micro.answers_L, micro.weights_L)}
+        return {LOSS: len(micro.targets_L) if micro.weights_L is None else float(micro.weights_L.double().sum())}
 
     def compute_loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
         weight = self.weigh(micro)[LOSS]
@@ -278,7 +282,8 @@ class Supervised(Base):
             self.image_check.look(self.model, micro)
         found = model(micro, read_losses)
         losses_L = found["losses_L"]
-        loss = (answer_losses(losses_L, micro.answers_L) if self.config.weigh == "answers" else losses_L).sum()
+        shares_L = answer_losses(losses_L, micro.answers_L) if self.config.weigh == "answers" else losses_L
+        loss = (shares_L if micro.weights_L is None else shares_L * micro.weights_L).sum()
         return {
             LOSS: Loss(loss, weight),
             "token_accuracy": Term(float(found["is_right_L"].sum()), len(micro.targets_L)),

@@ -4,15 +4,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
+from medvlm.archive.packing.stored_texts import check_texts
 from medvlm.archive.readers.llava_json import Config, read
+from medvlm.core.card import load_card
 from medvlm.core.contracts import BadSample, LeftOut
 from medvlm.core.errors import DataError
-from medvlm.core.sample import make_truth
+from medvlm.core.sample import Sample, make_truth
+from medvlm.core.text import MEDIUM
+from medvlm.core.turns import list_asked, list_dialogues
 from medvlm.io.images import encode_png
+from medvlm.recipe.load import find_shipped
 
 
-def turns(*texts: str) -> list[dict[str, str]]:
+def turns(*texts: str) -> list[dict[str, Any]]:
     return [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(texts)]
 
 
@@ -195,7 +201,7 @@ def test_two_conversations_about_one_figure_are_two_samples(tmp_path):
         (record("<image>\n", "This."), "a turn of it is empty"),
         (record("<image>\nWhat?", " "), "a turn of it is empty"),
         (record("What?", "This: <image>"), "an answer of it holds <image>"),
-        ({"id": 1, "image": "a.png"}, "no turns of `from` and `value` under conversations or conversatons"),
+        ({"id": 1, "image": "a.png"}, "of `role` and `content`, under conversations or conversatons"),
         ({"id": 1, "conversations": [{"from": "human"}]}, "no turns of `from` and `value`"),
         ("text", "is not a record"),
     ],
@@ -220,3 +226,90 @@ def test_each_split_can_have_its_file_and_be_of_json_lines(tmp_path):
     ]  # fmt: skip
     with pytest.raises(DataError, match=r"none\.json: there is no such table"):
         read_all(tmp_path, file="none.json")
+
+
+# --- dialogues -----------------------------------------------------------------------------------------
+
+
+def chat(*contents: Any, **fields: Any) -> dict[str, Any]:
+    roles = ("system", "user", "assistant") if fields.pop("system", False) else ("user", "assistant")
+    told = [
+        {"role": roles[i] if i < len(roles) else ("user", "assistant")[(i - len(roles)) % 2]}
+        for i in range(len(contents))
+    ]
+    return {"messages": [{**turn, "content": content} for turn, content in zip(told, contents, strict=True)], **fields}
+
+
+def told(raw: Any) -> list[tuple[int, str, str, float]]:
+    return [(q.turn, q.text.replace(MEDIUM, "[M]"), q.truth.answer, q.weight) for q in raw.sample.questions]
+
+
+def test_the_turns_of_a_dialogue_keep_their_order_and_the_places_of_their_images(tmp_path):
+    texts = ["<image>\nWhat is it?", "A film.", "And in <image>, is it worse?", "Yes.", "Sure?", "No."]
+    (raw,) = read_all(tmp_path, record(*texts, image=["a.png", "b.png"]), dialogue=True)
+    assert told(raw) == [
+        (1, "[M]What is it?", "A film.", 1.0),
+        (2, "And in [M], is it worse?", "Yes.", 1.0),
+        (3, "Sure?", "No.", 1.0),
+    ]
+    assert len(raw.sample.media) == 2
+    stored = Sample.from_json(json.loads(json.dumps(raw.sample.to_json())))
+    assert stored == raw.sample and list_dialogues(stored)[0].before == raw.sample.questions[:2]
+
+
+def test_images_that_the_text_does_not_place_come_before_the_first_question(tmp_path):
+    (raw,) = read_all(tmp_path, record("What?", "This.", "So?", "So.", image=["a.png", "b.png"]), dialogue=True)
+    assert told(raw) == [(1, "[M][M]What?", "This.", 1.0), (2, "So?", "So.", 1.0)]
+
+
+def test_chat_messages_are_read_with_their_system_turn_and_the_images_of_their_parts(tmp_path):
+    shown = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "What?"}]
+    other = [{"type": "text", "text": "And "}, {"type": "image_url", "image_url": {"url": "b.png"}}]
+    (raw,) = read_all(
+        tmp_path, chat("Be brief.", shown, "This.", other, "That.", system=True), turns=["messages"], dialogue=True
+    )
+    assert told(raw) == [(1, "[M]What?", "This.", 1.0), (2, "And[M]", "That.", 1.0)]
+    assert [q.system for q in raw.sample.questions] == ["Be brief.", ""]
+    assert [path.name for path in raw.files.values()] == ["a.png", "b.png"]
+    bad = chat([{"type": "audio"}], "This."), chat(shown, "This.", image="b.png")
+    found = read_all(tmp_path, *bad, turns=["messages"])
+    assert "neither a text nor parts" in found[0].reason and "both in the record and in its turns" in found[1].reason
+
+
+def test_answers_of_a_dialogue_that_are_not_asked_stay_in_it_without_weight(tmp_path):
+    turns_of = turns("What?", "This.", "So?", "So.", "Right?", "Yes.")
+    turns_of[1]["loss"], turns_of[5]["weight"] = False, 0.25
+    left, raw = read_all(tmp_path, {"id": 1, "conversations": turns_of}, dialogue=True)
+    assert left == LeftOut("answer that its record keeps out of the loss", 1)
+    assert [weight for *_, weight in told(raw)] == [0.0, 1.0, 0.25]
+    assert [q.text for q in list_asked(raw.sample)] == ["So?", "Right?"]
+    turns_of[5]["weight"] = -1
+    (bad,) = read_all(tmp_path, {"id": 1, "conversations": turns_of}, dialogue=True)
+    assert "no number from 0 on" in bad.reason
+    turns_of[5]["weight"] = 0.25
+    (bad,) = read_all(tmp_path, {"id": 1, "conversations": turns_of})
+    assert "which only a `dialogue` keeps" in bad.reason
+
+
+def test_a_system_turn_between_the_turns_of_a_dialogue_is_refused(tmp_path):
+    turns_of = turns("What?", "This.", "So?", "So.")
+    turns_of.insert(2, {"from": "system", "value": "Now be long."})
+    (bad,) = read_all(tmp_path, {"id": 1, "conversations": turns_of}, dialogue=True)
+    assert "has a system turn between its turns" in bad.reason
+    with pytest.raises(ValidationError, match="remove `history`"):
+        read_all(tmp_path, dialogue=True, history=True)
+
+
+@pytest.mark.parametrize("where", ["system", "later question", "untrained answer"])
+def test_every_text_of_a_dialogue_is_checked_before_it_is_stored(tmp_path, where):
+    named = "Seen by Dr. Kowalski on 12/03/1990."
+    texts = ["What?", "This.", "So?", "So."]
+    if where == "later question":
+        texts[2] = f"<image> {named}"
+    turns_of = turns(*texts)
+    if where == "untrained answer":
+        turns_of[1] = {"from": "gpt", "value": named, "loss": False}
+    system = [{"from": "system", "value": named}] if where == "system" else []
+    *_, raw = read_all(tmp_path, {"id": 1, "image": "a.png", "conversations": [*system, *turns_of]}, dialogue=True)
+    with pytest.raises(DataError, match=r"date|name"):
+        check_texts(raw, load_card(find_shipped("data_cards") / "llava_med_instruct.yaml"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from medvlm.backbones.causal import FLATTEN
+from medvlm.core.chat_templates import FLATTEN
 from medvlm.core.errors import DataError
 from medvlm.data.dialogue import Dialogue, Turn, join_turns
 from medvlm.data.rows import collate

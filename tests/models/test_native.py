@@ -17,6 +17,8 @@ from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.core.stage_config import Lora
+from medvlm.core.text import MEDIUM
+from medvlm.core.turns import Message, list_asked
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare
 from medvlm.io.images import encode_png
 from medvlm.models import masks
@@ -165,6 +167,45 @@ def test_kernels_for_rows_have_the_logits_and_gradients_of_the_dense_mask(
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * max(1.0, float(b.abs().max())))
 
 
+def test_a_dialogue_has_the_logits_of_the_stock_model_and_shares_a_batch(
+    model: NativeVLM, prepare: NativePrepare
+) -> None:
+    """Images in the first and in the second turn, inside its text; beside a text alone and a sample of three images."""
+    from PIL import Image
+
+    if model.family.reads_prompt_both_ways:
+        pytest.skip("it answers one question")
+    images = pictures(3, 5)
+    media = tuple(Medium("film", f"{i}.png", image.shape[:2]) for i, image in enumerate(images))
+    texts = ((f"{MEDIUM}Which?", "left"), (f"Or {MEDIUM} and {MEDIUM}?", "the right lung"), ("How many?", "2"))
+    turns = [Question(text, make_truth("open", said), "t", turn=n + 1) for n, (text, said) in enumerate(texts)]
+    sample = Sample("d", "made", "train", media, questions=tuple(turns))
+    last = list_asked(sample)[-1]
+    made = prepare.document(
+        sample, [last], prepare.see(sample, {f"{i}.png": encode_png(im) for i, im in enumerate(images)}), ["media"]
+    )
+    batch = prepare.collate([document(prepare, [], ["left"], "t"), made, document(prepare, images, ["2"], "i")], 0)
+    with torch.no_grad():
+        got = model(batch)["logits_LV"]
+    shown, messages = iter(images), []
+    for text, said in texts:
+        first, *others = text.split(MEDIUM)
+        content: list[Any] = [{"type": "text", "text": first}] if first else []
+        for other in others:
+            content += [{"type": "image", "image": Image.fromarray(next(shown))}, {"type": "text", "text": other}]
+        messages += [
+            {"role": "user", "content": content},
+            {"role": "assistant", "content": [{"type": "text", "text": said}]},
+        ]
+    inputs = prepare.processor.stock.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
+    assert made.prefix + made.branches[0][0] == inputs["input_ids"][0].tolist()
+    with torch.no_grad():
+        logits = model.stock(**inputs).logits[0]
+    at = [len(made.prefix) + i - 1 for start, end, _ in made.answers[0] for i in range(start, end)]
+    own = (batch.answers_L > 0) & (batch.answers_L < 4)
+    torch.testing.assert_close(got[own], logits[at], rtol=0, atol=2e-5)
+
+
 def test_greedy_answers_are_those_of_its_own_generate(model: NativeVLM, prepare: NativePrepare) -> None:
     from PIL import Image
 
@@ -238,27 +279,35 @@ def test_token_ids_are_those_of_the_processor_for_conversations_of_several_turns
         images = pictures((0, 1, 3)[number % 3], number)
         turns = 1 + number % 4
         messages: list[dict[str, Any]] = []
+        said: list[Message] = []
         for turn in range(turns):
-            there = images if turn == 0 else []
-            messages.append(
-                {
-                    "role": "user",
-                    "content": [
-                        *({"type": "image", "image": Image.fromarray(i)} for i in there),
-                        {"type": "text", "text": words[(number + 2 * turn) % 8]},
-                    ],
-                }
+            # All of them in the first turn, or one in each turn, inside its text.
+            there = images if number < 10 and turn == 0 else images[turn : turn + 1] if number >= 10 else []
+            before, text = (
+                ("Look:", words[(number + 2 * turn) % 8]) if number >= 10 else ("", words[(number + 2 * turn) % 8])
             )
+            opening = [{"type": "text", "text": before}] if before else []
+            shown = [{"type": "image", "image": Image.fromarray(i)} for i in there]
+            messages.append({"role": "user", "content": [*opening, *shown, {"type": "text", "text": text}]})
+            said.append(Message("user", (*([before] if before else []), *[None] * len(there), text)))
             if turn + 1 < turns or number % 2:
-                messages.append(
-                    {"role": "assistant", "content": [{"type": "text", "text": words[(number + 2 * turn + 1) % 8]}]}
-                )
+                answer = words[(number + 2 * turn + 1) % 8]
+                messages.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+                said.append(Message("assistant", (answer,)))
+        images = images if number < 10 else images[:turns]
         ask = messages[-1]["role"] == "user"
         expected = processor.stock.apply_chat_template(
             messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=ask
-        )
+        )["input_ids"][0].tolist()
         expansions = processor.look(images).expansions if images else ()
-        assert processor.ids(messages, expansions, ask) == expected["input_ids"][0].tolist(), number
+        turn_ids = prepare.dialogue.converse(said, expansions)
+        assert turn_ids.prompt + turn_ids.answer == expected, number
+        answers = [m.text for m in said if m.role == "assistant"]
+        trained = [expected[start:end] for start, end in turn_ids.earlier] + ([turn_ids.answer] if not ask else [])
+        own = processor.tokenizer
+        found = [own.decode(ids, skip_special_tokens=True).strip() for ids in trained]
+        assert found == [own.decode(own(answer, add_special_tokens=False).input_ids).strip() for answer in answers]
+        assert not ask or len(turn_ids.earlier) == turns - 1
 
 
 def test_parts_have_the_names_that_composed_models_have_and_hold_every_parameter_once(model: NativeVLM) -> None:
@@ -320,3 +369,16 @@ def test_answers_of_a_run_end_where_they_ended_in_training(folder: Path, tmp_pat
     evaluated = build_native(tmp_path / "run", run.blank(), 0, weights=False)
     assert {1, 7} <= set(find_end_ids(trained, processor.tokenizer))
     assert find_end_ids(evaluated, run.tokenizer) == find_end_ids(trained, processor.tokenizer)
+
+
+def test_a_recipe_may_give_a_ready_model_a_template_and_a_system_prompt(folder: Path, tmp_path: Path) -> None:
+    """Both are saved with the processor, so that evaluation and an exported model have them too."""
+    if Processor(folder).family.reads_prompt_both_ways:
+        with pytest.raises(RecipeError, match="takes no system prompt"):
+            Processor(folder, system="Be brief.")
+        return
+    Processor.of_run(str(folder), {}, tmp_path, "vicuna", "Be brief.")
+    for processor in (Processor.of_run(str(folder), {}, tmp_path), Processor(folder, {}, "vicuna", "Be brief.")):
+        asked = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}]
+        text = processor.stock.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        assert text.endswith(f"Be brief. USER: {processor.stock.image_token}Why? ASSISTANT:")

@@ -18,6 +18,7 @@ from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded, Medium, Sample, Unit
 from medvlm.core.tasks import find_task
+from medvlm.core.turns import check_places
 from medvlm.io.images import decode, encode_npy, encode_png, fits_png, name_type, size_of, suffix_of
 from medvlm.io.masks import encode_mask, is_mask, masks_of
 from medvlm.io.phi.header import add_gate
@@ -265,6 +266,7 @@ def _encode_finite_npy(array: np.ndarray, member: str) -> bytes:
 
 
 def _check_truths(sample: Sample, files: Collection[str]) -> None:
+    check_places(sample)
     for question in sample.questions:
         try:
             if absent := [member for member in question.truth.members if member not in files]:

@@ -12,6 +12,7 @@ from typing import Any
 from medvlm.core.card import Card
 from medvlm.core.contracts import RawSample
 from medvlm.core.sample import Sample, Truth
+from medvlm.core.text import MEDIUM
 from medvlm.io.phi import text as phi
 
 _NEXT = re.escape(bytes(range(0x80, 0xC0)).decode("cp1252", "ignore")) + "\x81\x8d\x8f\x90\x9d"
@@ -31,7 +32,8 @@ def check_texts(raw: RawSample, card: Card) -> None:
     ]
     for question in sample.questions:
         texts += [
-            ("a question", question.text),
+            ("a question", question.text.replace(MEDIUM, " ")),
+            ("a system turn", question.system),
             ("a template", question.template),
             *(("a step", text) for step in question.steps.items() for text in step),
             *((f"`{name}` of a truth", text) for name, text in _list_texts(question.truth)),
@@ -44,7 +46,12 @@ def looks_misread(sample: Sample) -> bool:
     """Whether a text of the sample looks like UTF-8 that was read as Windows-1252 and saved again."""
     texts = [sample.report, sample.concept]
     for question in sample.questions:
-        texts += [question.text, *question.steps.values(), *(text for _, text in _list_texts(question.truth))]
+        texts += [
+            question.text,
+            question.system,
+            *question.steps.values(),
+            *(text for _, text in _list_texts(question.truth)),
+        ]
     return any(map(_MISREAD.search, texts))
 
 

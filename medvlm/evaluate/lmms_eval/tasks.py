@@ -52,8 +52,10 @@ def write_tasks(shards: str, split: str, to: Path, max_new_tokens: int = 64) -> 
         if why := _explain_media(sample, files):
             left_out[why] += len(sample.questions)
             continue
-        asked = [q for q in sample.questions if is_scored(q.truth) and not find_task(q.truth.task).NEEDS_CANVAS]
-        left_out["no short answer in words"] += len(sample.questions) - len(asked)
+        alone = [q for q in sample.questions if not (q.turn or q.system)]
+        left_out["a turn of a dialogue, or with a system prompt of its own"] += len(sample.questions) - len(alone)
+        asked = [q for q in alone if is_scored(q.truth) and not find_task(q.truth.task).NEEDS_CANVAS]
+        left_out["no short answer in words"] += len(alone) - len(asked)
         paths = [folder / "images" / f"{sample.key}.{medium.member}" for medium in sample.media]
         for path, medium in zip(paths, sample.media, strict=True) if asked else ():
             path.write_bytes(files[medium.member])

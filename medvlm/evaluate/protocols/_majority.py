@@ -70,7 +70,7 @@ def fit_majority(
     unplaced: dict[Family, list[tuple[str, int, int]]] = defaultdict(list)
     for done, (name, i) in enumerate(places):
         for number, question in enumerate(split.shards.read(name, i)[0].questions):
-            if not is_asked(question):
+            if not question.weight or not is_asked(question):
                 continue
             if find_task(question.truth.task).NEEDS_CANVAS:
                 unplaced[find_family(question)].append((name, i, number))

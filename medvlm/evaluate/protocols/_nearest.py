@@ -17,6 +17,7 @@ from medvlm.core.ask import Ask
 from medvlm.core.protocols import Asked, Split
 from medvlm.core.sample import Question
 from medvlm.core.tasks import find_task
+from medvlm.core.turns import list_asked
 from medvlm.evaluate.protocols._majority import Family, find_family, spread
 from medvlm.evaluate.ranks import compute_once
 
@@ -60,7 +61,7 @@ def _fit(
     places = spread(split.training(), MOST_SAMPLES)
     for done, place in enumerate(places):
         sample, files = split.shards.read(*place)
-        asks = [Ask(sample, files, question) for question in sample.questions if is_asked(question)]
+        asks = [Ask(sample, files, question) for question in list_asked(sample) if is_asked(question)]
         if asks and sample.media:
             picture = shrink(model, asks[0])
             for family, truth in ((find_family(ask.question), ask.question.truth) for ask in asks):

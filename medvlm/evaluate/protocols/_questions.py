@@ -17,6 +17,7 @@ from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.protocols import Asked, Record, Split
 from medvlm.core.sample import Question, Sample, truth_from_json
 from medvlm.core.tasks import find_task
+from medvlm.core.turns import list_asked, show_until, tell
 from medvlm.evaluate.protocols._groups import name_groups, note_groups
 from medvlm.evaluate.protocols._majority import fit_majority, say_why_unseen
 from medvlm.evaluate.protocols._nearest import fit_nearest
@@ -101,7 +102,7 @@ class Plan:
 def plan_questions(split: Split, is_asked: IsAsked, most: int) -> Plan:
     """most: number of questions that are asked together."""
     samples = [split.shards.read(*place)[0] for place in split.places]
-    num_asked = [sum(map(is_asked, sample.questions)) for sample in samples]
+    num_asked = [sum(map(is_asked, list_asked(sample))) for sample in samples]
     asked = [position for position, number in enumerate(num_asked) if number]
     clusters: dict[str, int] = {}
     for position in asked:
@@ -162,7 +163,7 @@ def describe(ask: Ask, model: Asked) -> Record:
     return {
         "template": ask.question.template,
         "task": truth.task,
-        "question": ask.question.text,
+        "question": tell(ask.question),
         "truth": (model.place_truth(ask) if is_placed else truth).to_json(),
         "scale": list(model.find_box_extent(ask)) if is_placed else None,
     }
@@ -191,7 +192,7 @@ def list_asks(
     """
     for number in positions:
         sample, files = split.shards.read(*split.places[number])
-        asks = [Ask(sample, files, question) for question in sample.questions if is_asked(question)]
+        asks = [Ask(show_until(sample, q), files, q) for q in list_asked(sample) if is_asked(q)]
         kept = []
         for ask in asks:
             if reason := say_why_unseen(model, ask):

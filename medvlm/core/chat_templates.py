@@ -2,43 +2,98 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from medvlm.core.errors import RecipeError, did_you_mean
 
 _TURNS = (
+    "{{% set system = messages[0]['content'] if messages[0]['role'] == 'system' else '' %}}"
     "{{{{ bos_token }}}}{start}{{% for message in messages %}}{{% if message['role'] == 'user' %}}"
-    "{{{{ {asked} }}}}{{% elif message['role'] == 'assistant' %}}"
+    "{again}{{{{ {asked} }}}}{{% elif message['role'] == 'assistant' %}}"
     "{{{{ {answered} + eos_token }}}}{{% endif %}}{{% endfor %}}"
     "{{% if add_generation_prompt %}}{opening}{{% endif %}}"
 )
 _VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and"
-    " polite answers to the user's questions. "
+    " polite answers to the user's questions."
 )
 TEMPLATES = {
     # FastChat's conv_vicuna_v1.1, which LLaVA 1.5 uses too.
     "vicuna": _TURNS.format(
-        start=_VICUNA,
+        start="{{ (system or " + json.dumps(_VICUNA) + ") + ' ' }}",
+        again="",
         asked="'USER: ' + message['content'] + ' '",
         answered="'ASSISTANT: ' + message['content']",
         opening="ASSISTANT:",
     ),
-    # Meta's Llama 2, without a system prompt.
+    # Meta's Llama 2, without its default system prompt.
     "llama2": _TURNS.format(
         start="",
-        asked="'[INST] ' + message['content'] + ' [/INST]'",
+        again=(
+            "{% set above = '<<SYS>>\\n' + system + '\\n<</SYS>>\\n\\n' if system and loop.index0 == 1 else '' %}"
+            "{% if loop.index0 > 1 %}{{ bos_token }}{% endif %}"
+        ),
+        asked="'[INST] ' + above + message['content'] + ' [/INST]'",
         answered="' ' + message['content'] + ' '",
         opening="",
     ),
     # For base models, which know no roles.
     "plain": _TURNS.format(
-        start="",
+        start="{{ system + '\\n' if system else '' }}",
+        again="",
         asked="'Question: ' + message['content'] + '\\n'",
         answered="'Answer: ' + message['content']",
         opening="Answer:",
     ),
 }
+
+CONTENT = "'content': part.text"
+# Chat templates of text-only models expect a message's content as text, but processors pass a list of parts. This
+# prefix turns lists into text first, so one template serves training, evaluation and the exported model.
+FLATTEN = (
+    "{%- set flat = namespace(messages=[]) -%}{%- for m in messages -%}{%- set part = namespace(text='') -%}"
+    "{%- if m['content'] is string -%}{%- set part.text = m['content'] -%}{%- else -%}{%- for p in m['content'] -%}"
+    "{%- set part.text = part.text + ('IMAGE' if p['type'] == 'image' else p['text']) -%}{%- endfor -%}{%- endif -%}"
+    "{%- set flat.messages = flat.messages + [{'role': m['role'], "
+    + CONTENT
+    + "}] -%}{%- endfor -%}{%- set messages = flat.messages -%}"
+)
+
+
+def flatten_parts(template: str, image: str) -> str:
+    """A template that takes messages of parts too, with `image` for each picture."""
+    return template if FLATTEN.partition("IMAGE")[0] in template else FLATTEN.replace("IMAGE", image) + template
+
+
+def add_system(speaker: Any, system: str) -> None:
+    """Makes the chat template of a tokenizer or a processor begin with a system prompt, if a conversation has none. It
+    is saved and exported with it.
+
+    Raises RecipeError for a template that leaves it out."""
+    given = json.dumps(system, ensure_ascii=False)
+    prefix = (
+        "{%- if messages[0]['role'] != 'system' -%}{%- set messages = [{'role': 'system', 'content': ("
+        + given
+        + " if messages[0]['content'] is string else [{'type': 'text', 'text': "
+        + given
+        + "}])}] + messages -%}{%- endif -%}"
+    )
+    if speaker.chat_template.startswith(prefix):
+        return
+    speaker.chat_template = prefix + speaker.chat_template
+    asked = [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}]
+    try:
+        text = speaker.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    except Exception as reason:  # a template may fail in any way
+        raise RecipeError(
+            f"model.system: the chat template takes no system prompt ({type(reason).__name__}: {reason}); remove it, or"
+            " give another template"
+        ) from None
+    if system.strip() not in text:
+        raise RecipeError(
+            "model.system: the chat template leaves the system prompt out; remove it, or give another template"
+        )
 
 
 def refuse_template(given: str) -> str:
