@@ -46,6 +46,11 @@ class ComposedPrepare:
     """For a plan: no file is read."""
     shares_rows: bool = True
 
+    @property
+    def media_ids(self) -> frozenset[int]:
+        assert self.dialogue is not None
+        return frozenset({self.dialogue.image_id})
+
     def takes(self, kind: str) -> bool:
         return kind in self.routes
 
@@ -162,7 +167,7 @@ class ComposedPrepare:
     def estimate(self, knows_words: bool) -> Prepare:
         dialogue = self.dialogue
         if not knows_words and isinstance(dialogue, Dialogue):
-            dialogue = EstimatedDialogue(dialogue.tokenizer.convert_tokens_to_ids(dialogue.image_token))
+            dialogue = EstimatedDialogue(dialogue.image_id)
         blank = {name: BlankTransform(preprocess) for name, preprocess in self.preprocess.items()}
         return replace(self, transforms=blank, dialogue=dialogue, is_estimate=True)
 

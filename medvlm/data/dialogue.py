@@ -119,6 +119,10 @@ class Dialogue(Conversation):
         object.__setattr__(self, "_converse", lru_cache(maxsize=8192)(self._converse))
 
     @property
+    def image_id(self) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids(self.image_token))
+
+    @property
     def media_words(self) -> frozenset[str]:  # type: ignore[override]
         return frozenset({self.image_token})
 
@@ -138,7 +142,7 @@ class Dialogue(Conversation):
         own = pictures[: len(after)]
         expanded = before + "".join(self.image_token * n + part for n, part in zip(own, after, strict=True))
         found = tokenize(expanded, self.tokenizer, add_special_tokens=False)
-        if (number := found.count(self.tokenizer.convert_tokens_to_ids(self.image_token))) != sum(own):
+        if (number := found.count(self.image_id)) != sum(own):
             raise DataError(
                 f"the tokenizer made {number} image tokens, expected {sum(own)}; {self.image_token} must be a single"
                 " token of its vocabulary"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.families import IMAGE, Processed
 from medvlm.core.geometry import Canvas, resize
 from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
@@ -42,6 +42,12 @@ class NativePrepare:
     @property
     def shares_rows(self) -> bool:
         return self.processor.family.shares_rows
+
+    @property
+    def media_ids(self) -> frozenset[int]:
+        if self.processor.family.reads_prompt_both_ways:
+            raise RecipeError("loss: all: this family reads its prompt in both directions; only answers can be trained")
+        return self.processor.media_ids
 
     def takes(self, kind: str) -> bool:
         return True

@@ -3,7 +3,7 @@ through the chat template. ComposedPrepare is for models built from encoders, Na
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,6 +44,11 @@ class Prepare(Protocol):
     @property
     def shares_rows(self) -> bool:
         """Whether several documents may be in one row."""
+
+    @property
+    def media_ids(self) -> frozenset[int]:
+        """The ids of tokens that stand for media, or for their beginnings and ends. Raises RecipeError for a model of
+        which only answers can be trained."""
 
     def takes(self, kind: str) -> bool:
         """Whether the model takes media of this kind."""
@@ -131,13 +136,20 @@ def choose(sample: Sample, tasks: Sequence[str], count: int, epoch: int, *key: i
     return _take_turns(sample, asked, tasks, count, epoch, *key)
 
 
-def choose_dialogues(sample: Sample, tasks: Sequence[str], count: int, epoch: int, *key: int | str) -> list[Question]:
-    """The same for training: whole dialogues, of which a model reads one at a time, up to the last turn of these tasks.
-    Turns of other tasks have the weight 0."""
+def choose_dialogues(
+    sample: Sample,
+    tasks: Sequence[str],
+    weigh: Callable[[Question], float],
+    count: int,
+    epoch: int,
+    *key: int | str,
+) -> list[Question]:
+    """The same for training: whole dialogues, of which a model reads one at a time, up to the last trained turn of
+    these tasks. weigh: the weight of a turn's answer. Turns of other tasks have the weight 0."""
     found = []
     for question in list_dialogues(sample):
         turns = [
-            turn if not tasks or turn.truth.task in tasks else replace(turn, weight=0.0)
+            replace(turn, weight=weigh(turn) if not tasks or turn.truth.task in tasks else 0.0)
             for turn in list_turns(question)
         ]
         while turns and not turns[-1].weight:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ class Pictures:
     tensors: Mapping[str, torch.Tensor]
     expansions: tuple[str, ...]
     counts: tuple[int, ...]
+
+
+_TILE = re.compile(r"row_\d+_col_\d+|global-img")
+"""Words of tiles that processors write without naming them."""
 
 
 class Processor:
@@ -100,6 +105,13 @@ class Processor:
         self.media_words = frozenset({self.soft, self.stock.image_token, *marks.values()})
         of_media = {value for name, value in marks.items() if names_medium(name)}
         self.barred_ids = list_media_ids(self.tokenizer, {self.soft, self.stock.image_token, *of_media})
+
+    @cached_property
+    def media_ids(self) -> frozenset[int]:
+        """The ids of its words for media, and for the rows and columns of tiles."""
+        known = self.tokenizer.get_vocab()
+        places = (id_ for id_, token in self.tokenizer.added_tokens_decoder.items() if _TILE.search(str(token)))
+        return frozenset({*(known[word] for word in self.media_words if word in known), *places})
 
     @classmethod
     def of_run(

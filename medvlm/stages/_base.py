@@ -168,8 +168,8 @@ class Base:
         The share is the same at every validation and has the same length on every rank. Raises DataError if it is
         empty.
         """
-        views = [self.setup.open_source(name, "val", self.wants) for name in self.config.mix]
-        places = [(view, i) for view in views for i in range(min(len(view), samples // len(views)))]
+        views = {name: self.setup.open_source(name, "val", self.wants) for name in self.config.mix}
+        places = [(name, i) for name, view in views.items() for i in range(min(len(view), samples // len(views)))]
         places = places[: len(places) // self.engine.world * self.engine.world]
         if not places:
             raise DataError(
@@ -177,7 +177,8 @@ class Base:
                 f" samples that the stage can use than there are ranks ({self.engine.world}); remove `validate`, or put"
                 " more samples into val"
             )
-        return [self._prepare_validation(view, i) for view, i in places[self.engine.rank :: self.engine.world]]
+        own = places[self.engine.rank :: self.engine.world]
+        return [replace(self._prepare_validation(views[name], i), source=name) for name, i in own]
 
     def _prepare_validation(self, view: SourceView, i: int) -> Any:
         """The i-th sample of a view, or a substitute from the same split if it cannot be used.

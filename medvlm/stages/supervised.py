@@ -11,15 +11,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import nn
 
-from medvlm.core.errors import RecipeError
+from medvlm.core.errors import RecipeError, did_you_mean, list_some
 from medvlm.core.needs import Needs, Toy
-from medvlm.core.sample import Batch, Sample
+from medvlm.core.sample import Batch, Question, Sample
 from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import TextTask, find_task, list_text_tasks
 from medvlm.core.turns import show_until
 from medvlm.data.budget import Overlong, TooLong, partition, shrink_to_fit
 from medvlm.data.dealing import Dealer, Dealt, Rows, fill_rows, find_load
 from medvlm.data.dialogue import TokenSequence
+from medvlm.data.lessons import LossWeights, reword, train_everything, train_last, weigh_document
 from medvlm.data.prepare import Seen, choose_dialogues
 from medvlm.data.rationale import Order, write_questions
 from medvlm.models.parts import evaluating
@@ -51,6 +52,15 @@ class Config(StageConfig):
     protocol `before` asks with the same setting."""
     weigh: Literal["tokens", "answers"] = "tokens"
     """What has equal weight in the loss: every trained token, or every answer, whatever its length."""
+    loss: Literal["answers", "last", "all"] = Field("answers", exclude_if=lambda loss: loss == "answers")
+    """What is trained of a dialogue: every answer, only the last one, or everything but media (`all`): its questions
+    and system prompt too."""
+    loss_weights: LossWeights = Field(LossWeights(), exclude_if=lambda weights: weights == LossWeights())
+    """Factors on the loss by source, task and turn."""
+    prompts: dict[TextTask, tuple[str, ...]] = Field({}, exclude_if=lambda prompts: not prompts)
+    """Task -> wordings, one of which is drawn each time a question of the task is used: {report: [Write the report.,
+    Describe the findings.]}. {question} in a wording is the question's own text, which is needed where it has options.
+    Evaluation asks in the words of the data."""
     max_tokens: int = Field(2048, gt=0)
     """Maximum number of tokens of a sample, including its images."""
     overlong: Overlong = "error"
@@ -106,6 +116,31 @@ class Config(StageConfig):
         if self.micro_tokens or self.accumulate != 1:
             which = "micro_tokens" if self.micro_tokens else "accumulate"
             raise ValueError(f"{which}: with `rows`, every row is a micro-batch; remove it, or `rows`")
+        return self
+
+    @model_validator(mode="after")
+    def _check_loss(self) -> Config:
+        if self.loss == "all" and (self.questions > 1 or self.rationale == "apart"):
+            raise ValueError("loss: all trains one question or dialogue per sample and step; set questions: 1")
+        if self.loss == "all" and self.weigh == "answers":
+            raise ValueError("loss: all trains more than answers; set weigh: tokens")
+        for name, given, known in (
+            ("loss_weights.sources", self.loss_weights.sources, self.mix),
+            ("loss_weights.tasks", self.loss_weights.tasks, self.asked_tasks),
+            ("prompts", self.prompts, self.asked_tasks),
+        ):
+            for key in given:
+                if key not in known:
+                    raise ValueError(
+                        f"{name}: {key!r} is not used by this stage{did_you_mean(key, known)} (it uses"
+                        f" {list_some(sorted(known))})"
+                    )
+        if empty := [
+            task for task, wordings in self.prompts.items() if not all(map(str.strip, wordings)) or not wordings
+        ]:
+            raise ValueError(f"prompts: {empty[0]} has no wording, or an empty one")
+        if self.loss_weights.turns and not any(self.loss_weights.turns):
+            raise ValueError("loss_weights.turns: all are 0, so nothing is trained")
         return self
 
     def find_needs(self, model: Any) -> Needs:
@@ -190,13 +225,19 @@ class Supervised(Base):
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> TokenSequence:
         config = self.config
         tasks = config.asked_tasks if sample.media else config.text_tasks
-        questions = choose_dialogues(sample, tasks, config.questions, epoch, self.setup.seed, config.name)
+        weigh = config.loss_weights.weigh
+        questions = choose_dialogues(sample, tasks, weigh, config.questions, epoch, self.setup.seed, config.name)
         sample = show_until(sample, questions[0])
+        if config.loss == "last":
+            questions = [train_last(question) for question in questions]
+        if config.prompts:
+            key = (self.setup.seed, config.name, position)
+            questions = [reword(question, config.prompts, *key) for question in questions]
         if config.rationale:
             questions = [each for question in questions for each in write_questions(question, config.rationale)]
         prepare, shows, limit = self.setup.prepare, self.config.shows, self.config.max_tokens
         seen = prepare.see(sample, files) if "media" in shows else Seen([], None)
-        made = prepare.document(sample, questions, seen, shows)
+        made = self._write(sample, questions, seen)
         if len(made) <= limit:
             return made
         where = (
@@ -210,7 +251,7 @@ class Supervised(Base):
                 f"{where}; raise it, ask fewer `questions`, or choose with `overlong` what to do with such samples"
             )
         fits = shrink_to_fit(
-            lambda scale: prepare.document(sample, questions, prepare.see(sample, files, scale), shows),
+            lambda scale: self._write(sample, questions, prepare.see(sample, files, scale)),
             made,
             prepare.num_image_tokens(seen),
             limit,
@@ -221,6 +262,11 @@ class Supervised(Base):
                 " such samples"
             )
         return fits
+
+    def _write(self, sample: Sample, questions: list[Question], seen: Seen) -> TokenSequence:
+        prepare = self.setup.prepare
+        made = prepare.document(sample, questions, seen, self.config.shows)
+        return train_everything(made, prepare.media_ids) if self.config.loss == "all" else made
 
     def count(self, prepared: list[TokenSequence]) -> Terms:
         """Adds the mean scale of the images if `overlong` is `reduce`, and how unevenly the ranks are loaded if rows
@@ -267,8 +313,10 @@ class Supervised(Base):
             count = most
 
     def _collate(self, documents: list[TokenSequence]) -> Batch:
+        factors = self.config.loss_weights.sources
+        weighed = [weigh_document(d, factors[d.source]) if d.source in factors else d for d in documents]
         width = self.config.rows.tokens if self.config.rows else 0
-        return self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id, width=width)
+        return self.setup.prepare.collate(weighed, self.setup.tokenizer.pad_token_id, width=width)
 
     def weigh(self, micro: Batch) -> dict[str, float]:
         if self.config.weigh == "answers":
