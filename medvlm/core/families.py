@@ -87,6 +87,12 @@ class Family:
     """3 if positions have axes for time, height and width (M-RoPE)."""
     positions: Callable[[torch.Tensor, Batch, Any], torch.Tensor] | None = None
     """Plain positions [B, T], batch, config of the model -> positions [axes, B, T]; None: the plain positions."""
+    video_tensors: Mapping[str, str] = field(default_factory=dict)
+    """For a family whose tower takes videos like pictures: what the processor calls a tensor of videos -> the same
+    tensor of pictures. Empty: videos are shown as pictures only."""
+    of_positions: tuple[str, ...] = ()
+    """Tensors of `video_tensors` that only `positions` reads, one float32 per picture or video. They are held as int32
+    with the same bits, because a float tensor of a batch is taken for pixels."""
     sees_whole_pictures: bool = False
     """The tokens of a picture attend to each other in both directions."""
     whole_in_windows: Callable[[Any], bool] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from medvlm.data.estimate import EstimatedNativeDialogue, draw_ramps
 from medvlm.data.prepare import Prepare, Seen, ask, place_truth, weigh_answers
 from medvlm.data.processor import NativeDialogue, Pictures, Processor
 from medvlm.data.rows import Stacked, collate
-from medvlm.data.views import Views, is_flat, make_pictures
+from medvlm.data.views import Clip, Views, is_flat, make_clip, make_pictures
 from medvlm.io.images import decode
 from medvlm.tasks._writing import Writing
 
@@ -69,7 +69,7 @@ class NativePrepare:
         made = self.processor.look(images)
         first, canvas = sample.media[0], None
         if is_flat(first, self._views(first)):
-            stored, size = first.size[-2:], images[0].shape[:2]
+            stored, size = first.size[-2:], _show_one(images[0]).shape[:2]
             whole = self.processor.family.canvas(
                 Processed(self.processor.stock, size, made.tensors, made.expansions[0], len(images))
             )
@@ -121,7 +121,7 @@ class NativePrepare:
         first = sample.media[0]
         shown = self._pictures(first, files[first.member], sample)
         canvas = self.see(sample, files).canvas
-        whole = shown[len(shown) // 2]
+        whole = _show_one(shown[len(shown) // 2])
         if canvas is None:
             return whole
         (height, width), size = whole.shape[:2], canvas.size[-2:]
@@ -136,9 +136,17 @@ class NativePrepare:
     def _views(self, medium: Medium) -> Views:
         return self.views.get(medium.kind, Views())
 
-    def _pictures(self, medium: Medium, stored: Any, sample: Sample) -> list[np.ndarray]:
+    def _pictures(self, medium: Medium, stored: Any, sample: Sample) -> list[np.ndarray] | list[Clip]:
+        """The pictures of a medium, or one video."""
         array = decode(stored, medium.member) if isinstance(stored, bytes) else stored
         views, most = self._views(medium), None
+        if views.video_fps:
+            if len(medium.size) == 2:
+                raise DataError(
+                    f"{sample.source}/{sample.key}: has one picture where model.views.{medium.kind}.video_fps expects"
+                    " a video; give pictures another kind in the card"
+                )
+            return [make_clip(array, medium, views)]
         if medium.kind not in self.views and array.dtype != np.uint8:
             views = self.beyond_8_bits
         if views.max_tokens and len(medium.size) == 3:
@@ -153,10 +161,21 @@ class NativePrepare:
         return make_pictures(array, medium, views, most)
 
 
-def scale_down(image: np.ndarray, scale: float) -> np.ndarray:
-    """uint8 [H, W, 3] with its sides times `scale`, antialiased."""
+def _show_one(shown: np.ndarray | Clip) -> np.ndarray:
+    """A picture, or the middle frame of a video."""
+    return shown.frames[len(shown.frames) // 2] if isinstance(shown, Clip) else shown
+
+
+@overload
+def scale_down(image: np.ndarray, scale: float) -> np.ndarray: ...
+@overload
+def scale_down(image: Clip, scale: float) -> Clip: ...
+def scale_down(image: np.ndarray | Clip, scale: float) -> np.ndarray | Clip:
+    """uint8 [H, W, 3], or a video, with its sides times `scale`, antialiased."""
     if scale == 1.0:
         return image
+    if isinstance(image, Clip):
+        return replace(image, frames=tuple(scale_down(frame, scale) for frame in image.frames))
     size = [max(1, round(pixels * scale)) for pixels in image.shape[:2]]
     pixels_CHW = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     return (
@@ -200,5 +219,10 @@ def _pad_and_join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def make_native_prepare(processor: Processor, views: Mapping[str, Views], codec: str, scale: int) -> NativePrepare:
     """codec: how boxes are written; "" for the format that the family was trained with."""
+    for kind, shown in views.items():
+        if shown.video_fps and not processor.family.video_tensors:
+            raise RecipeError(
+                f"model.views.{kind}.video_fps: {processor.config.model_type} shows videos as pictures; remove it"
+            )
     writing = Writing(codec or processor.family.codec, scale)
     return NativePrepare(processor, NativeDialogue(processor), writing, views)

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from medvlm.core.turns import Message
 from medvlm.core.weights import open_stock
 from medvlm.data.control_words import tokenize
 from medvlm.data.dialogue import Conversation, Turn, fill_template
+from medvlm.data.views import Clip
 
 TEXTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels", "text_replacement_offsets")
 """Outputs of a processor other than pixels."""
@@ -82,19 +83,13 @@ class Processor:
             **getattr(type(self.stock), "images_kwargs", {}),
             **getattr(self.stock.valid_processor_kwargs, "_defaults", {}).get("images_kwargs", {}),
         }
-        for name, value in (settings or {}).items():
-            known = [n for n in self.stock.image_processor.to_dict() if not n.endswith("_type")]
-            if name not in known:
-                raise RecipeError(
-                    f"model.processor.{name}: {type(self.stock.image_processor).__name__} has no such"
-                    f" setting{did_you_mean(name, known)} (it has {list_some(sorted(known))})"
-                )
-            if name in fixed and fixed[name] != value:
-                raise RecipeError(
-                    f"model.processor.{name}: {type(self.stock).__name__} always sets it to {fixed[name]}; choose"
-                    f" another setting (it has {list_some(sorted(set(known) - set(fixed)))})"
-                )
-            setattr(self.stock.image_processor, name, value)
+        own = dict(settings or {})
+        for_video = own.pop("video", {})
+        self._change("model.processor", self.stock.image_processor, own, fixed)
+        if for_video and not self.family.video_tensors:
+            raise RecipeError(f"model.processor.video: {self.config.model_type} shows videos as pictures; remove it")
+        if for_video:
+            self._change("model.processor.video", self.stock.video_processor, for_video, {})
         self.folder = folder
         self.tokenizer = self.stock.tokenizer
         if self.tokenizer.pad_token is None:
@@ -105,6 +100,22 @@ class Processor:
         self.media_words = frozenset({self.soft, self.stock.image_token, *marks.values()})
         of_media = {value for name, value in marks.items() if names_medium(name)}
         self.barred_ids = list_media_ids(self.tokenizer, {self.soft, self.stock.image_token, *of_media})
+
+    def _change(self, key: str, part: Any, settings: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+        """key: where the recipe has the settings. part: what has them. fixed: those that the processor always sets."""
+        known = [n for n in part.to_dict() if not n.endswith("_type")]
+        for name, value in settings.items():
+            if name not in known:
+                raise RecipeError(
+                    f"{key}.{name}: {type(part).__name__} has no such"
+                    f" setting{did_you_mean(name, known)} (it has {list_some(sorted(known))})"
+                )
+            if name in fixed and fixed[name] != value:
+                raise RecipeError(
+                    f"{key}.{name}: {type(self.stock).__name__} always sets it to {fixed[name]}; choose"
+                    f" another setting (it has {list_some(sorted(set(known) - set(fixed)))})"
+                )
+            setattr(part, name, value)
 
     @cached_property
     def media_ids(self) -> frozenset[int]:
@@ -133,21 +144,46 @@ class Processor:
         with suppress(OSError):
             GenerationConfig.from_pretrained(self.folder).save_pretrained(folder)
 
-    def look(self, images: Sequence[np.ndarray]) -> Pictures:
-        """images: uint8 [H, W, 3]."""
+    def look(self, images: Sequence[np.ndarray | Clip]) -> Pictures:
+        """images: uint8 [H, W, 3], or videos of a family that takes them."""
+        pictures = [each for each in images if not isinstance(each, Clip)]
+        if len(pictures) < len(images):
+            return _join([self._watch(each) if isinstance(each, Clip) else self.look([each]) for each in images])
         from PIL import Image
 
         made = self.stock(
-            images=[[Image.fromarray(image) for image in images]], text=[self.stock.image_token * len(images)],
+            images=[[Image.fromarray(image) for image in pictures]], text=[self.stock.image_token * len(images)],
             return_tensors="pt", return_text_replacement_offsets=True,
         )  # fmt: skip
         expansions = tuple(sys.intern(offset["replacement"]) for offset in made["text_replacement_offsets"][0])
         tensors = {name: value for name, value in made.items() if name not in TEXTS}
+        tensors |= {name: torch.ones(len(images)).view(torch.int32) for name in self.family.of_positions}
         return Pictures(tensors, expansions, tuple(text.count(self.soft) for text in expansions))
+
+    def _watch(self, clip: Clip) -> Pictures:
+        """A video. Its tokens get the id of the image token: features take their place, so the id does not matter."""
+        about = {"fps": clip.fps, "frames_indices": list(clip.indices), "total_num_frames": clip.total}
+        made = self.stock(
+            videos=[list(clip.frames)], text=[self.stock.video_token], video_metadata=[about], do_sample_frames=False,
+            return_metadata=True, return_tensors="pt", return_text_replacement_offsets=True,
+        )  # fmt: skip
+        (offset,) = made["text_replacement_offsets"][0]
+        expansion = sys.intern(offset["replacement"].replace(self.stock.video_token, self.soft))
+        tensors = {own: made[name] for name, own in self.family.video_tensors.items()}
+        tensors |= {name: tensors[name].float().view(torch.int32) for name in self.family.of_positions}
+        return Pictures(tensors, (expansion,), (expansion.count(self.soft),))
 
     def blank(self) -> Mapping[str, torch.Tensor]:
         """The tensors of one small black picture."""
         return self.look([np.zeros((32, 32, 3), np.uint8)]).tensors
+
+
+def _join(several: Sequence[Pictures]) -> Pictures:
+    return Pictures(
+        {name: torch.cat([each.tensors[name] for each in several]) for name in several[0].tensors},
+        tuple(text for each in several for text in each.expansions),
+        tuple(count for each in several for count in each.counts),
+    )
 
 
 class NativeDialogue(Conversation):

@@ -4,6 +4,7 @@ volumes and videos."""
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -42,8 +43,16 @@ class Views(Config):
     """Maximum number of image tokens per medium in the language model, 0 for no limit. Fewer slices are shown if there
     would be more."""
 
+    video_fps: float = Field(0, ge=0, allow_inf_nan=False, exclude_if=lambda fps: not fps)
+    """Shows media of this kind as a video, with the family's own tokens and times of frames, and not as pictures. It is
+    the rate of the stored frames, per second (`video.fps` of the card); up to `max_slices` of them are shown."""
+
     @model_validator(mode="after")
     def _fits(self) -> Views:
+        if self.video_fps and (self.plane != "stored" or self.sampling != "uniform" or self.max_tokens):
+            raise ValueError(
+                "video_fps shows frames as stored, at equal distances; remove plane, sampling or max_tokens"
+            )
         if (self.sampling == "stride") != (self.stride_mm is not None):
             raise ValueError("stride_mm and `sampling: stride` need each other; give both or neither")
         if self.windows and len(self.windows) != 3:
@@ -56,6 +65,25 @@ class Views(Config):
     def bands(self) -> Preprocess:
         """The window settings, as the transforms read them."""
         return Preprocess(size=(1, 1), window=self.window, windows=self.windows, percentiles=self.percentiles)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Some frames of a video. frames: uint8 [H, W, 3]. indices: of these among all `total` stored frames, of which
+    there are `fps` per second."""
+
+    frames: tuple[np.ndarray, ...]
+    indices: tuple[int, ...]
+    total: int
+    fps: float
+
+
+def make_clip(array: np.ndarray, medium: Medium, views: Views) -> Clip:
+    """Up to `max_slices` frames at equal distances."""
+    shown = to_pictures(array, views.bands, medium)
+    indices = _choose_slices(len(shown), views, None, views.max_slices, medium.member)
+    frames = tuple(np.ascontiguousarray(shown[i]) for i in indices)
+    return Clip(frames, tuple(indices), len(shown), views.video_fps)
 
 
 def make_pictures(array: np.ndarray, medium: Medium, views: Views, most: int | None = None) -> list[np.ndarray]:

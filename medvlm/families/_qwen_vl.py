@@ -25,6 +25,10 @@ TOWER = {
 }
 
 
+VIDEO = {"pixel_values_videos": "pixel_values", "video_grid_thw": "image_grid_thw"}
+"""See Family.video_tensors."""
+
+
 def find_canvas(made: Processed) -> Canvas:
     _, rows, columns = made.tensors["image_grid_thw"][0].tolist()
     patch = made.processor.image_processor.patch_size
@@ -33,18 +37,45 @@ def find_canvas(made: Processed) -> Canvas:
 
 def compute_positions(plain_BT: torch.Tensor, batch: Batch, config: Any) -> torch.Tensor:
     """Positions [3, B, T]: time, row and column. Image tokens have their place in a grid (Qwen2-VL, arXiv 2409.12191,
-    section 2.1). Tokens after an image continue from its largest position."""
-    grids_N3, places = batch.media.get("image_grid_thw"), plain_BT.expand(3, -1, -1)
+    section 2.1), and those of a video the time of their frames (Qwen2.5-VL, arXiv 2502.13923, section 2.1.2). Tokens
+    after an image continue from its largest row or column."""
+    grids_N3 = batch.media.get("image_grid_thw")
     if grids_N3 is None or not len(batch.feature_rows):
-        return places
+        return plain_BT.expand(3, -1, -1)
+    seconds_N = batch.media.get("second_per_grid_ts")
+    if seconds_N is None:
+        return _place(plain_BT, batch, config, grids_N3, torch.ones(len(grids_N3), device=grids_N3.device))
+    return _place(
+        plain_BT, batch, config, grids_N3, config.vision_config.tokens_per_second * seconds_N.view(torch.float32)
+    )
+
+
+def compute_positions_of_frames(plain_BT: torch.Tensor, batch: Batch, config: Any) -> torch.Tensor:
+    """The same where a text with its time stands before each frame of a video, which is then like a picture."""
+    grids_N3 = batch.media.get("image_grid_thw")
+    if grids_N3 is None or not len(batch.feature_rows):
+        return plain_BT.expand(3, -1, -1)
+    frames_N3 = grids_N3.repeat_interleave(grids_N3[:, 0], 0)
+    frames_N3 = torch.cat([torch.ones_like(frames_N3[:, :1]), frames_N3[:, 1:]], 1)
+    return _place(plain_BT, batch, config, frames_N3, torch.ones(len(frames_N3), device=frames_N3.device))
+
+
+def _place(
+    plain_BT: torch.Tensor, batch: Batch, config: Any, grids_N3: torch.Tensor, interval_N: torch.Tensor
+) -> torch.Tensor:
+    """interval_N: float32, positions from one frame of a video to the next."""
+    places = plain_BT.expand(3, -1, -1)
     merge = config.vision_config.spatial_merge_size
-    _, height_N, width_N = (grids_N3 // torch.tensor([1, merge, merge], device=grids_N3.device)).T
-    tokens_N = height_N * width_N
+    frames_N, height_N, width_N = (grids_N3 // torch.tensor([1, merge, merge], device=grids_N3.device)).T
+    tokens_N = frames_N * height_N * width_N
     starts_N = tokens_N.cumsum(0) - tokens_N
     picture_I = torch.searchsorted(starts_N, batch.feature_rows, right=True) - 1
     at_I, width_I = batch.feature_rows - starts_N[picture_I], width_N[picture_I]
+    frame_I = at_I // (height_N * width_N)[picture_I]
+    in_frame_I = at_I - frame_I * (height_N * width_N)[picture_I]
     is_image_BT = batch.ids_BT == config.image_token_id
-    within_3I = torch.stack([torch.zeros_like(at_I), at_I // width_I, at_I % width_I])
+    time_I = (frame_I * interval_N[picture_I]).long()
+    within_3I = torch.stack([time_I, in_frame_I // width_I, in_frame_I % width_I])
     within = torch.zeros_like(places).masked_scatter(is_image_BT, within_3I - at_I)
     # A picture takes only as many positions as its longer side has tokens, so later tokens get smaller positions.
     fewer_I = (at_I == tokens_N[picture_I] - 1) * (torch.maximum(height_N, width_N) - tokens_N)[picture_I]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from medvlm.core.families import Described, Family
-from medvlm.families._qwen_vl import TOWER, compute_positions, find_canvas, make_config_and_processor
+from medvlm.families._qwen_vl import TOWER, VIDEO, compute_positions, find_canvas, make_config_and_processor
 
 
 def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
@@ -23,6 +23,8 @@ FAMILY = Family(
     types="mm_token_type_ids",
     position_axes=3,
     positions=compute_positions,
+    video_tensors={**VIDEO, "second_per_grid_ts": "second_per_grid_ts"},
+    of_positions=("second_per_grid_ts",),
     canvas=find_canvas,
     tiny=make_tiny,
 )

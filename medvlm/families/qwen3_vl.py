@@ -6,7 +6,7 @@ from typing import Any
 
 from medvlm.core.families import Described, Family
 from medvlm.families._qwen3_vl import DEEP, TOWER, make_config
-from medvlm.families._qwen_vl import compute_positions, find_canvas
+from medvlm.families._qwen_vl import VIDEO, compute_positions_of_frames, find_canvas
 
 
 def make_tiny(real: Described | None) -> tuple[dict[str, Any], Any]:
@@ -20,7 +20,8 @@ FAMILY = Family(
     codec="bbox_2d",
     types="mm_token_type_ids",
     position_axes=3,
-    positions=compute_positions,
+    positions=compute_positions_of_frames,
+    video_tensors=VIDEO,
     canvas=find_canvas,
     tiny=make_tiny,
 )

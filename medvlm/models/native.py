@@ -204,7 +204,8 @@ class NativeVLM(nn.Module):
         """The output of the family's get_image_features for every picture of `media`. Keeps no activations for the
         backward pass if encoder and connector are frozen."""
         dtype = next(self.encoders.parameters()).dtype
-        pixels = {k: v.to(dtype) if v.is_floating_point() else v for k, v in media.items()}
+        read = {k: v for k, v in media.items() if k not in self.family.of_positions}
+        pixels = {k: v.to(dtype) if v.is_floating_point() else v for k, v in read.items()}
         trained = is_trained(self.encoders) or is_trained(self.connectors)
         for name in self._bare:  # sharding engines replace the parameter in the registered module only
             self.stock.model._parameters[name] = self.connectors[IMAGE]._parameters[name]

@@ -46,7 +46,7 @@ class Model(Config):
     """A pretrained vision-language model, by hub id or folder, which replaces `encoders` and `language`."""
     processor: dict[str, Any] = {}
     """Settings of a pretrained model's image processor, by their names there, e.g. {size: {shortest_edge: 65536,
-    longest_edge: 1048576}}."""
+    longest_edge: 1048576}}; under `video`, those of its video processor."""
     template: str = Field("", exclude_if=lambda template: not template)
     """The chat template of a pretrained model, in place of its own or where it has none: `vicuna`, `llama2`, `plain`,
     or Jinja. Other models have `language.template`."""
