@@ -41,9 +41,8 @@ def list_asked(sample: Sample) -> tuple[Question, ...]:
 def list_dialogues(sample: Sample) -> tuple[Question, ...]:
     """The last question of each dialogue, with the turns before it; questions by themselves are dialogues of one."""
     every = list(_walk(sample))
-    return tuple(
-        turns[-1] for turns, later in zip(every, [*every[1:], ()], strict=True) if len(later) != len(turns) + 1
-    )
+    lengths = [*map(len, every[1:]), 0]
+    return tuple(turns[-1] for turns, later in zip(every, lengths, strict=False) if later != len(turns) + 1)
 
 
 def _walk(sample: Sample) -> Iterator[tuple[Question, ...]]:

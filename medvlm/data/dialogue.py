@@ -120,7 +120,8 @@ class Dialogue(Conversation):
 
     @property
     def image_id(self) -> int:
-        return int(self.tokenizer.convert_tokens_to_ids(self.image_token))
+        known: int = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        return known
 
     @property
     def media_words(self) -> frozenset[str]:  # type: ignore[override]

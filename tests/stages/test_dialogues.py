@@ -14,7 +14,7 @@ from medvlm.core.ask import Ask
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.core.text import MEDIUM
-from medvlm.core.turns import check_places, list_asked, show_until, tell
+from medvlm.core.turns import check_places, list_asked, list_dialogues, show_until, tell
 from medvlm.io.images import encode_png
 from medvlm.objectives.next_token import read_losses
 from tests.stages.batches import loss_of, weight_of
@@ -119,7 +119,12 @@ def test_a_turn_that_is_left_out_takes_the_later_ones_with_it() -> None:
     first, second, third = sample.questions
     assert [len(q.before) for q in list_asked(sample)] == [0, 1, 2]
     assert [q.text for q in list_asked(replace(sample, questions=(first, third)))] == [first.text]
-    assert list_asked(replace(sample, questions=(second, third))) == ()
+    for questions in ((second, third), ()):
+        assert (
+            list_asked(replace(sample, questions=questions))
+            == list_dialogues(replace(sample, questions=questions))
+            == ()
+        )
     independent = replace(first, turn=0, text="which?")
     assert [len(q.before) for q in list_asked(replace(sample, questions=(independent, second)))] == [0]
     assert tell(list_asked(sample)[1]) == "<image>which lung?\nleft\n\ncompare <image> with <image> again"
