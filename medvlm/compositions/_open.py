@@ -100,10 +100,8 @@ def open_as_is(recipe: Any, device: str, max_new_tokens: int) -> Opened:
     model, spread = recipe.model, recipe.evaluate.spread
     opened: Opened | None = None if spread else composition_as_is(model).open_as_is(model, device)
     if opened is None:
-        unused = [name for name in ("processor", "views") if getattr(model, name)]
-        if unused:
-            why = "evaluate.spread is on" if spread else f"{model.pretrained} is of no family that medvlm knows"
-            raise RecipeError(f"model.{unused[0]}: {why}, so its own processor is used as it is; remove the key")
+        why = "evaluate.spread is on" if spread else f"{model.pretrained} is of no family that medvlm knows"
+        _refuse_settings(model, "model", why)
         opened = StockAnswering(model.pretrained, device, spread)
         if model.boxes.codec:
             opened.boxes = Writing(model.boxes.codec, model.boxes.scale)
@@ -111,6 +109,12 @@ def open_as_is(recipe: Any, device: str, max_new_tokens: int) -> Opened:
         opened.find_origin = partial(find_published, model.pretrained)
     opened.max_new_tokens = max_new_tokens
     return opened
+
+
+def _refuse_settings(model: Any, key: str, why: str) -> None:
+    """Raises RecipeError for settings of a processor that is used as it is. key: where the model stands."""
+    if unused := [name for name in ("processor", "views", "template", "system") if getattr(model, name)]:
+        raise RecipeError(f"{key}.{unused[0]}: {why}, so its own processor is used as it is; remove the key")
 
 
 def open_judge(model: Any, device: str, max_new_tokens: int) -> Opened:
@@ -126,6 +130,8 @@ def open_judge(model: Any, device: str, max_new_tokens: int) -> Opened:
         except RecipeError as reason:
             is_key = str(reason).startswith("model.")
             raise RecipeError(f"evaluate.judge{'.' if is_key else ': '}{reason}") from None
+    if opened is None or isinstance(opened, StockLanguage):
+        _refuse_settings(model, "evaluate.judge.model", f"{model.pretrained} is of no family that medvlm knows")
     opened = opened or StockAnswering(model.pretrained, device)
     opened.max_new_tokens = max_new_tokens
     return opened
