@@ -39,7 +39,7 @@ class SizePrepare:
 
     def _look(self, media: tuple[Medium, ...], scale: float) -> Seen:
         seen = self._prepare.see(Sample("", "", "", media), NoFiles(), scale)
-        return Seen([(name, _drop_pixels(medium)) for name, medium in seen.media], seen.canvas)
+        return replace(seen, media=[(name, _drop_pixels(medium)) for name, medium in seen.media])
 
 
 def _drop_pixels(medium: Any) -> Any:
