@@ -52,7 +52,7 @@ def check_isolated(model: Any, stock: Any = None, types: str = "", shares_rows: 
             ) from error
         texts = (prefix + first, prefix + second, other) if shares_rows else (ids,)
         given = {types: torch.tensor([[0] + [1] * 15])} if types else {}
-        model.only_dense = find_misfit(model, lambda: model(row)["logits_LV"], shared, TOLERANCE)
+        model.only_dense = model.only_dense or find_misfit(model, lambda: model(row)["logits_LV"], shared, TOLERANCE)
         alone = [stock(input_ids=torch.tensor([text]), use_cache=False, **given).logits[0] for text in texts]
     expected = (torch.cat([alone[0], alone[1][4:], alone[2]]) if shares_rows else alone[0])[:15]
     off = float((shared - expected).abs().max() / expected.abs().max())

@@ -128,6 +128,11 @@ class NativeVLM(nn.Module):
         self.family: Family = family_of(stock.config.model_type)
         self.__dict__["stock"] = stock
         self.blank = dict(blank)
+        self._in_windows = bool(self.family.whole_in_windows and self.family.whole_in_windows(stock.config))
+        if not self.family.shares_rows:
+            self.only_dense = "gets one text per row, for which its own class computes the attention"
+        elif self._in_windows:
+            self.only_dense = "sees whole pictures within windows, which other kernels do not know"
         self.encoders = nn.ModuleDict({IMAGE: _exclude(stock.model, self.family.tower, self.family.connectors)})
         self.connectors = nn.ModuleDict({IMAGE: _group_connector(stock.model, self.family.connectors)})
         self._bare = [
@@ -219,18 +224,16 @@ class NativeVLM(nn.Module):
         include. kernels: by default those of the model."""
         is_image_BT = (batch.ids_BT == self.image_token_id) & (batch.docs_BT >= 0)
         inputs: dict[str, Any] = {"input_ids": batch.ids_BT, "position_ids": self._compute_positions(batch)}
-        in_windows = self.family.whole_in_windows is not None and self.family.whole_in_windows(self.stock.config)
-        blocks_BT = _number_runs(is_image_BT) if self.family.sees_whole_pictures or in_windows else None
+        sees_whole = self.family.sees_whole_pictures or self._in_windows
+        blocks_BT = _number_runs(is_image_BT) if sees_whole else None
         if self.family.reads_prompt_both_ways:
             inputs[self.family.types] = self._mark_answers(batch)
             blocks_BT = inputs[self.family.types].where(inputs[self.family.types] == 0, -1)
         elif self.family.types:
             inputs[self.family.types] = is_image_BT.long()
-        # Layers with a state read a mask of padding; the other kernels know no blocks that a window cuts.
-        only_dense = in_windows or not self.family.shares_rows
-        kernels = ("dense",) if only_dense else kernels or self.kernels
+        kernels = ("dense",) if self.only_dense else kernels or self.kernels
         inputs["attention_mask"] = make_mask(
-            batch, self.stock.dtype, self.language.config, kernels, blocks_BT, in_windows
+            batch, self.stock.dtype, self.language.config, kernels, blocks_BT, self._in_windows
         )
         unused: torch.Tensor | float = 0.0
         if len(batch.feature_rows):

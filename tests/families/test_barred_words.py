@@ -12,7 +12,8 @@ import pytest
 
 from medvlm.core.config import kinds
 from medvlm.core.media_words import list_media_ids, names_medium
-from medvlm.data.processor import Processor
+from medvlm.core.turns import Message
+from medvlm.data.processor import NativeDialogue, Processor
 from medvlm.preflight.rehearsal.ready import make_config
 
 SIZES = [(40, 40), (61, 97), (150, 37)]
@@ -34,15 +35,17 @@ def test_every_word_around_and_inside_a_picture_is_barred(processor: Processor) 
     own = processor.tokenizer
     added = {id_ for id_, token in own.added_tokens_decoder.items()} - {own.bos_token_id, own.eos_token_id}
     shown = [np.zeros((*size, 3), np.uint8) for size in SIZES]
-    written = set(processor.ids([asked(len(shown))], processor.look(shown).expansions, ask=True))
-    plain = set(processor.ids([asked(0)], [], ask=True)) if not processor.family.reads_prompt_both_ways else set()
+    dialogue = NativeDialogue(processor)
+    written = set(dialogue.read(dialogue.write((asked(len(shown)),), ask=True), processor.look(shown).expansions))
+    both_ways = processor.family.reads_prompt_both_ways
+    plain = set() if both_ways else set(dialogue.read(dialogue.write((asked(0),), ask=True), ()))
     of_pictures = (written - plain) & added
     assert processor.config.image_token_id in of_pictures
     assert of_pictures <= set(processor.barred_ids), own.convert_ids_to_tokens(of_pictures - set(processor.barred_ids))
 
 
-def asked(pictures: int) -> dict[str, Any]:
-    return {"role": "user", "content": [*({"type": "image"} for _ in range(pictures)), {"type": "text", "text": "a b"}]}
+def asked(pictures: int) -> Message:
+    return Message("user", (*[None] * pictures, "a b"))
 
 
 def test_every_medium_that_the_config_names_is_barred_and_no_end_is(processor: Processor) -> None:
