@@ -104,8 +104,7 @@ class Contrastive(Base):
     def compute_loss(self, model: nn.Module, micro: Pairs, step: int) -> Measured:
         micro = micro.to(self.engine.device)
         outputs = model(micro)
-        media_NP, texts_NP = self.engine.gather(outputs["media_NP"]), self.engine.gather(outputs["texts_NP"])
-        concepts = self.engine.gather(micro.concepts_N)
+        media_NP, texts_NP, concepts = self.engine.gather(outputs["media_NP"], outputs["texts_NP"], micro.concepts_N)
         log_scale, bias = outputs["log_scale"], outputs.get("bias")
         first, count = self.engine.rank * len(micro.keys), len(micro.keys)
         own = slice(first, first + count)

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from medvlm.core.engine_config import SHARDING, EngineConfig
 from medvlm.core.errors import RecipeError
 from medvlm.train.blocks import Matches, compile_blocks, recompute
+from medvlm.train.exchange import gather_rows, list_constant_buffers
 from medvlm.train.frozen import hold_in_bfloat16
 from medvlm.train.proof import holds_gradient
 from medvlm.train.tensors import Read, load_tensors, tensors_of
@@ -65,7 +66,9 @@ class Engine:
             else {}
         )
         spread = world > 1 or config.kind not in ("auto", "single")
-        strategy: Any = DDPStrategy(find_unused_parameters=True, **backend) if spread else "auto"
+        strategy: Any = (
+            DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True, **backend) if spread else "auto"
+        )
         accelerator: Any = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(config.device, config.device)
         precision = "32-true" if config.kind in SHARDING else config.precision  # sharding engines set it themselves
         self.fabric = Fabric(
@@ -73,6 +76,7 @@ class Engine:
         )
         self.fabric.launch()
         self.config, self.extra_models, self.unstored = config, {}, frozenset[str]()
+        self._common_names: list[Any] = []
         self.rank, self.world, self.device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
         if self.world != world:
             raise RecipeError(
@@ -111,6 +115,8 @@ class Engine:
         """The wrapped model that the loop calls. The engine owns the optimizers from here on, but their learning rates
         may be set at any time."""
         self.model, self.optimizers = model, optimizers
+        # DDP would send them before every forward pass.
+        model._ddp_params_and_buffers_to_ignore = list_constant_buffers(model)  # type: ignore[assignment]
         self._wrapped, *_ = self.fabric.setup(model, *optimizers.values())
         return self._wrapped  # type: ignore[no-any-return]
 
@@ -211,10 +217,34 @@ class Engine:
         dist.all_gather_object(everywhere, list(names))
         return sorted({name for own in everywhere for name in own})
 
-    def gather(self, x: torch.Tensor) -> torch.Tensor:
-        """Stacks [n, ...] of every rank to [world * n, ...]. Gradients flow back to the rank of each row."""
-        gathered: torch.Tensor = _Gather.apply(x, self.rank, self.world) if self.world > 1 else x
-        return gathered
+    def sum_by_name(
+        self, plain: Sequence[float], named: Mapping[Any, tuple[float, float]]
+    ) -> tuple[list[float], dict[Any, tuple[float, float]]]:
+        """Numbers that every rank has, and pairs of numbers under names that a rank may lack, summed over the ranks, in
+        float64. The names are sorted. Called on every rank.
+
+        It takes one all-reduce if no rank has a name that it did not have in an earlier call; otherwise the ranks
+        exchange their names first.
+        """
+        if self.world == 1:
+            return [float(x) for x in plain], {name: named[name] for name in sorted(named)}
+        summed = self.sum_over_ranks([*plain, *self._flatten(named)])
+        if summed.pop():
+            self._common_names = self.merge_names([*self._common_names, *named])
+            summed = self.sum_over_ranks([*plain, *self._flatten(named)])[:-1]
+        ranks, *pairs = (summed[len(plain) + i :: 3] for i in range(3))
+        found = zip(self._common_names, ranks, *pairs, strict=True)
+        return summed[: len(plain)], {name: (first, second) for name, has, first, second in found if has}
+
+    def _flatten(self, named: Mapping[Any, tuple[float, float]]) -> list[float]:
+        """For each common name 1 if this rank has it, and its two numbers; at last, 1 if this rank has other names."""
+        flat = [x for name in self._common_names for x in ((1.0, *named[name]) if name in named else (0.0,) * 3)]
+        return [*flat, float(not named.keys() <= set(self._common_names))]
+
+    def gather(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Stacks [n, ...] of every rank to [world * n, ...], for all tensors at once. Gradients flow back to the rank
+        of each row."""
+        return gather_rows(tensors) if self.world > 1 else tensors
 
     def barrier(self) -> None:
         self.fabric.barrier()
@@ -233,19 +263,3 @@ def _require_gpus(config: EngineConfig, local: int) -> None:
             f"torchrun started {local} processes on this machine, but it has {present} GPUs; use --nproc-per-node"
             f" {present}, or engine.device: cpu"
         )
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, rank: int, world: int) -> torch.Tensor:
-        ctx.rank, ctx.rows = rank, len(x)
-        rows = [torch.empty_like(x) for _ in range(world)]
-        dist.all_gather(rows, x.contiguous())
-        return torch.cat(rows)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        # Every rank has a share of the loss, which may depend on every row, so the gradients are summed.
-        grad = grads[0].contiguous().clone()  # a copy, because all_reduce works in place
-        dist.all_reduce(grad)
-        return grad[ctx.rank * ctx.rows : (ctx.rank + 1) * ctx.rows], None, None

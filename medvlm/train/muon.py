@@ -6,19 +6,26 @@ because it accepts matrices only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn.functional import pad
+
+from medvlm.train.exchange import exchange_shares, share_out
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the Newton-Schulz iteration. Five rounds bring singular values above 1e-3 into [0.7, 1.2]."""
 ROUNDS = 5
 MOMENTUM = 0.95
+AT_ONCE = 1 << 26
+"""Numbers of matrices whose momenta are whole at the same time, on every rank."""
+
+Stack = tuple[dict[str, Any], list[nn.Parameter]]
+"""A group of parameters, and those of its matrices that have one shape."""
 
 
 class Muon(torch.optim.AdamW):
@@ -31,26 +38,33 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         assert closure is None, "closures are not supported"
-        for group in self.param_groups:
-            if group["orthogonal"]:
-                self._update_matrices(group)
+        for stacks in _split_by_size(self._stack_matrices()):
+            # Momenta are gathered when their stack's turn comes: all of a large model do not fit at once.
+            momenta = [torch.stack([_unshard(self._look_ahead(p)).flatten(1) for p in each]) for _, each in stacks]
+            for (group, parameters), changes_NAB in zip(stacks, orthogonalize_all(momenta), strict=True):
+                self._apply(group, parameters, changes_NAB)
         return super().step()  # skips matrices, whose gradient is None by now
 
-    def _update_matrices(self, group: dict[str, Any]) -> None:
-        """Updates all matrices of one shape together, because many small products cost more than a large one."""
-        by_shape: dict[torch.Size, list[nn.Parameter]] = {}
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                by_shape.setdefault(torch.Size((len(parameter), parameter.shape[1:].numel())), []).append(parameter)
-        for shape, parameters in by_shape.items():
-            momenta_NAB = torch.stack([_unshard(self._look_ahead(p)).flatten(1) for p in parameters])
-            for parameter, change in zip(parameters, _orthogonalize_shared(momenta_NAB), strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(
-                    _shard_like(change.reshape(parameter.shape), parameter),
-                    alpha=-group["lr"] * 0.2 * max(shape) ** 0.5,
-                )
-                parameter.grad = None
+    def _stack_matrices(self) -> list[Stack]:
+        """The matrices of each group by shape: many small products cost more than a large one."""
+        found: list[Stack] = []
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"] if group["orthogonal"] else ():
+                if parameter.grad is not None:
+                    shape = torch.Size((len(parameter), parameter.shape[1:].numel()))
+                    by_shape.setdefault(shape, []).append(parameter)
+            found += [(group, parameters) for parameters in by_shape.values()]
+        return found
+
+    def _apply(self, group: dict[str, Any], parameters: list[nn.Parameter], changes_NAB: torch.Tensor) -> None:
+        longest = max(changes_NAB.shape[1:])
+        for parameter, change in zip(parameters, changes_NAB, strict=True):
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            parameter.add_(
+                _shard_like(change.reshape(parameter.shape), parameter), alpha=-group["lr"] * 0.2 * longest**0.5
+            )
+            parameter.grad = None
 
     def _look_ahead(self, parameter: nn.Parameter) -> torch.Tensor:
         """Nesterov momentum: the gradient interpolated towards the updated momentum."""
@@ -75,16 +89,35 @@ def _shard_like(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _orthogonalize_shared(matrices_NAB: torch.Tensor) -> torch.Tensor:
-    """orthogonalize() for all matrices, which are the same on every rank. Each rank computes a share and sends it to
-    the others."""
-    if not dist.is_initialized():
-        return orthogonalize(matrices_NAB)
-    share = -(-len(matrices_NAB) // dist.get_world_size())
-    own = matrices_NAB[dist.get_rank() * share :][:share]
-    turned = [matrices_NAB.new_empty(share, *matrices_NAB.shape[1:]) for _ in range(dist.get_world_size())]
-    dist.all_gather(turned, orthogonalize(pad(own, (0, 0, 0, 0, 0, share - len(own)))))
-    return torch.cat(turned)[: len(matrices_NAB)]
+def _split_by_size(stacks: list[Stack]) -> list[list[Stack]]:
+    """Consecutive stacks of at most AT_ONCE numbers together; a larger stack alone."""
+    found: list[list[Stack]] = []
+    size = 0
+    for group, parameters in stacks:
+        own = sum(p.numel() for p in parameters)
+        if not found or size + own > AT_ONCE:
+            found.append([])
+            size = 0
+        found[-1].append((group, parameters))
+        size += own
+    return found
+
+
+def orthogonalize_all(stacks: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """orthogonalize() of every stack [N, A, B]. All of them are the same on every rank: each rank computes about the
+    same share of the work, and the results are exchanged in one collective."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [orthogonalize(stack) for stack in stacks]
+    matrices = [matrix for stack in stacks for matrix in stack]
+    owners = share_out([m.numel() * min(m.shape) for m in matrices], dist.get_world_size())
+    own: list[torch.Tensor] = []
+    first, rank = 0, dist.get_rank()
+    for stack in stacks:
+        mine = [i for i in range(len(stack)) if owners[first + i] == rank]
+        own += orthogonalize(stack if len(mine) == len(stack) else stack[mine]) if mine else ()
+        first += len(stack)
+    everywhere = iter(exchange_shares(own, owners, matrices))
+    return [torch.stack(list(islice(everywhere, len(stack)))) for stack in stacks]
 
 
 def orthogonalize(matrices_NAB: torch.Tensor) -> torch.Tensor:

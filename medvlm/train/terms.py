@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, NamedTuple
@@ -124,20 +124,16 @@ def join(into: dict[Name, Term], terms: Terms) -> None:
 
 
 def report(terms: Terms, losses: Iterable[str], engine: Engine, signals: Signals = Signals()) -> Report:
-    """Sums terms over all ranks, in one all-reduce. A rank may lack a term, such as a reward that judged none of its
+    """Sums terms over all ranks. A rank may lack a term, such as a reward that judged none of its
     answers.
 
     losses: the names of the trained terms, the same on every rank. Called on every rank.
     """
-    own = {_split_name(name): term for name, term in terms.items()}
-    names = engine.merge_names(own)
-    signal_values = astuple(signals)
-    flat = engine.sum_over_ranks([*signal_values, *(x for name in names for x in own.get(name, Term(0.0)))])
-    first = len(signal_values)  # sums and weights alternate after the signals
-    sums, weights = flat[first::2], flat[first + 1 :: 2]
-    found = Report(signals=Signals(**{f.name: x for f, x in zip(fields(Signals), flat, strict=False)}))
+    own = {_split_name(name): (term.sum, term.weight) for name, term in terms.items()}
+    of_signals, of_names = engine.sum_by_name(astuple(signals), own)
+    found = Report(signals=Signals(*of_signals))
     of_losses = set(losses)
-    for (source, what), total, weight in zip(names, sums, weights, strict=True):
+    for (source, what), (total, weight) in of_names.items():
         value = total / weight if weight else total
         if source:
             found.sources.setdefault(source, {})[what] = value

@@ -1,0 +1,92 @@
+"""What ranks exchange within a step, in as few collectives as possible: each one waits for the slowest rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def gather_rows(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Stacks [n, ...] of every rank to [world * n, ...], for all tensors in one collective; n is the same for all.
+
+    Gradients flow back to the rank of each row, in one collective too. Called on every rank.
+    """
+    found: tuple[torch.Tensor, ...] = _GatherRows.apply(*tensors)
+    return found
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        world, rows = dist.get_world_size(), len(tensors[0])
+        flat = [tensor.detach().contiguous().reshape(rows, -1).view(torch.uint8) for tensor in tensors]
+        sizes = [part.shape[1] for part in flat]
+        own = torch.cat(flat, 1)
+        gathered = own.new_empty(world * rows, own.shape[1])
+        dist.all_gather_into_tensor(gathered, own)
+        found = [
+            part.contiguous().view(tensor.dtype).reshape(world * rows, *tensor.shape[1:])
+            for part, tensor in zip(gathered.split(sizes, 1), tensors, strict=True)
+        ]
+        ctx.mark_non_differentiable(*(each for each in found if not each.is_floating_point()))
+        ctx.rows = rows
+        ctx.likes = [tensor.new_empty(0) if tensor.is_floating_point() else None for tensor in tensors]
+        ctx.shapes = [tensor.shape for tensor in tensors]
+        return tuple(found)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # Every rank has a share of the loss, which may depend on every row, so the gradients are summed.
+        asked = [i for i, like in enumerate(ctx.likes) if like is not None]
+        flat = [grads[i].reshape(len(grads[i]), -1) for i in asked]
+        together = torch.cat(flat, 1)
+        own = together.new_empty(ctx.rows, together.shape[1])
+        dist.reduce_scatter_tensor(own, together)
+        found: list[torch.Tensor | None] = [None] * len(grads)
+        for i, part in zip(asked, own.split([part.shape[1] for part in flat], 1), strict=True):
+            found[i] = part.reshape(ctx.shapes[i]).to(ctx.likes[i].dtype)
+        return tuple(found)
+
+
+def share_out(costs: Sequence[float], world: int) -> list[int]:
+    """Item -> the rank that does it, so that the sums of the costs are about equal: the dearest first, each to the rank
+    with the least so far."""
+    loads, owners = [0.0] * world, [0] * len(costs)
+    for item in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        owners[item] = loads.index(min(loads))
+        loads[owners[item]] += costs[item]
+    return owners
+
+
+def exchange_shares(
+    own: Sequence[torch.Tensor], owners: Sequence[int], likes: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """All tensors, of which each rank has computed those that it owns, in one collective.
+
+    own: those of this rank, in order. likes: item -> a tensor of its shape, dtype and device.
+    """
+    sizes: list[list[int]] = [[] for _ in range(dist.get_world_size())]
+    for like, owner in zip(likes, owners, strict=True):
+        sizes[owner].append(like.numel())
+    most = max(sum(each) for each in sizes)
+    given = torch.cat([each.reshape(-1) for each in (*own, likes[0].new_zeros(most - sum(sizes[dist.get_rank()])))])
+    gathered = given.new_empty(len(sizes) * most)
+    dist.all_gather_into_tensor(gathered, given)
+    rows = zip(gathered.view(len(sizes), most), sizes, strict=True)
+    parts = [iter(row.split([*each, most - sum(each)])) for row, each in rows]
+    return [next(parts[owner]).reshape(like.shape) for like, owner in zip(likes, owners, strict=True)]
+
+
+def list_constant_buffers(model: nn.Module) -> list[str]:
+    """The names of the buffers that no forward pass of training changes: those that a checkpoint does not hold (numbers
+    of positions, frequencies), and those of modules in eval mode."""
+    return [
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name, _ in module.named_buffers(recurse=False)
+        if name in module._non_persistent_buffers_set or not module.training
+    ]
