@@ -3,6 +3,7 @@ and its tiles."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import torch
@@ -12,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from medvlm.core.config import Slot, component
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Preprocess
+
+Deal = Callable[[Callable[[torch.Tensor], tuple[torch.Tensor, ...]], torch.Tensor], tuple[torch.Tensor, ...]]
 
 
 class Config(EncoderConfig):
@@ -103,10 +106,13 @@ class Slices(nn.Module):
         self.width: int = self.each.width
         self.grid = {"patches": (config.views, *one), "pooled": (config.views,), "mean": one}[config.out]
 
-    def forward(self, pixels_NCVHW: torch.Tensor) -> Features:
+    DEALS_VIEWS = True
+
+    def forward(self, pixels_NCVHW: torch.Tensor, deal: Deal | None = None) -> Features:
+        """deal: lets other ranks compute some of the views (train/dealing.py)."""
         count, views = len(pixels_NCVHW), pixels_NCVHW.shape[2]
         flat = pixels_NCVHW.transpose(1, 2).flatten(0, 1)
-        patches, pooled = self._encode(flat)
+        patches, pooled = deal(self._encode, flat) if deal else self._encode(flat)
         pooled_NVE = pooled.unflatten(0, (count, views))
         patches_NVTE = patches.unflatten(0, (count, views))
         tokens = {

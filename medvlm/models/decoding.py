@@ -64,7 +64,7 @@ class Decoding(nn.Module):
 
     def forward(self, batch: Labelled) -> Outputs:
         device = next(self.parameters()).device
-        media = complete_media(self.encoders, batch.media, self._is_needed, device)
+        media = complete_media(self.encoders, batch.media, self._is_needed, device, least=1)
         features = {name: encode(self.encoders[name], pixels, name) for name, pixels in media.items()}
         return {
             f"decoders.{name}": self._decode(decoder, features[self.reads[name]], batch.rows.get(name))

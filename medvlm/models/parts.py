@@ -96,20 +96,42 @@ def encode(encoder: nn.Module, pixels: torch.Tensor, name: str) -> Features:
             f" encoders.{name}.preprocess.size"
         )
     dtype = next(encoder.parameters()).dtype  # pixels are float32, a model may be trained in bfloat16
+    deal = get_deal(encoder)
     with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(encoder)):
-        features: Features = encoder(pixels.to(dtype))
+        if deal is None:
+            features: Features = encoder(pixels.to(dtype))
+        elif getattr(encoder, "DEALS_VIEWS", False):
+            features = encoder(pixels.to(dtype), deal)
+        else:
+            patches, pooled = deal(lambda rows: _get_tensors(encoder(rows)), pixels.to(dtype))
+            features = Features(patches, pooled, tuple(encoder.grid))
     return features
 
 
+def _get_tensors(features: Features) -> tuple[torch.Tensor, torch.Tensor]:
+    return features.patches, features.pooled
+
+
+def get_deal(encoder: nn.Module) -> Any:
+    """What deals the inputs of an encoder over the ranks (train/dealing.py), None if nothing does. Only in training:
+    elsewhere ranks may call the model at different times."""
+    return getattr(encoder, "deal", None) if torch.is_grad_enabled() else None
+
+
 def complete_media(
-    encoders: nn.ModuleDict, media: Mapping[str, torch.Tensor], is_needed: Callable[[str], bool], device: torch.device
+    encoders: nn.ModuleDict,
+    media: Mapping[str, torch.Tensor],
+    is_needed: Callable[[str], bool],
+    device: torch.device,
+    least: int = 0,
 ) -> dict[str, torch.Tensor]:
     """The media in the order of the encoders, with one medium of zeros for each encoder that must run without a medium.
+    If its inputs are dealt over the ranks, there are `least` instead, since other ranks give it some.
 
     If ranks communicate within the forward or backward pass of a tower, all of them must run it, in the same order.
     """
     return {
-        name: media[name] if name in media else torch.zeros(1, *e.input_shape, device=device)
+        name: media[name] if name in media else torch.zeros(least if get_deal(e) else 1, *e.input_shape, device=device)
         for name, e in encoders.items()
         if name in media or is_needed(name)
     }

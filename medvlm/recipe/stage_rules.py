@@ -199,6 +199,15 @@ def _check_engine(recipe: Recipe, i: int) -> Iterator[Problem]:
             " the others"
         )
         yield Problem(("stages", i, "accumulate"), f"{why}; give a number")
+    if recipe.engine.deal_media and stage.accumulate == "auto":
+        why = (
+            "with engine.deal_media, ranks wait for each other within a pass, so a rank that runs out of memory would"
+            " block the others"
+        )
+        yield Problem(("stages", i, "accumulate"), f"{why}; give a number")
+    if recipe.engine.deal_media and recipe.model.pretrained:
+        why = "the towers of a ready model (model.pretrained) take their images in a form of their own"
+        yield Problem(("engine", "deal_media"), f"{why}, which is not dealt over the ranks; remove it")
 
 
 def _is_quantized(recipe: Recipe) -> bool:

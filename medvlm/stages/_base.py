@@ -195,7 +195,7 @@ class Base:
 
     def set_modes(self) -> None:
         set_modes(self.model)
-        self.model.runs_all = self.engine.is_sharded
+        self.model.runs_all = self.engine.runs_all
         said = use_attention(self.model, self.engine.config, self.engine.device)
         if said and self.engine.is_first:
             print(f"{self.config.name}: {said}", file=sys.stderr, flush=True)

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from medvlm.core.engine_config import SHARDING, EngineConfig
 from medvlm.core.errors import RecipeError
 from medvlm.train.blocks import Matches, compile_blocks, recompute
+from medvlm.train.dealing import Dealing
 from medvlm.train.exchange import gather_rows, list_constant_buffers
 from medvlm.train.frozen import hold_in_bfloat16
 from medvlm.train.proof import holds_gradient
@@ -89,6 +90,16 @@ class Engine:
         return self.rank == 0
 
     @property
+    def deals(self) -> bool:
+        """Whether the inputs of towers are dealt over the ranks."""
+        return self.config.deal_media and self.world > 1
+
+    @property
+    def runs_all(self) -> bool:
+        """Whether all ranks must run every tower in every pass, because they exchange something within it."""
+        return self.is_sharded or self.deals
+
+    @property
     def steps_on(self) -> torch.device:
         """The device of the optimizer states."""
         return torch.device("cpu") if self.config.offload else self.device
@@ -107,6 +118,10 @@ class Engine:
         self.extra_models = dict(extra_models or {})
         for each in (model, *self.extra_models.values()):
             self._place(each)
+        if self.deals:
+            dealing = Dealing(self.is_sharded)
+            for encoder in getattr(model, "encoders", {}).values():
+                encoder.deal = dealing
 
     def _place(self, model: nn.Module) -> None:
         self.fabric.strategy.precision.convert_module(model).to(self.device)

@@ -9,6 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+# Their names before torch 2.14, which warns of them.
+all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+
 
 def gather_rows(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """Stacks [n, ...] of every rank to [world * n, ...], for all tensors in one collective; n is the same for all.
@@ -27,7 +31,7 @@ class _GatherRows(torch.autograd.Function):
         sizes = [part.shape[1] for part in flat]
         own = torch.cat(flat, 1)
         gathered = own.new_empty(world * rows, own.shape[1])
-        dist.all_gather_into_tensor(gathered, own)
+        all_gather(gathered, own)
         found = [
             part.contiguous().view(tensor.dtype).reshape(world * rows, *tensor.shape[1:])
             for part, tensor in zip(gathered.split(sizes, 1), tensors, strict=True)
@@ -45,7 +49,7 @@ class _GatherRows(torch.autograd.Function):
         flat = [grads[i].reshape(len(grads[i]), -1) for i in asked]
         together = torch.cat(flat, 1)
         own = together.new_empty(ctx.rows, together.shape[1])
-        dist.reduce_scatter_tensor(own, together)
+        reduce_scatter(own, together)
         found: list[torch.Tensor | None] = [None] * len(grads)
         for i, part in zip(asked, own.split([part.shape[1] for part in flat], 1), strict=True):
             found[i] = part.reshape(ctx.shapes[i]).to(ctx.likes[i].dtype)
@@ -75,7 +79,7 @@ def exchange_shares(
     most = max(sum(each) for each in sizes)
     given = torch.cat([each.reshape(-1) for each in (*own, likes[0].new_zeros(most - sum(sizes[dist.get_rank()])))])
     gathered = given.new_empty(len(sizes) * most)
-    dist.all_gather_into_tensor(gathered, given)
+    all_gather(gathered, given)
     rows = zip(gathered.view(len(sizes), most), sizes, strict=True)
     parts = [iter(row.split([*each, most - sum(each)])) for row, each in rows]
     return [next(parts[owner]).reshape(like.shape) for like, owner in zip(likes, owners, strict=True)]

@@ -134,7 +134,7 @@ class Answering(Stage):
 
     def set_modes(self) -> None:
         set_modes(self.model)
-        self.model.runs_all = self.engine.is_sharded
+        self.model.runs_all = self.engine.runs_all
         use_attention(self.model, self.engine.config, self.engine.device)
 
     def matches(self, parameter: str, pattern: str) -> bool:
@@ -310,6 +310,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     "flex": {"attention": "flex", "recompute": ("language",)},
     "bf16": {"precision": "bf16-mixed"},
     "offload": {"offload": True},
+    "dealt": {"deal_media": True},
 }
 STAGES: dict[str, dict[str, Any]] = {
     "muon": {"optim": Optim(kind="muon", lr=1e-2, warmup=0), "trains": ("connectors",)},

@@ -19,6 +19,7 @@ from tests.train.engine_ranks import STAGES, Averaged, run
 
 FAST = (
     "ddp",
+    "ddp dealt",
     "ddp auto",
     "ddp head",
     "ddp blind",
@@ -29,6 +30,7 @@ FAST = (
     "fsdp2 own",
     "fsdp2 averaged",
     "fsdp2 head",
+    "fsdp2 dealt",
     "fsdp2 averaged again",
     "zero2",
     "zero2 again",
@@ -58,6 +60,7 @@ SLOW = (
     "zero3 offload",
     "zero3 bf16",
     "zero3 head",
+    "zero3 dealt",
     "fsdp2 zero1",
     "ddp zero3",
     "zero3 ddp",
@@ -162,6 +165,11 @@ def test_two_ranks_lose_what_one_process_loses(kind: str, fast: Ranks, one: dict
     check_alike(fast, kind, one)
 
 
+@pytest.mark.parametrize("case", ["ddp dealt", "fsdp2 dealt"])
+def test_ranks_that_share_their_images_lose_what_one_process_loses(case: str, fast: Ranks, one: dict[str, Any]) -> None:
+    check_alike(fast, case, one)
+
+
 @pytest.mark.parametrize("case", ["ddp head", "fsdp2 head", "zero2 head"])
 def test_a_trained_head_reads_labels_in_chunks_on_every_rank(case: str, fast: Ranks, whole: dict[str, Any]) -> None:
     check_first_update(found(fast, case)[0], whole)
@@ -249,6 +257,7 @@ def test_an_engine_that_flattens_parameters_refuses_several_optimizers(fast: Ran
         "zero3",
         "zero3 recompute",
         "zero3 offload",
+        "zero3 dealt",
     ],
 )
 def test_two_ranks_lose_what_one_process_loses_with_everything(case: str, slow: Ranks, one: dict[str, Any]) -> None:
