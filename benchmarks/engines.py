@@ -160,7 +160,7 @@ def measure(kind: str, case: dict[str, Any], device: str) -> dict[str, Any]:
     micros, stage = make_micro_batches(size, engine.rank), Stage(engine)
     parameters = sum(p.numel() for p in model.parameters())
     model.train()
-    model.runs_all = engine.is_sharded
+    model.runs_all = engine.runs_all
     engine.place(model, matches)
     use_attention(model, engine.config, engine.device)
     optimizer = make_optimizer(model, Optim(lr=1e-4), matches, "benchmark", engine.steps_on)

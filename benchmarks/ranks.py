@@ -97,7 +97,7 @@ def _Collectives() -> Any:
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = function.name()
-            if name.startswith(("c10d::", "_c10d_functional::")) and "wait" not in name:
+            if name.startswith(("c10d::", "_c10d_functional::")) and "wait" not in name and "wrap" not in name:
                 given = args[1] if "allgather" in name or "reduce_scatter" in name else args[0]
                 self.found.append((name.split("::")[1].strip("_"), sum(map(_bytes, _tensors(given))), _find_caller()))
             return function(*args, **(kwargs or {}))

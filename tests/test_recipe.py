@@ -507,6 +507,10 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
             "21:5 stages.align.accumulate: with fsdp2, ranks wait for each other within a pass",
         ),
         (
+            [(MIX, f"{MIX}    accumulate: auto\n"), ("name: tiny", "name: tiny\nengine: {deal_media: true}")],
+            "21:5 stages.align.accumulate: with engine.deal_media, ranks wait for each other within a pass",
+        ),
+        (
             [(MIX, f"{MIX}    optim: {{kind: adamw8bit}}\n"), SHARDED],
             "21:13 stages.align.optim.kind: adamw8bit cannot update parameters that fsdp2 shards",
         ),

@@ -16,6 +16,7 @@ from medvlm.core.document import format_path
 from medvlm.core.stage_config import StageConfig
 from medvlm.models.parts import group_of, matches
 from medvlm.preflight import memory as bytes_of
+from medvlm.preflight.dealt import even_out, measure_share
 from medvlm.preflight.draft import Draft, make_draft
 from medvlm.preflight.gpus import GIB, Machines
 from medvlm.preflight.lighter import list_lighter
@@ -178,6 +179,8 @@ def _plan_as_is(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machi
         first = str(reason).splitlines()[0][:160] if str(reason) else ""
         why = f"the stage cannot run on the meta device ({type(reason).__name__}: {first})"
         return replace(found, notes=(*found.notes, f"memory and time not checked: {why}"))
+    if recipe.engine.deal_media and world > 1:
+        step = even_out(step, measure_share(config, items, drawn, world, recipe.seed))
     tokens = [stage.count_tokens(item) for source in items.values() for item in source]
     found = replace(found, tokens=mean(tokens), longest=max(tokens))
     passes = float(config.micro_batches)

@@ -169,6 +169,7 @@ def _make_engine(world: int, config: EngineConfig) -> Any:
         is_first=True,
         is_sharded=False,
         merge_names=sorted,
-        gather=lambda x: x if world == 1 else torch.cat([x, *[x.detach()] * (world - 1)]),
+        runs_all=False,
+        gather=lambda *xs: xs if world == 1 else tuple(torch.cat([x, *[x.detach()] * (world - 1)]) for x in xs),
         total=lambda values: [float(v) for v in values],
     )

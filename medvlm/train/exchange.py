@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor, Shard
 
 # Their names before torch 2.14, which warns of them.
 all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -76,13 +77,40 @@ def exchange_shares(
     sizes: list[list[int]] = [[] for _ in range(dist.get_world_size())]
     for like, owner in zip(likes, owners, strict=True):
         sizes[owner].append(like.numel())
+    parts = [iter(each) for each in _gather_parts(own, sizes, likes[0])]
+    return [next(parts[owner]).reshape(like.shape) for like, owner in zip(likes, owners, strict=True)]
+
+
+def unshard_all(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The whole tensors of which each rank has some rows, in one collective. Others are returned as they are."""
+    if not any(isinstance(each, DTensor) for each in tensors):
+        return list(tensors)
+    world, own, sizes = dist.get_world_size(), list[torch.Tensor](), list[list[int]]()
+    for each in tensors:
+        assert isinstance(each, DTensor) and each.placements == (Shard(0),), "FSDP2 shards the rows of every parameter"
+        own.append(each.to_local())
+    for rank in range(world):
+        sizes.append([_count_rows(len(each), rank, world) * each.shape[1:].numel() for each in tensors])
+    parts = _gather_parts(own, sizes, own[0])
+    return [torch.cat(rows).reshape(each.shape) for each, *rows in zip(tensors, *parts, strict=True)]
+
+
+def _count_rows(count: int, rank: int, world: int) -> int:
+    """As torch.chunk splits them: the last ranks may have fewer or none."""
+    size = -(-count // world)
+    return min(size, max(0, count - rank * size))
+
+
+def _gather_parts(
+    own: Sequence[torch.Tensor], sizes: Sequence[Sequence[int]], like: torch.Tensor
+) -> list[tuple[torch.Tensor, ...]]:
+    """Rank -> its parts, flat. sizes: rank -> the numbers of elements of its parts."""
     most = max(sum(each) for each in sizes)
-    given = torch.cat([each.reshape(-1) for each in (*own, likes[0].new_zeros(most - sum(sizes[dist.get_rank()])))])
+    given = torch.cat([each.reshape(-1) for each in (*own, like.new_zeros(most - sum(sizes[dist.get_rank()])))])
     gathered = given.new_empty(len(sizes) * most)
     all_gather(gathered, given)
     rows = zip(gathered.view(len(sizes), most), sizes, strict=True)
-    parts = [iter(row.split([*each, most - sum(each)])) for row, each in rows]
-    return [next(parts[owner]).reshape(like.shape) for like, owner in zip(likes, owners, strict=True)]
+    return [row.split([*each, most - sum(each)])[:-1] for row, each in rows]
 
 
 def list_constant_buffers(model: nn.Module) -> list[str]:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from medvlm.train.exchange import exchange_shares, share_out
+from medvlm.train.exchange import exchange_shares, share_out, unshard_all
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """Coefficients of the Newton-Schulz iteration. Five rounds bring singular values above 1e-3 into [0.7, 1.2]."""
@@ -40,7 +40,8 @@ class Muon(torch.optim.AdamW):
         assert closure is None, "closures are not supported"
         for stacks in _split_by_size(self._stack_matrices()):
             # Momenta are gathered when their stack's turn comes: all of a large model do not fit at once.
-            momenta = [torch.stack([_unshard(self._look_ahead(p)).flatten(1) for p in each]) for _, each in stacks]
+            whole = iter(unshard_all([self._look_ahead(p) for _, each in stacks for p in each]))
+            momenta = [torch.stack([m.flatten(1) for m in islice(whole, len(each))]) for _, each in stacks]
             for (group, parameters), changes_NAB in zip(stacks, orthogonalize_all(momenta), strict=True):
                 self._apply(group, parameters, changes_NAB)
         return super().step()  # skips matrices, whose gradient is None by now
@@ -74,11 +75,6 @@ class Muon(torch.optim.AdamW):
             state |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(parameter)}
         state["step"] += 1  # AdamW expects it in every state that is loaded
         return grad.lerp(state["momentum"].lerp_(grad, 1 - MOMENTUM), MOMENTUM)
-
-
-def _unshard(sharded: torch.Tensor) -> torch.Tensor:
-    """The full matrix of a sharded parameter. Its momentum stays sharded."""
-    return sharded.full_tensor() if isinstance(sharded, DTensor) else sharded
 
 
 def _shard_like(whole: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
