@@ -128,7 +128,7 @@ def _shard_parts(
     made = {"weights": float(weights.trained_bytes + weights.frozen_bytes), **parts}
     shared: tuple[str, ...] = ()
     if engine == "ddp":
-        made["buffers"] = float(weights.trained_bytes)  # gradients are averaged in separate buckets
+        made["buffers"] = float(weights.trained_bytes)  # buckets stand beside the gradients until the last micro-batch
     elif engine == "fsdp2":
         shared = ("weights", "gradients", "optimiser")
         made.pop(COPIES, None)  # weights are gathered in the computing type
