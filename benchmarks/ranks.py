@@ -8,10 +8,10 @@ validation and checkpoints are not counted. `speed` prints the samples per secon
 twice those of one process for each pair, and the CPU seconds per sample of all processes together. A process is bound
 to one core with all its threads, those that read samples included.
 
-`count` sees every collective that reaches a process group, those of DDP, FSDP2 and DeepSpeed included, with the function
-of medvlm that it was started from. Bytes are those of the tensors that a rank gives. A step cannot do without the sum of
-the gradients, the rows that a contrastive loss compares and their gradients, the updates that Muon shares, and a sum of
-what is logged and decided together; with sharded weights, also without gathering them twice.
+`count` sees every collective that reaches a process group, those of DDP, FSDP2 and DeepSpeed included, with the
+function of medvlm that it was started from. Bytes are those of the tensors that a rank gives. A step cannot do without
+the sum of the gradients, the rows that a contrastive loss compares and their gradients, the updates that Muon shares,
+and a sum of what is logged and decided together; with sharded weights, also without gathering them twice.
 """
 
 from __future__ import annotations
