@@ -197,9 +197,7 @@ class NativeDialogue(Conversation):
 
     def _converse(self, messages: tuple[Message, ...], pictures: tuple[str, ...]) -> Turn:  # type: ignore[no-redef]
         if not self.processor.family.reads_prompt_both_ways:
-            turn, end = super()._converse(messages, pictures), self.processor.family.end
-            ends = [self.tokenizer.convert_tokens_to_ids(end)] if end and turn.answer else []
-            return replace(turn, answer=turn.answer + ends)
+            return self._end(super()._converse(messages, pictures))
         asked, *answers = messages
         if asked.role == "system" or len(answers) > 1:
             raise RecipeError(
@@ -209,6 +207,15 @@ class NativeDialogue(Conversation):
         prompt = self.read(self.write((asked,), ask=True), pictures)
         ended = [answer.text + self.tokenizer.eos_token for answer in answers]
         return Turn(prompt, tokenize("".join(ended), self.tokenizer, add_special_tokens=False))
+
+    def _end(self, turn: Turn) -> Turn:
+        """With the token that ends the answers of a family whose template does not write one. After an earlier answer
+        it is there, as the beginning of the next turn."""
+        if not self.processor.family.end:
+            return turn
+        end: int = self.tokenizer.convert_tokens_to_ids(self.processor.family.end)
+        earlier = tuple((start, stop + (turn.prompt[stop : stop + 1] == [end])) for start, stop in turn.earlier)
+        return replace(turn, answer=[*turn.answer, end] if turn.answer else [], earlier=earlier)
 
     def write(self, messages: tuple[Message, ...], ask: bool) -> str:
         """Raises DataError if the template changes the number of pictures."""

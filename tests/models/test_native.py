@@ -71,6 +71,12 @@ def document(prepare: NativePrepare, images: list[np.ndarray], answers: Sequence
     return prepare.document(held, asked, seen, ["media"])
 
 
+def list_end(prepare: NativePrepare) -> list[int]:
+    """The id that ends an answer where the chat template writes none."""
+    end = prepare.processor.family.end
+    return [prepare.processor.tokenizer.convert_tokens_to_ids(end)] if end else []
+
+
 def by_transformers(
     model: NativeVLM, prepare: NativePrepare, images: list[np.ndarray], number: int, answer: str
 ) -> torch.Tensor:
@@ -205,7 +211,7 @@ def test_a_dialogue_has_the_logits_of_the_stock_model_and_shares_a_batch(
             {"role": "assistant", "content": [{"type": "text", "text": said}]},
         ]
     inputs = prepare.processor.stock.apply_chat_template(messages, tokenize=True, return_dict=True, return_tensors="pt")
-    assert made.prefix + made.branches[0][0] == inputs["input_ids"][0].tolist()
+    assert made.prefix + made.branches[0][0] == inputs["input_ids"][0].tolist() + list_end(prepare)
     with torch.no_grad():
         logits = model.stock(**inputs).logits[0]
     at = [len(made.prefix) + i - 1 for start, end, _ in made.answers[0] for i in range(start, end)]
@@ -307,9 +313,11 @@ def test_token_ids_are_those_of_the_processor_for_conversations_of_several_turns
             messages, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=ask
         )["input_ids"][0].tolist()
         expansions = processor.look(images).expansions if images else ()
+        expected += list_end(prepare) if not ask else []
         turn_ids = prepare.dialogue.converse(said, expansions)
         assert turn_ids.prompt + turn_ids.answer == expected, number
         answers = [m.text for m in said if m.role == "assistant"]
+        assert all(expected[end - 1 : end] == list_end(prepare) for _, end in turn_ids.earlier if list_end(prepare))
         trained = [expected[start:end] for start, end in turn_ids.earlier] + ([turn_ids.answer] if not ask else [])
         own = processor.tokenizer
         found = [own.decode(ids, skip_special_tokens=True).strip() for ids in trained]
