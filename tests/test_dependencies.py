@@ -68,8 +68,8 @@ def test_nothing_stands_among_the_dependencies_and_in_an_extra() -> None:
 def test_the_extra_for_tests_holds_all_others_that_they_can_use() -> None:
     (held,) = re.findall(r'"medvlm\[([\w,-]+)\]"', PROJECT)
     assert set(held.split(",")) == EXTRAS.keys() - {"test"}
-    stranger = {"mylab"}  # the package of tests/plugins
-    assert imported_by("tests") | imported_by("benchmarks") <= CORE | OPTIONAL | EXTRAS["test"] | stranger | HOSTS
+    strangers = {"mylab", "common", "tinyvlm"}  # the package of tests/plugins; scripts that --peers names
+    assert imported_by("tests") | imported_by("benchmarks") <= CORE | OPTIONAL | EXTRAS["test"] | strangers | HOSTS
 
 
 def test_the_licence_is_declared_and_its_text_is_whole() -> None:
