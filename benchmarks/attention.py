@@ -20,7 +20,7 @@ import torch
 
 from medvlm.models.kernels import compute, compute_densely
 from medvlm.models.masks import evaluate, make_rule
-from medvlm.models.rows import Rows
+from medvlm.models.row_mask import RowMask
 
 HEADS, KEY_HEADS, WIDTH, DOCUMENT = 32, 8, 128, 512
 LENGTHS = (2048, 8192, 32768)
@@ -38,8 +38,8 @@ def make_rows(T: int, is_branched: bool, kernel: str) -> Any:
     if kernel == "dense":
         return evaluate(rule, docs)[:, None]
     if kernel == "varlen":
-        return Rows.of_documents(docs, None, rule)
-    return Rows.of_blocks(docs, branches, positions, None, None, rule)
+        return RowMask.of_documents(docs, None, rule)
+    return RowMask.of_blocks(docs, branches, positions, None, None, rule)
 
 
 def measure(run: Callable[..., torch.Tensor], rows: Any, inputs: list[torch.Tensor]) -> dict[str, Any]:

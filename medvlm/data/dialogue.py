@@ -58,12 +58,13 @@ class Conversation:
                 " it, or remove it"
             )
         prompt = self.read(text, pictures)
-        earlier = tuple(
-            (len(begun), len(ended))
-            for begin, end in self._find_answers(asked, text)
-            for begun, ended in [[self.read(text[:at], pictures) for at in (begin, end)]]
-            if _require_start(prompt, begun) and _require_start(prompt, ended)
-        )
+        spans: list[tuple[int, int]] = []
+        for begin, end in self._find_answers(asked, text):
+            begun, ended = (self.read(text[:at], pictures) for at in (begin, end))
+            _require_start(prompt, begun)
+            _require_start(prompt, ended)
+            spans.append((len(begun), len(ended)))
+        earlier = tuple(spans)
         if not answered:
             return Turn(prompt, [], earlier)
         whole = self.read(self.write(messages, ask=False), pictures)
@@ -100,10 +101,9 @@ CHANGES = (
 )
 
 
-def _require_start(whole: list[int], start: list[int]) -> bool:
+def _require_start(whole: list[int], start: list[int]) -> None:
     if whole[: len(start)] != start:
         raise DataError(CHANGES)
-    return True
 
 
 @dataclass(frozen=True)

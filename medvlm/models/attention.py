@@ -41,7 +41,7 @@ def make_mask(
     sliding window look back only that far; a model with both kinds of layers gets a mask for each.
     kernels: those that may compute the attention, the best one first. `dense` gets an
     additive [B, 1, T, T], or the usual [B, T] of ones and zeros when every row is one plain document; the others get
-    Rows.
+    RowMask.
     blocks_BT: tokens with the same number >= 0 attend to each other in both directions; in plain rows of a dense mask,
     the model itself does this. blocks_in_windows: they do so only in layers with a sliding window, and within it; for
     `dense` alone.
@@ -60,11 +60,11 @@ def make_mask(
             if blocks_in_windows and window is not None:
                 allowed_BTT = allowed_BTT & (positions[:, :, None] - positions[:, None, :] < window)
             return _make_additive(allowed_BTT, dtype)
-        from medvlm.models.rows import Rows  # FlexAttention takes a second to import
+        from medvlm.models.row_mask import RowMask  # FlexAttention takes a second to import
 
         if kernel == "varlen":
-            return Rows.of_documents(docs, window, rule)
-        return Rows.of_blocks(docs, branches, positions, blocks_BT, window, rule)
+            return RowMask.of_documents(docs, window, rule)
+        return RowMask.of_blocks(docs, branches, positions, blocks_BT, window, rule)
 
     window, types = getattr(language, "sliding_window", None), getattr(language, "layer_types", None) or ()
     if window is None or (types and "sliding_attention" not in types):

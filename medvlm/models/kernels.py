@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from medvlm.core.errors import RecipeError
 from medvlm.models.masks import evaluate, make_rule
-from medvlm.models.rows import Rows
+from medvlm.models.row_mask import RowMask
 
 GRAPHS = 64
 """At most so many variants of FlexAttention are compiled: with and without gradients, branches, windows, and for one or
@@ -42,7 +42,7 @@ def attend(
 
     softcap: scores are softcap * tanh(score / softcap). s_aux: [H], the score of a sink that every query sees.
     Raises RecipeError for what a family adds to its attention that is not known here."""
-    if isinstance(attention_mask, Rows):
+    if isinstance(attention_mask, RowMask):
         _refuse_unknown(module, dropout, others)
         query, key, value = _unify(query, key, value)
         out = compute(query, key, value, attention_mask, scaling, softcap, s_aux)
@@ -86,7 +86,7 @@ def compute(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    rows: Rows,
+    rows: RowMask,
     scale: float | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
@@ -111,7 +111,7 @@ def _run_flex(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    rows: Rows,
+    rows: RowMask,
     scale: float | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
@@ -152,7 +152,7 @@ def _compile_flex() -> Any:
 
 
 def _run_varlen(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: Rows, scale: float | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: RowMask, scale: float | None
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
@@ -177,7 +177,7 @@ def _groups_heads() -> bool:
 
 
 def _run_by_document(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: Rows, scale: float | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: RowMask, scale: float | None
 ) -> torch.Tensor:
     """One document after the other."""
     flat = [x.transpose(0, 1).flatten(1, 2) for x in (query, key, value)]
@@ -233,9 +233,9 @@ def try_kernel(
     given = None if kernel == "varlen" else branches.to(device)
     rule = make_rule(docs, given, positions, None, None)
     rows = (
-        Rows.of_documents(docs, None, rule)
+        RowMask.of_documents(docs, None, rule)
         if kernel == "varlen"
-        else Rows.of_blocks(docs, given, positions, None, None, rule)
+        else RowMask.of_blocks(docs, given, positions, None, None, rule)
     )
     random = torch.Generator().manual_seed(0)
     q, k, v, weight = (

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from medvlm.models import kernels
-from medvlm.models.rows import Rows
+from medvlm.models.row_mask import RowMask
 
 aten = torch.ops.aten
 SELECTING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
@@ -159,7 +159,7 @@ class Ledger(TorchDispatchMode):
             return attend(query, key, value, _align_mask(self._share_mask(attn_mask), lower), 1.0)
 
         def attend_in_rows(
-            query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: Rows, *_: Any
+            query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: RowMask, *_: Any
         ) -> torch.Tensor:
             return attend(query, key, value, None, rows.share)
 

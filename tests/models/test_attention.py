@@ -18,7 +18,7 @@ from medvlm.models.attention import attending, find_misfit, make_mask, use_atten
 from medvlm.models.isolation import check_isolated
 from medvlm.models.kernels import compute, compute_densely, try_kernel
 from medvlm.models.masks import evaluate, find_blocks, make_rule
-from medvlm.models.rows import Rows
+from medvlm.models.row_mask import RowMask
 from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import token_losses
 from medvlm.train.blocks import compile_blocks, recompute
@@ -98,7 +98,7 @@ def test_blocks_hold_exactly_the_pairs_that_see_each_other(
     expected = see(docs, branches, positions, given, window)
     rule = make_rule(docs, branches, positions, given, window)
     assert torch.equal(evaluate(rule, docs), expected)
-    rows = Rows.of_blocks(docs, branches, positions, given, window, rule)
+    rows = RowMask.of_blocks(docs, branches, positions, given, window, rule)
     assert torch.equal(rows.seen, expected)
     some, every = find_blocks(docs, branches, positions, given, window)
     assert every.any() and not (some & every).any() and not (some | every).all()
@@ -111,7 +111,7 @@ def test_blocks_hold_exactly_the_pairs_that_see_each_other(
 
 def test_documents_of_a_row_are_counted_with_their_padding() -> None:
     docs = torch.tensor([[0, 0, 0, 1, 1, -1], [0, 0, 0, 0, -1, -1]])
-    rows = Rows.of_documents(docs, None, make_rule(docs, None, docs, None, None))
+    rows = RowMask.of_documents(docs, None, make_rule(docs, None, docs, None, None))
     assert rows.ends is not None and rows.ends.tolist() == [0, 3, 5, 6, 10, 12] and rows.longest == 4
     assert rows.share == pytest.approx((6 + 3 + 1 + 10 + 3) / (2 * 36))
 
@@ -141,7 +141,9 @@ def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def compare_flex(T: int, window: int | None = None, cap: float | None = None, groups: int = 2, **sinks: Any) -> None:
     docs, branches, positions, blocks = structure(T, T)
     given = blocks if cap else None
-    rows = Rows.of_blocks(docs, branches, positions, given, window, make_rule(docs, branches, positions, given, window))
+    rows = RowMask.of_blocks(
+        docs, branches, positions, given, window, make_rule(docs, branches, positions, given, window)
+    )
     inputs = [*heads(T, groups), *sinks.values()]
 
     def by(compute_: Any, mask: Any) -> list[torch.Tensor]:
@@ -171,7 +173,7 @@ def test_lengths_make_no_new_graphs_and_caps_windows_and_sinks_are_those_of_the_
 def test_the_call_of_torchs_kernel_for_documents_has_the_shapes_that_it_takes() -> None:
     """The kernel itself needs a GPU."""
     docs = structure(0)[0]
-    rows = Rows.of_documents(docs, 9, make_rule(docs, None, docs, None, 9))
+    rows = RowMask.of_documents(docs, 9, make_rule(docs, None, docs, None, 9))
     q, k, v = (x.detach().to("meta", torch.bfloat16).requires_grad_() for x in heads(70))
     out = kernels._run_varlen(q, k, v, rows, 0.3)
     assert out.shape == q.shape and all(
@@ -184,7 +186,7 @@ def test_documents_one_by_one_are_the_dense_attention(window: int | None) -> Non
     docs = structure(0)[0]
     positions = torch.cat([torch.arange(n) for row in docs for n in row.unique_consecutive(return_counts=True)[1]])
     rule = make_rule(docs, None, positions.view_as(docs), None, window)
-    rows = Rows.of_documents(docs, window, rule)
+    rows = RowMask.of_documents(docs, window, rule)
     inputs, is_real = heads(70), (docs >= 0)[:, None, :, None]
     for a, b in zip(
         run(compute, inputs, rows, None, None, None),
@@ -305,7 +307,7 @@ def test_on_a_cpu_auto_is_dense_and_the_others_are_as_asked() -> None:
     model = vlm()
     assert choose(model, "auto") == "" and model.kernels == ("dense",)
     assert choose(model, "flex") == "" and model.kernels == ("flex",)
-    assert isinstance(make_mask(texts(), torch.float32, model.language.config, model.kernels), Rows)
+    assert isinstance(make_mask(texts(), torch.float32, model.language.config, model.kernels), RowMask)
     assert choose(model, "varlen", precision="bf16-mixed") == "" and model.kernels == ("varlen",)
     with pytest.raises(RecipeError, match=r"engine.attention: varlen: samples doc-\d+, .* share a prompt"):
         model(texts())

@@ -15,7 +15,7 @@ from medvlm.models import masks
 from medvlm.models.masks import Rule, evaluate, find_blocks
 
 
-class Rows(BlockMask):
+class RowMask(BlockMask):
     """The structure of a batch's rows, passed in the place of an attention mask. A BlockMask, because transformers'
     models pass one on to their layers as it is."""
 
