@@ -98,7 +98,8 @@ def test_its_checkpoints_hold_what_was_trained_and_open_only_on_the_model_that_i
     opened = open_stage(loaded, run, last)
     state = opened.model.state_dict()
     assert stored.keys().isdisjoint(published) and stored.keys() | published.keys() == state.keys()
-    assert {name.split(".")[0] for name in published} == {"language"}
+    # What a model has for media that medvlm does not read (Gemma 4: audio) is never trained either.
+    assert {name.split(".")[0] for name in published} - {"unread"} == {"language"}
     assert all(".lora_" in name or not name.startswith("language") for name in stored)
     whole = RunFolder(tmp_path / "whole")  # as earlier releases wrote it
     shutil.copytree(run.root, whole.root)
