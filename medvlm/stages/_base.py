@@ -224,9 +224,10 @@ class Base:
 def augment_sample(
     sample: Sample, files: Mapping[str, bytes], change: Augment, rng: Any
 ) -> tuple[Sample, dict[str, Any]]:
-    """Augments the first medium of a sample if it is an image. Masks, boxes, counts and questions change with it."""
+    """Augments the first medium of a sample, an image or a volume. Masks, boxes, counts and questions change with
+    it."""
     arrays: dict[str, Any] = dict(files)
-    if sample.media and len(sample.media[0].size) == 2:
+    if sample.media:
         member = sample.media[0].member
         masks = {name: decode_mask(files[name], name) for name in masks_of(member, files)}
         arrays[member], sample, moved = augment(decode(files[member], member), sample, change, rng, masks)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 ANSWERED_BY = "text"
 NEEDS_CANVAS = False
 FOLLOWS_CROPS = False
+FOLLOWS_WARPS = False
 FREE_TEXT = False
 IS_LONG = False
 TITLE = ""

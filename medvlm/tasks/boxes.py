@@ -65,7 +65,7 @@ class Config(Base):
 
 
 NEEDS_CANVAS = True
-FOLLOWS_CROPS = True
+FOLLOWS_CROPS = FOLLOWS_WARPS = True
 
 
 # --- text -------------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ class Config(Base):
     """What is counted."""
 
 
-FOLLOWS_CROPS = True
+FOLLOWS_CROPS = FOLLOWS_WARPS = True
 TITLE = "Counts"
 
 # --- text -------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class Config(Base):
 
 ANSWERED_BY = "maps"
 NEEDS_CANVAS = True
-FOLLOWS_CROPS = True
+FOLLOWS_CROPS = FOLLOWS_WARPS = True
 TITLE = "Masks"
 
 
