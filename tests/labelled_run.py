@@ -69,6 +69,51 @@ DECODERS: dict[str, Any] = {
     "side": {"kind": "linear", "classes": ["left", "right"], "reads": "mean"},
     "traits": {"kind": "linear", "classes": ["high", "large"], "exclusive": False, "answers": "look"},
 }
+EVENT = {"kind": "survival", "event": "death", "horizons": [4, 8]}
+OUTCOMES: dict[str, Any] = {
+    **CARD,
+    "name": "outcomes",
+    "reader": {
+        **{key: value for key, value in CARD["reader"].items() if key != "mask"},
+        "questions": [
+            *CARD["reader"]["questions"][:1],
+            {"text": "How high?", "answer": "{row}", "template": "row", "task": {"kind": "quantity", "label": "row"}},
+            {
+                "text": "In which third?",
+                "answer": "{third}",
+                "template": "third",
+                "task": {"kind": "labels", "classes": ["first", "second", "last"], "ordered": True},
+            },
+            {"text": "How soon?", "answer": "{weeks} {died}", "template": "death", "task": EVENT},
+            {"text": "How long?", "answer": "{weeks} {died}", "template": "weeks", "task": EVENT},
+            {
+                "text": "What is it like?",
+                "labels": {"columns": {"large": "{large}", "high": "{seen_high}"}, "uncertain": ["-1"]},
+                "template": "look",
+            },
+        ],
+    },
+}
+"""Numbers, grades, survival and uncertain labels. A large square is a tenfold hazard of death."""
+OUTCOME_DECODERS: dict[str, Any] = {
+    "row": {"kind": "quantity", "classes": ["row"], "reads": "mean", "mean": 20.0, "std": 9.0},
+    "third": {"kind": "ordinal", "classes": ["first", "second", "last"], "reads": "mean"},
+    "death": {"kind": "proportional_hazards", "classes": ["death"], "reads": "mean"},
+    "weeks": {
+        "kind": "interval_hazards",
+        "classes": ["death"],
+        "edges": [2, 4, 8, 16],
+        "reads": "mean",
+    },
+    "traits": DECODERS["traits"],
+}
+OUTCOME_LOSSES: dict[str, Any] = {
+    "row": ["huber", {"kind": "squared_error", "weight": 0.5}],
+    "third": ["corn"],
+    "death": ["cox"],
+    "weeks": ["discrete_hazards"],
+    "traits": [{"kind": "binary_cross_entropy", "uncertain": {"high": 0.8}, "smoothing": 0.1}, "focal"],
+}
 FIT: dict[str, Any] = {
     "name": "fit",
     "kind": "heads",
@@ -100,9 +145,9 @@ def recipe(**changes: Any) -> dict[str, Any]:
     return {**whole, **changes}
 
 
-def write_run(folder: Path, content: dict[str, Any], card: dict[str, Any] = CARD) -> Path:
+def write_run(folder: Path, content: dict[str, Any], card: dict[str, Any] = CARD, count: int = COUNT) -> Path:
     """The recipe's file, with the card and the archive beside it."""
-    write_archive(folder / "archive")
+    write_archive(folder / "archive", count)
     (folder / "card.yaml").write_text(yaml.safe_dump(card))
     path = folder / "recipe.yaml"
     data = {name: {**source} for name, source in content["data"].items()}
@@ -112,12 +157,12 @@ def write_run(folder: Path, content: dict[str, Any], card: dict[str, Any] = CARD
     return path
 
 
-def write_archive(root: Path) -> None:
+def write_archive(root: Path, count: int = COUNT) -> None:
     """A square of 8 or 16 pixels in each film. Every fifth has no mask, and in every seventh nobody marked a strip."""
     root.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
-    lines = ["id,patient,mask,side,large,high"]
-    for number in range(COUNT):
+    lines = ["id,patient,mask,side,large,high,row,third,weeks,died,seen_high"]
+    for number in range(count):
         side = int(rng.choice([8, 16]))
         y, x = (int(v) for v in rng.integers(0, SIDE - side, 2))
         film, mask = rng.integers(0, 90, (SIDE, SIDE), np.uint8), np.zeros((SIDE, SIDE), np.uint8)
@@ -130,5 +175,11 @@ def write_archive(root: Path) -> None:
         kept = "" if number % 5 == 0 else f"m{number}.png"
         where = "left" if x + side / 2 < SIDE / 2 else "right"
         high = "" if number % 3 == 0 else int(y + side / 2 < SIDE / 2)
-        lines.append(f"f{number},p{number // 2},{kept},{where},{int(side == 16)},{high}")
+        third = ("first", "second", "last")[min(2, int(3 * (y + side / 2) / SIDE))]
+        weeks = np.random.default_rng(number).exponential(2 if side == 16 else 20)
+        followed = np.random.default_rng([number, 1]).uniform(2, 30)
+        outcome = f"{min(weeks, followed):.1f},{int(weeks < followed)},{-1 if number % 4 == 1 else high}"
+        lines.append(
+            f"f{number},p{number // 2},{kept},{where},{int(side == 16)},{high},{y + side / 2:g},{third},{outcome}"
+        )
     (root / "table.csv").write_text("\n".join(lines) + "\n")

@@ -20,7 +20,7 @@ from medvlm.compositions._opened import AssembledModel
 from medvlm.core.ask import Ask, Files
 from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.config import Slot, component
-from medvlm.core.decoder_config import list_templates
+from medvlm.core.decoder_config import find_form, gives_answers, list_templates
 from medvlm.core.sample import Question, Sample, Truth
 from medvlm.core.tasks import find_task
 from medvlm.data.composed import ComposedPrepare
@@ -83,22 +83,34 @@ class DecodingModel(AssembledModel):
         return self.prepare.hold(ask.sample, ask.question, ask.files)
 
     def embed_each(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
+        """Of an encoder with a decoder of vectors, what that gives; else the pooled output of the encoder."""
         for name, pixels in self.prepare.see(sample, files).media:
+            decoder = next((each for each in self.decoders if self._gives_vectors(each, name)), "")
             with evaluating(self.model):
-                yield encode(self.model.encoders[name], pixels[None].to(self.device), name).pooled[0]
+                if decoder:
+                    batch = Labelled({name: pixels[None]}, {decoder: torch.tensor([0])})
+                    yield self.model(batch.to(self.device))[f"decoders.{decoder}"][0, 0]
+                else:
+                    yield encode(self.model.encoders[name], pixels[None].to(self.device), name).pooled[0]
+
+    def _gives_vectors(self, decoder: str, encoder: str) -> bool:
+        module = component("decoders", self.decoders[decoder].kind)
+        return self.model.reads[decoder] == encoder and getattr(module, "GIVES_VECTORS", False)
 
     def score(self, sample: Sample, files: Files) -> dict[str, dict[str, float]]:
-        """Decoder -> class -> probability, of the decoders that give one for the whole medium."""
+        """Decoder -> class -> probability, or number, of the decoders that give one for the whole medium."""
         encoder, pixels = self.prepare.see(sample, files).media[0]
-        reading = [name for name in self.decoders if self.model.reads[name] == encoder]
+        reading = [
+            name for name, each in self.decoders.items() if self.model.reads[name] == encoder and gives_answers(each)
+        ]
         batch = Labelled({encoder: pixels[None]}, {name: torch.tensor([0]) for name in reading})
         with evaluating(self.model):
             outputs = self.model(batch.to(self.device))
-        found = {name: _to_probabilities(outputs[f"decoders.{name}"], self.decoders[name])[0] for name in reading}
+        found = {name: _to_answers(outputs[f"decoders.{name}"], self.decoders[name])[0] for name in reading}
         return {
-            name: dict(zip(self.decoders[name].classes, probabilities_K.tolist(), strict=True))
-            for name, probabilities_K in found.items()
-            if probabilities_K.ndim == 1
+            name: dict(zip(self.decoders[name].classes, answer_K.tolist(), strict=True))
+            for name, answer_K in found.items()
+            if answer_K.ndim == 1
         }
 
     def _decode(self, asks: Sequence[Ask]) -> list[Any]:
@@ -128,28 +140,32 @@ class DecodingModel(AssembledModel):
         )
         with evaluating(self.model):
             outputs = self.model(batch.to(self.device))
-        probabilities = {name: _to_probabilities(outputs[f"decoders.{name}"], self.decoders[name]) for name in rows}
+        answers = {name: _to_answers(outputs[f"decoders.{name}"], self.decoders[name]) for name in rows}
         return [
-            None if place is None else self._decode_answer(ask.question, place[0], probabilities[place[0]][place[1]])
+            None if place is None else self._decode_answer(ask.question, place[0], answers[place[0]][place[1]])
             for ask, place in zip(asks, places, strict=True)
         ]
 
-    def _decode_answer(self, question: Question, name: str, probabilities: torch.Tensor) -> Any:
+    def _decode_answer(self, question: Question, name: str, answer: torch.Tensor) -> Any:
         task, decoder = find_task(question.truth.task), self.decoders[name]
         assert task.decode is not None, question.truth.task
-        return task.decode(probabilities.numpy(), question.truth, decoder.classes, decoder.exclusive)
+        return task.decode(answer.numpy(), question.truth, decoder.classes, decoder.exclusive)
 
     def _decoder_of(self, question: Question) -> str | None:
         """The decoder that answers the template of a question, if its output is of the form that the task needs."""
         name = self.by_template.get(question.template)
         if name is None:
             return None
-        output = component("decoders", self.decoders[name].kind).OUTPUT
-        return name if output == find_task(question.truth.task).ANSWERED_BY else None
+        form = find_form(self.decoders[name])
+        return name if form == find_task(question.truth.task).ANSWERED_BY else None
 
 
-def _to_probabilities(logits: torch.Tensor, decoder: Any) -> torch.Tensor:
-    logits = logits.float()
+def _to_answers(logits: torch.Tensor, decoder: Any) -> torch.Tensor:
+    """What tasks decode: by default probabilities."""
+    logits, module = logits.float(), component("decoders", decoder.kind)
+    if hasattr(module, "to_answers"):
+        found: torch.Tensor = module.to_answers(decoder, logits)
+        return found.cpu()
     return (logits.softmax(1) if decoder.exclusive else logits.sigmoid()).cpu()
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pydantic import Field, field_validator
 
-from medvlm.core.config import Config
+from medvlm.core.config import Config, component
 from medvlm.core.errors import RecipeError, did_you_mean
 
 
 class DecoderConfig(Config):
+    ALWAYS_EXCLUSIVE: ClassVar[bool | None] = None
+    """Of a kind that has only one value of `exclusive`."""
     kind: str
     encoder: str = ""
     """The encoder whose features it reads; needed only if there are several."""
@@ -22,6 +24,13 @@ class DecoderConfig(Config):
     """`true`: exactly one class applies (softmax). `false`: any number of classes, each on its own (sigmoid)."""
     answers: str = ""
     """The template of the questions that it answers; by default its own name."""
+
+    @field_validator("exclusive")
+    @classmethod
+    def _check_exclusive(cls, exclusive: bool) -> bool:
+        if cls.ALWAYS_EXCLUSIVE not in (None, exclusive):
+            raise ValueError(f"is always {str(cls.ALWAYS_EXCLUSIVE).lower()} for this kind of decoder; remove it")
+        return exclusive
 
     @field_validator("classes")
     @classmethod
@@ -48,7 +57,11 @@ def find_encoder(name: str, decoder: DecoderConfig, encoders: Mapping[str, Any])
 
 def list_templates(decoders: Mapping[str, DecoderConfig]) -> dict[str, str]:
     """Template of the questions -> the decoder that answers them."""
-    return {decoder.answers or name: name for name, decoder in decoders.items()}
+    return {decoder.answers or name: name for name, decoder in decoders.items() if gives_answers(decoder)}
+
+
+def gives_answers(decoder: DecoderConfig) -> bool:
+    return getattr(component("decoders", decoder.kind), "GIVES_ANSWERS", True)
 
 
 @dataclass(frozen=True)
@@ -61,7 +74,14 @@ class DecoderFacts:
 
 class DecoderModule(Protocol):
     """config: its Config, a DecoderConfig. OUTPUT: `scores`, [N, classes], or `maps`, [N, classes, *input size]; both
-    are logits. Exclusive maps have one class more, the background, in front: label 0 of a mask.
+    are logits. Exclusive maps have one class more, the background, in front: label 0 of a mask. Or a word of its own
+    for another form [N, ...], which losses look for.
+
+    Optional: ANSWERS: ANSWERED_BY of the tasks whose questions it is trained on, by default OUTPUT.
+    to_answers(config, logits) -> what their `decode` takes, [N, ...]; by default the softmax of exclusive classes, the
+    sigmoid of others. GIVES_ANSWERS = False for one that is only trained. GIVES_VECTORS = True for one whose logits are
+    [N, several, width], the first of which is the vector of the image. make_blank_label(config) -> a label for a plan,
+    if it is not that of classes.
 
     facts(config, width, grid, input_shape) -> DecoderFacts, where None means unknown and is not checked; build(config,
     width, grid, input_shape) -> nn.Module with forward(Features) -> logits. Both raise ShapeError for an encoder that
@@ -69,8 +89,17 @@ class DecoderModule(Protocol):
     [C, D, H, W]."""
 
 
+def find_form(decoder: DecoderConfig) -> str:
+    """The form of the answers that it is trained to give, which tasks call ANSWERED_BY."""
+    module = component("decoders", decoder.kind)
+    form: str = getattr(module, "ANSWERS", module.OUTPUT)
+    return form
+
+
 MISSING = -1
 """An unknown label, or a pixel that was not annotated. It is ignored in sums and in weights."""
+UNCERTAIN = -2
+"""A class that somebody thought of and left open (-1 in CheXpert). Losses without a setting for it ignore it."""
 
 
 class HeadLoss(Config):
@@ -80,9 +109,11 @@ class HeadLoss(Config):
 
 
 class HeadLossModule(Protocol):
-    """config: its Config, a HeadLoss. The loss of a step is the sum of add_up() over the sum of weigh(), of all
-    micro-batches and ranks. labels: exclusive classes as int64 [N] or [N, *pixels], others as 0 and 1 [N, K] or
-    [N, K, *pixels]; MISSING if unknown.
+    """config: its Config, a HeadLoss. decoder: the config of the decoder. The loss of a step is the sum of add_up()
+    over the sum of weigh(), of all micro-batches and ranks. labels: exclusive classes as int64 [N] or [N, *pixels],
+    others as 0 and 1 [N, K] or [N, K, *pixels]; MISSING if unknown, UNCERTAIN if left open.
 
-    refuse(exclusive, output) -> why it does not suit a decoder with this OUTPUT, or "". weigh(config, labels,
-    exclusive) -> float. add_up(config, logits, labels, exclusive) -> a sum, in float32."""
+    refuse(config, decoder, output) -> why it does not suit a decoder with this OUTPUT, or "". weigh(config, labels,
+    decoder) -> float. add_up(config, logits, labels, decoder) -> a sum, in float32.
+    Optional: JOINT = True for a loss that compares the samples of a batch with each other. Then add_up(config, logits,
+    labels, decoder, own) gets the rows of all ranks, and adds up the part of those that are its own, a slice."""

@@ -79,13 +79,16 @@ class Task(Protocol):
     """`kind`, and the settings in a data card for making a truth from a text (see from_text)."""
 
     ANSWERED_BY: str
-    """`text`: a language model writes the answer. `scores`, `maps`: a decoder with this OUTPUT gives it, as an array
-    [classes] or [classes, *pixels]."""
+    """`text`: a language model writes the answer. `scores`, `maps`: a decoder with this OUTPUT (or ANSWERS) gives it,
+    as an array [classes] or [classes, *pixels]; or another form, of which decoders give arrays that `decode` takes."""
     NEEDS_CANVAS: bool
     """Whether the answer is in coordinates of the image that the model sees, so that it cannot be asked without
     media."""
     FOLLOWS_CROPS: bool
     """Whether a crop of the image still has a right answer. Other questions are not asked after a crop."""
+    FOLLOWS_WARPS: bool
+    """Whether its own `follow` needs no more of a canvas than `clip_box` and `size`, so that any turn or elastic change
+    can be followed. A task without a `follow` follows everything."""
     IS_LONG: bool
     """Whether answers are long texts, such as reports, which the protocol `long_answers` asks for."""
     FREE_TEXT: bool
@@ -120,9 +123,9 @@ class Task(Protocol):
 
     target: Callable[[sample.Truth, Mapping[str, np.ndarray], Sequence[str], bool], np.ndarray] | None
     """(truth, masks, classes, exclusive) -> the label for a decoder with these classes, int64 of 0, 1, ... and MISSING:
-    [] or [*size] for exclusive classes, else [K] or [K, *size] (see core/decoder_config.py). masks: members of the
-    truth, placed on the canvas. Raises DataError if the truth does not determine it. Only for tasks that decoders
-    answer, like the next two."""
+    [] or [*size] for exclusive classes, else [K] or [K, *size] (see core/decoder_config.py); numbers are float32.
+    masks: members of the truth, placed on the canvas. Raises DataError if the truth does not determine it. Only for
+    tasks that decoders answer, like the next two."""
     decode: Callable[[np.ndarray, sample.Truth, Sequence[str], bool], Any] | None
     """(probabilities, truth, classes, exclusive) -> the answer of a decoder with these classes, as plain data."""
     make_labelled: (

@@ -49,7 +49,11 @@ class BlankTransform:
 
 def make_blank_labels(decoder: DecoderConfig, size: tuple[int, ...]) -> np.ndarray:
     """Labels of the right shape, all zero. size: of the pixels that the decoder's encoder takes."""
-    is_mask = component("decoders", decoder.kind).OUTPUT == "maps"
+    module = component("decoders", decoder.kind)
+    if hasattr(module, "make_blank_label"):
+        blank: np.ndarray = module.make_blank_label(decoder)
+        return blank
+    is_mask = module.OUTPUT == "maps"
     classes = () if decoder.exclusive else (len(decoder.classes),)
     return np.zeros((*classes, *(size if is_mask else ())), np.int64)
 

@@ -23,12 +23,22 @@ from medvlm.models.parts import build_encoders, build_seeded, complete_media, en
 class Labelled:
     """Media with their labels. media: encoder -> pixels [N, ...]. rows: decoder -> for each of its questions, the index
     of the medium of its encoder, int64 [Q]. labels: decoder -> int64 [Q] or [Q, *size] for exclusive classes, else [Q,
-    K] or [Q, K, *size] (see core/decoder_config.py). keys: of the samples, for messages."""
+    K] or [Q, K, *size] (see core/decoder_config.py). keys: of the samples, for messages. others: decoder -> how many of
+    its labels, the last ones, are of samples that are mixed into the media, each of which has `share` of itself."""
 
     media: dict[str, torch.Tensor]
     rows: dict[str, torch.Tensor]
     labels: dict[str, torch.Tensor] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
+    others: dict[str, int] = field(default_factory=dict)
+    share: float = 1.0
+
+    def list_shares(self, decoder: str) -> list[tuple[float, slice]]:
+        """The factors of the labels of a decoder, and which of them have it."""
+        if self.share == 1:
+            return [(1.0, slice(None))]
+        own = len(self.labels[decoder]) - self.others.get(decoder, 0)
+        return [(self.share, slice(own)), (1 - self.share, slice(own, None))]
 
     def to(self, device: torch.device) -> Labelled:
         media, rows, labels = (

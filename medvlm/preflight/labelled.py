@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from medvlm.core.config import component
-from medvlm.core.decoder_config import find_encoder
+from medvlm.core.decoder_config import find_encoder, find_form
 from medvlm.core.sample import Medium, Question
 from medvlm.core.tasks import find_task, list_tasks
 from medvlm.io.masks import encode_mask
@@ -23,10 +22,10 @@ def make_labelled(
         encoder = find_encoder(name, decoder, model.encoders)
         if not media or media[0].kind not in (model.encoders[encoder].serves or (encoder,)):
             continue
-        output = component("decoders", decoder.kind).OUTPUT
+        form = find_form(decoder)
         for task in (find_task(kind) for kind in list_tasks()):
             made = None
-            if output == task.ANSWERED_BY and task.make_labelled is not None:
+            if form == task.ANSWERED_BY and task.make_labelled is not None:
                 made = task.make_labelled(rng, media, decoder.classes, decoder.exclusive)
             if made is not None:
                 text, truth, masks = made

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -12,15 +13,19 @@ from torch import nn
 
 from medvlm.core.config import Slot, component, kinds
 from medvlm.core.content import list_answered
+from medvlm.core.decoder_config import find_form
 from medvlm.core.errors import did_you_mean
 from medvlm.core.needs import Needs
 from medvlm.core.problems import Problem
 from medvlm.core.sample import Question, Sample
 from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import find_task, list_tasks
+from medvlm.data.estimate import make_blank_labels
+from medvlm.data.stream import Item
 from medvlm.models.decoding import Labelled
 from medvlm.models.parts import evaluating
 from medvlm.stages._base import Base, Setup, split_evenly
+from medvlm.stages._blend import Blend, blend_sample, draw_mixture
 from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, to_terms
 
 NEEDS = "decode"
@@ -40,11 +45,14 @@ class Config(StageConfig):
     losses: dict[str, HeadLosses] = Field(min_length=1)
     """Decoder -> its losses, as kinds or as settings, e.g. {lesion: [dice, {kind: cross_entropy, weight: 0.5}], view:
     [cross_entropy]}. Decoders that are not listed are not trained."""
+    blend: Blend | None = None
+    """Mixes each sample with another one of the step (mixup, CutMix). The loss is that of both labels, by their
+    shares."""
 
     def find_needs(self, model: Any) -> Needs:
         decoders = [model.decoders[name] for name in self.losses if name in model.decoders]
-        outputs = {component("decoders", decoder.kind).OUTPUT for decoder in decoders}
-        return Needs(tuple(kind for kind in list_tasks() if find_task(kind).ANSWERED_BY in outputs), media=True)
+        forms = {find_form(decoder) for decoder in decoders}
+        return Needs(tuple(kind for kind in list_tasks() if find_task(kind).ANSWERED_BY in forms), media=True)
 
     def check(self, model: Any, cards: Mapping[str, Any]) -> Iterator[Problem]:
         for name, losses in self.losses.items():
@@ -57,15 +65,22 @@ class Config(StageConfig):
             decoder = model.decoders[name]
             output = component("decoders", decoder.kind).OUTPUT
             for number, loss in enumerate(losses):
-                if why := component(SLOT, loss.kind).refuse(decoder.exclusive, output):
+                if why := component(SLOT, loss.kind).refuse(loss, decoder, output):
                     yield Problem((*path, number), f"{loss.kind} {why}")
+                if _is_joint(loss) and self.accumulate != 1:
+                    why = "compares the samples of a batch with each other, so the batch cannot be split; leave it at 1"
+                    yield Problem(("accumulate",), f"{name}.{loss.kind} {why}")
+            if self.blend is not None and any(map(_is_joint, losses)):
+                yield Problem(("blend",), f"a mixture of two samples has no {name} of its own; remove it")
+            if self.blend is not None and self.blend.cutmix and output == "maps":
+                yield Problem(("blend", "cutmix"), f"does not cut the masks of {name}; use mixup")
             if not losses:
                 yield Problem(path, f"names no loss; expected at least one of {', '.join(kinds(SLOT))}")
-            if why := _explain_unanswered(name, decoder, output, cards):
+            if why := _explain_unanswered(name, decoder, cards):
                 yield Problem(path, why)
 
 
-def _explain_unanswered(name: str, decoder: Any, output: str, cards: Mapping[str, Any]) -> str:
+def _explain_unanswered(name: str, decoder: Any, cards: Mapping[str, Any]) -> str:
     """Why no source can train a decoder, as far as the cards say; "" if a source can, or might."""
     template, offers = decoder.answers or name, [list_answered(card) for card in cards.values()]
     if None in offers:
@@ -78,10 +93,11 @@ def _explain_unanswered(name: str, decoder: Any, output: str, cards: Mapping[str
             f"no source of `mix` asks {template!r}{near} (their questions for decoders: {', '.join(asked) or 'none'});"
             f" set model.decoders.{name}.answers to one of them"
         )
+    form = find_form(decoder)
     for offer in found:
         by = find_task(offer.task).ANSWERED_BY
-        if by != output:
-            return f"gives {output}, and {template!r} is a question of task {offer.task}, which takes {by}"
+        if by != form:
+            return f"gives {form}, and {template!r} is a question of task {offer.task}, which takes {by}"
     classes = {known for offer in found for known in offer.classes}
     for each in decoder.classes:
         if each not in classes:
@@ -93,13 +109,16 @@ def _explain_unanswered(name: str, decoder: Any, output: str, cards: Mapping[str
 
 @dataclass(frozen=True)
 class LabelledSample:
-    """The first medium of a sample. labels: decoder -> the labels of the questions that it answers."""
+    """The first medium of a sample. labels: decoder -> the labels of the questions that it answers. others: the labels
+    of the sample that it is mixed with; it has `share` of the pixels itself."""
 
     key: str
     encoder: str
     pixels: torch.Tensor
     labels: dict[str, list[torch.Tensor]]
     source: str = ""
+    others: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    share: float = 1.0
 
 
 def build(config: Config, setup: Setup) -> Heads:
@@ -128,6 +147,17 @@ class Heads(Base):
             labels.setdefault(name, []).append(torch.from_numpy(found))
         return LabelledSample(sample.key, encoder, pixels, labels)
 
+    def _prepare_item(self, item: Item) -> LabelledSample:
+        own: LabelledSample = super()._prepare_item(item)
+        if self.config.blend is None:
+            return own
+        position, batch = item.place.position, self.config.batch
+        mixture = draw_mixture(self.config.blend, batch, self.setup.seed, self.config.name, position // batch)
+        found: LabelledSample = blend_sample(
+            own, position, batch, mixture, lambda other: super(Heads, self)._prepare_item(self.stream.item(other))
+        )
+        return found
+
     def _find_questions(self, sample: Sample, encoder: str) -> Iterator[tuple[str, Question]]:
         """The decoders of this encoder, each with the questions that it answers."""
         for name, decoder in self.decoders.items():
@@ -143,7 +173,10 @@ class Heads(Base):
             weight = 0.0
             if decoder in micro.labels:
                 module = component(SLOT, loss.kind)
-                weight = module.weigh(loss, micro.labels[decoder], self._is_exclusive(decoder))
+                weight = sum(
+                    factor * module.weigh(loss, micro.labels[decoder][part], self.decoders[decoder])
+                    for factor, part in micro.list_shares(decoder)
+                )
             weights[_name_loss(decoder, loss)] = weight
         return weights
 
@@ -152,16 +185,45 @@ class Heads(Base):
         micro = micro.to(self.engine.device)
         outputs = model(micro)
         measured: dict[Name, Loss | Term] = {}
+        joint = dict.fromkeys(name for name, loss in self._list_losses() if _is_joint(loss))
+        gathered = {name: self._gather(name, outputs[f"decoders.{name}"], micro.labels.get(name)) for name in joint}
         for decoder, loss in self._list_losses():
             logits = outputs[f"decoders.{decoder}"]
-            if decoder in micro.labels:
-                labels, exclusive = micro.labels[decoder], self._is_exclusive(decoder)
-                total = loss.weight * component(SLOT, loss.kind).add_up(loss, logits, labels, exclusive)
+            if _is_joint(loss):
+                every, labels, own = gathered[decoder]
+                total = component(SLOT, loss.kind).add_up(loss, every, labels, self.decoders[decoder], own)
+                total = loss.weight * total + 0 * every.sum()  # in the graph, whatever the labels are
+            elif decoder in micro.labels:
+                module, labels = component(SLOT, loss.kind), micro.labels[decoder]
+                total = loss.weight * sum(
+                    factor * module.add_up(loss, logits[part], labels[part], self.decoders[decoder])
+                    for factor, part in micro.list_shares(decoder)
+                )
             else:
                 total = logits.float().sum()  # the logits are empty: 0, with a gradient of zeros for DDP
             name = _name_loss(decoder, loss)
             measured[name] = Loss(total, weights[name])
         return measured
+
+    def _gather(
+        self, decoder: str, logits: torch.Tensor, labels: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, slice]:
+        """The logits and labels of a decoder of all ranks, in their order, and the rows of this rank. Ranks may have
+        different numbers of them. Called on every rank."""
+        if labels is None:
+            blank = torch.from_numpy(make_blank_labels(self.decoders[decoder], ()))
+            labels = blank.new_empty(0, *blank.shape).to(logits.device)
+        (count_of_rank,) = self.engine.gather(torch.tensor([len(labels)], device=self.engine.device))
+        counts = count_of_rank.tolist()
+        most, rank = max(counts), self.engine.rank
+        if not most:
+            return logits.float(), labels, slice(0, 0)
+        padding = most - counts[rank]
+        padded = [torch.cat([rows, rows.new_zeros(padding, *rows.shape[1:])]) for rows in (logits.float(), labels)]
+        every, labels_of_every = self.engine.gather(*padded)
+        kept = torch.cat([number * most + torch.arange(count) for number, count in enumerate(counts)])
+        kept = kept.to(logits.device)
+        return every[kept], labels_of_every[kept], slice(sum(counts[:rank]), sum(counts[: rank + 1]))
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
         items = self.prepare_validation(samples)
@@ -179,8 +241,10 @@ class Heads(Base):
     def _list_losses(self) -> Iterator[tuple[str, Any]]:
         yield from ((decoder, loss) for decoder, losses in self.config.losses.items() for loss in losses)
 
-    def _is_exclusive(self, decoder: str) -> bool:
-        return bool(self.decoders[decoder].exclusive)
+
+def _is_joint(loss: Any) -> bool:
+    """Whether it compares the samples of a batch with each other."""
+    return getattr(component(SLOT, loss.kind), "JOINT", False)
 
 
 def _name_loss(decoder: str, loss: Any) -> str:
@@ -193,17 +257,23 @@ def collate_labelled(items: list[LabelledSample], decoders: Mapping[str, Any]) -
     media: dict[str, list[torch.Tensor]] = {}
     rows: dict[str, list[int]] = {}
     labels: dict[str, list[torch.Tensor]] = {}
-    for item in items:
-        if not item.labels:
-            continue
+    kept, numbers = [item for item in items if item.labels], list[int]()
+    for item in kept:
         pixels = media.setdefault(item.encoder, [])
-        for name, found in item.labels.items():
-            rows.setdefault(name, []).extend([len(pixels)] * len(found))
-            labels.setdefault(name, []).extend(found)
+        numbers.append(len(pixels))
         pixels.append(item.pixels)
+    given = [(item.labels, number) for item, number in zip(kept, numbers, strict=True)]
+    given += [(item.others, number) for item, number in zip(kept, numbers, strict=True)]
+    for of_item, number in given:
+        for name, found in of_item.items():
+            rows.setdefault(name, []).extend([number] * len(found))
+            labels.setdefault(name, []).extend(found)
+    others = Counter(name for item in kept for name, found in item.others.items() for _ in found)
     return Labelled(
         media={name: torch.stack(pixels) for name, pixels in media.items()},
         rows={name: torch.tensor(found) for name, found in rows.items()},
         labels={name: torch.stack(found) for name, found in labels.items()},
         keys=tuple(item.key for item in items),
+        others=dict(others),
+        share=kept[0].share if kept else 1.0,
     )

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from medvlm.core import sample
 from medvlm.core.config import Config as Base
-from medvlm.core.decoder_config import MISSING
+from medvlm.core.decoder_config import MISSING, UNCERTAIN
 from medvlm.core.errors import DataError
 from medvlm.core.measure import Measure, average
 from medvlm.core.sample import Medium
@@ -31,12 +31,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Truth(sample.Truth):
     """labels: whether it is of each of `classes`, None where nobody knows. exclusive: it is of exactly one of them.
-    ordered: the classes are grades, from the lowest to the highest. answer: the names of those that it is of."""
+    ordered: the classes are grades, from the lowest to the highest. uncertain: those of unknown label that somebody
+    thought of and left open. answer: the names of those that it is of."""
 
     classes: tuple[str, ...] = ()
     labels: tuple[bool | None, ...] = ()
     exclusive: bool = True
     ordered: bool = False
+    uncertain: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.classes):
@@ -48,9 +50,9 @@ class Truth(sample.Truth):
             object.__setattr__(self, "answer", ", ".join(names))
 
     def to_json(self) -> dict[str, Any]:
-        """Without `ordered` where it is not, so that shards stay the same."""
-        record = super().to_json()
-        return record if self.ordered else {name: value for name, value in record.items() if name != "ordered"}
+        """Without `ordered` and `uncertain` where they say nothing, so that shards stay the same."""
+        rare = ("ordered", "uncertain")
+        return {name: value for name, value in super().to_json().items() if value or name not in rare}
 
 
 class Config(Base):
@@ -87,7 +89,10 @@ def from_text(text: str, config: Config) -> Truth | None:
 
 
 def check(truth: Truth, media: Sequence[Medium]) -> None:
-    if not truth.classes or all(label is None for label in truth.labels):
+    known = dict(zip(truth.classes, truth.labels, strict=True))
+    if wrong := [name for name in truth.uncertain if known.get(name, True) is not None]:
+        raise DataError(f"{wrong[0]!r} is uncertain, and not a class of unknown label; correct the archive's reader")
+    if not truth.classes or (not _is_known("", truth) and not truth.uncertain):
         raise DataError("labels of which none is known; leave the question out")
 
 
@@ -95,8 +100,8 @@ def check(truth: Truth, media: Sequence[Medium]) -> None:
 
 
 def target(truth: Truth, masks: Mapping[str, np.ndarray], classes: Sequence[str], exclusive: bool) -> np.ndarray:
-    """int64: the number of its class among those of the decoder where they exclude each other, else [K] of 0, 1 and
-    MISSING.
+    """int64: the number of its class among those of the decoder where they exclude each other, else [K] of 0, 1,
+    MISSING and UNCERTAIN.
 
     Raises DataError for exclusive classes of which it is none or several, or may be.
     """
@@ -105,7 +110,10 @@ def target(truth: Truth, masks: Mapping[str, np.ndarray], classes: Sequence[str]
     known = dict(zip(truth.classes, truth.labels, strict=True))
     labels = [known.get(name) for name in classes]
     if not exclusive:
-        return np.array([MISSING if label is None else int(label) for label in labels])
+        unknown = dict.fromkeys(truth.uncertain, UNCERTAIN)
+        return np.array(
+            [unknown.get(n, MISSING) if y is None else int(y) for n, y in zip(classes, labels, strict=True)]
+        )
     if labels.count(True) != 1 or (None in labels and not truth.exclusive):
         raise DataError(
             f"is of {truth.answer or 'none'} ({', '.join(truth.classes)}), and the decoder tells {', '.join(classes)}"
@@ -132,7 +140,12 @@ def score(answer: Any, truth: Truth) -> float:
     if truth.exclusive:
         return float(find_most_probable(found) == truth.labels.index(True))
     told = [is_positive(p, name, {}) == label for name, p, label in list_known(answer, truth)]
-    return sum(told) / len(told)
+    return sum(told) / len(told) if told else 0.0
+
+
+def _is_known(template: str, truth: Truth) -> bool:
+    """Whether any of its labels is known."""
+    return any(label is not None for label in truth.labels)
 
 
 def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> list[float]:
@@ -156,7 +169,7 @@ def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> li
 
 
 MEASURES = (
-    Measure("accuracy", _label_measures.GROUP, average(score), by_template=True, headline=True),
+    Measure("accuracy", _label_measures.GROUP, average(score), _is_known, by_template=True, headline=True),
     *_label_measures.MEASURES,
 )
 
@@ -178,8 +191,11 @@ def make_labelled(
 def describe(answer: Any, truth: Truth) -> Drawing:
     found = parse(answer, truth)
     told = ", ".join(f"{name} {p:.2f}" for name, p in zip(truth.classes, found, strict=True)) if found else ""
-    unknown = [name for name, label in zip(truth.classes, truth.labels, strict=True) if label is None]
-    aside = f"not known: {', '.join(unknown)}" if unknown else ""
+    unknown = {name for name, label in zip(truth.classes, truth.labels, strict=True) if label is None}
+    asides = {"not known": unknown - {*truth.uncertain}, "uncertain": unknown & {*truth.uncertain}}
+    aside = "; ".join(
+        f"{what}: {', '.join(name for name in truth.classes if name in of)}" for what, of in asides.items() if of
+    )
     confused = None
     if found and truth.exclusive:
         confused = truth.answer, truth.classes[found.index(max(found))]

@@ -540,8 +540,9 @@ def test_labels_of_several_columns_may_be_missing(tmp_path):
         ({"yes": ["1", "-1"]}, (True, False, True, None)),
         ({"no": ["0", "-1"]}, (True, False, False, None)),
         ({"no": ["0", ""]}, (True, False, None, False)),
+        ({"uncertain": ["-1"]}, (True, False, None, None)),
     ],
-    ids=["ignore uncertain ones", "uncertain is yes", "uncertain is no", "not mentioned is no"],
+    ids=["ignore uncertain ones", "uncertain is yes", "uncertain is no", "not mentioned is no", "kept apart"],
 )
 def test_the_card_says_what_an_uncertain_label_is(
     rule: dict[str, list[str]], expected: tuple[bool | None, ...], tmp_path: Path
@@ -554,7 +555,7 @@ def test_the_card_says_what_an_uncertain_label_is(
     (raw,) = (raw for raw in read(config, tmp_path) if isinstance(raw, RawSample))
     (question,) = raw.sample.questions
     truth: Any = question.truth
-    assert truth.labels == expected
+    assert truth.labels == expected and truth.uncertain == (("c",) if "uncertain" in rule else ())
 
 
 @pytest.mark.parametrize("more", [{}, {"answer": "{a}", "labels": {"columns": {"x": "{a}"}}}])

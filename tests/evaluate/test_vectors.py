@@ -48,9 +48,9 @@ def probe(sees: bool, shards: ShardSet, folder: Path) -> dict[str, Row]:
     training, places = ([(split, i) for i in range(shards.count(split))] for split in ("train", "test"))
     rows = evaluate(
         [model], shards, dataset="toy", split="test", places=places, training=lambda: training,
-        out=RunFolder(folder), protocols=["knn", "linear_probe"], resamples=200,
+        out=RunFolder(folder), protocols=["knn", "linear_probe", "neighbours"], resamples=200,
     )  # fmt: skip
-    assert len(set(model.embedded)) == len(model.embedded) == 200, "both protocols use the same vectors"
+    assert len(set(model.embedded)) == len(model.embedded) == 200, "all protocols use the same vectors"
     return {f"{row['task']} {row['metric']}": row for row in rows}
 
 
@@ -63,6 +63,10 @@ def test_what_the_vectors_hold_is_found_and_what_they_lack_is_not(shards: ShardS
         assert blind[f"{group} accuracy:side"]["value"] < 0.7
         assert blind[f"{group} accuracy:side"]["paired"]["verdict"] != "better"  # type: ignore[index]
         assert {row.partition(":")[2] for row in seen} == {"", "side", "count:nodule"}, "no free texts, no boxes"
+    assert seen["neighbours recall1:side"]["value"] > 0.95 > 0.85 > blind["neighbours recall1:side"]["value"]
+    assert seen["neighbours map:side"]["paired"]["verdict"] == "better"  # type: ignore[index]
+    assert blind["neighbours map:side"]["paired"]["verdict"] != "better"  # type: ignore[index]
+    assert seen["neighbours recall1:side"]["baselines"]["chance"] == pytest.approx(0.5, abs=0.1)
     assert seen["knn accuracy"]["n"] == 160 and seen["knn accuracy:side"]["patients"] == 40
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,17 +11,23 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from medvlm.core.config import component, kinds
-from medvlm.core.decoder_config import MISSING
+from medvlm.core.decoder_config import MISSING, UNCERTAIN
 
 N, K = 5, 3
+CLASSES = ("edema", "effusion", "fracture")
+SEED = torch.Generator()
 SIZES: list[tuple[int, ...]] = [(), (6, 7), (3, 4, 5)]
 
 
+def decoder_of(exclusive: bool) -> Any:
+    return component("decoders", "linear").Config(kind="linear", classes=CLASSES, exclusive=exclusive)
+
+
 def loss_of(kind: str, logits: torch.Tensor, labels: torch.Tensor, exclusive: bool, **settings: Any) -> torch.Tensor:
-    module = component("objectives.heads", kind)
+    module, decoder = component("objectives.heads", kind), decoder_of(exclusive)
     config = module.Config(kind=kind, **settings)
-    total: torch.Tensor = module.add_up(config, logits, labels, exclusive)
-    return total / module.weigh(config, labels, exclusive)
+    total: torch.Tensor = module.add_up(config, logits, labels, decoder)
+    return total / module.weigh(config, labels, decoder)
 
 
 def drawn(size: tuple[int, ...], exclusive: bool, missing: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,30 +115,235 @@ def test_dice_of_a_class_that_nobody_predicts_and_nobody_marked_is_no_loss() -> 
     assert loss_of("dice", -logits, nothing, False).item() == pytest.approx(1 - 1 / 17, abs=1e-6)
 
 
-@pytest.mark.parametrize("exclusive", [True, False])
-@pytest.mark.parametrize("kind", kinds("objectives.heads"))
-def test_a_batch_in_parts_adds_up_to_the_whole(kind: str, exclusive: bool) -> None:
-    """However samples are dealt to ranks and micro-batches, and whatever is missing of them."""
+# --- classes that are rare, uncertain or easy --------------------------------------------------------
+
+
+OPEN = [(None, -1.0), (1.0, 1.0), (0.0, 0.0), (0.7, 0.7)]
+"""Setting -> what an uncertain label counts as; -1: nothing."""
+
+
+@pytest.mark.parametrize(("setting", "share"), OPEN)
+@pytest.mark.parametrize("size", SIZES[:2], ids=str)
+def test_uncertain_labels_count_as_the_recipe_says(size: tuple[int, ...], setting: Any, share: float) -> None:
+    logits, labels = drawn(size, False, 0.3)
+    labels[labels == 1] -= 3 * (torch.rand(labels[labels == 1].shape, generator=SEED.manual_seed(1)) < 0.5).long()
+    assert (labels == UNCERTAIN).any() and (labels == MISSING).any()
+    wanted = torch.where(labels == UNCERTAIN, share, labels.double())
+    known = wanted >= 0
+    check_same(
+        logits,
+        lambda x: loss_of("binary_cross_entropy", x, labels, False, uncertain=setting),
+        lambda x: binary_cross_entropy_with_logits(x[known], wanted[known]),
+    )
+    check_same(
+        logits,
+        lambda x: loss_of("focal", x, labels, False, uncertain=setting),
+        lambda x: focal_of_sigmoids(x[known], wanted[known], 2.0),
+    )
+
+
+def test_uncertain_labels_count_differently_in_each_class() -> None:
+    """U-Ones for one class, U-Zeros for another, ignored for the third."""
+    logits, labels = torch.randn(4, 3, generator=SEED.manual_seed(0)), torch.full((4, 3), UNCERTAIN)
+    found = loss_of("binary_cross_entropy", logits, labels, False, uncertain={"edema": 1.0, "effusion": 0.0})
+    wanted = torch.tensor([[1.0, 0.0]]).expand(4, 2)
+    torch.testing.assert_close(found, binary_cross_entropy_with_logits(logits[:, :2], wanted))
+
+
+def test_labels_are_smoothed_as_torch_does() -> None:
+    logits, labels = drawn((), True, 0.4)
+    check_same(
+        logits,
+        lambda x: loss_of("cross_entropy", x, labels, True, smoothing=0.2),
+        lambda x: cross_entropy(x, labels, ignore_index=MISSING, label_smoothing=0.2),
+    )
+    logits, labels = drawn((), False, 0.4)
+    known = labels != MISSING
+    check_same(
+        logits,
+        lambda x: loss_of("binary_cross_entropy", x, labels, False, smoothing=0.2),
+        lambda x: binary_cross_entropy_with_logits(x[known], labels[known].double() * 0.8 + 0.1),
+    )
+
+
+COUNTS = (10, 100, 1000)
+EFFECTIVE = [(1 - 0.99**n) / 0.01 for n in COUNTS]
+
+
+@pytest.mark.parametrize(("beta", "sizes"), [(None, COUNTS), (0.99, EFFECTIVE)])
+@pytest.mark.parametrize("size", SIZES[:2], ids=str)
+def test_rare_classes_weigh_more(size: tuple[int, ...], beta: float | None, sizes: Any) -> None:
+    """As torch weighs them: the mean is over the weights, so a factor on all of them changes nothing."""
+    logits, labels = drawn(size, True, 0.3)
+    names = CLASSES if not size else ("background", *CLASSES)
+    counts = dict(zip(names, (*COUNTS, 5), strict=False))
+    sizes = [*sizes, 5.0 if beta is None else (1 - 0.99**5) / 0.01][: len(names)]
+    logits = torch.cat([logits, logits[:, :1].flip(0)], 1).detach() if size else logits
+    weights = 1 / torch.tensor(sizes, dtype=torch.float64)
+    balance = {"counts": counts, "beta": beta}
+    check_same(
+        logits,
+        lambda x: loss_of("cross_entropy", x, labels, True, balance=balance),
+        lambda x: cross_entropy(x, labels, weight=weights, ignore_index=MISSING),
+    )
+
+
+def test_rare_findings_weigh_more_where_they_are_there() -> None:
+    logits, labels = drawn((), False, 0.3)
+    counts = {name: (n, 1000) for name, n in zip(CLASSES, COUNTS, strict=True)}
+    known = labels != MISSING
+    weights = torch.tensor([1000 / n for n in COUNTS], dtype=torch.float64)
+    check_same(
+        logits,
+        lambda x: loss_of("binary_cross_entropy", x, labels, False, balance={"counts": counts}),
+        lambda x: binary_cross_entropy_with_logits(
+            x, labels.clamp(min=0).double(), pos_weight=weights, reduction="none"
+        )[known].mean(),
+    )
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.0, 3.5])
+@pytest.mark.parametrize("size", SIZES[:2], ids=str)
+def test_focal_is_that_of_torchvision_and_of_its_equation(size: tuple[int, ...], gamma: float) -> None:
+    from torchvision.ops import sigmoid_focal_loss
+
+    logits, labels = drawn(size, False, 0.3)
+    known = labels != MISSING
+    check_same(
+        logits,
+        lambda x: loss_of("focal", x, labels, False, gamma=gamma),
+        lambda x: sigmoid_focal_loss(x[known], labels[known].double(), alpha=-1, gamma=gamma, reduction="mean"),
+    )
+    logits, labels = drawn(size, True, 0.3)
+    there = labels != MISSING
+
+    def reference(x: torch.Tensor) -> torch.Tensor:
+        share = x.softmax(1).movedim(1, -1)[there].gather(1, labels[there][:, None])
+        return (-((1 - share) ** gamma) * share.log()).mean()
+
+    check_same(logits, lambda x: loss_of("focal", x, labels, True, gamma=gamma), reference)
+
+
+def test_focal_of_certain_predictions_has_a_finite_gradient() -> None:
+    logits = torch.tensor([[300.0, -300.0, 0.0]], requires_grad=True)
+    loss_of("focal", logits, torch.tensor([[1, 0, 1]]), False, gamma=1.0).backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+    logits = torch.tensor([[300.0, -300.0, 0.0]], requires_grad=True)
+    loss_of("focal", logits, torch.tensor([0]), True, gamma=1.0).backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+
+
+def focal_of_sigmoids(x: torch.Tensor, wanted: torch.Tensor, gamma: float) -> torch.Tensor:
+    p = x.sigmoid()
+    losses = -wanted * (1 - p) ** gamma * p.log() - (1 - wanted) * p**gamma * (1 - p).log()
+    return losses.mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "exclusive", "settings", "message"),
+    [
+        ("binary_cross_entropy", False, {"uncertain": {"edemas": 1.0}}, "uncertain has 'edemas', did you mean 'edema'"),
+        ("focal", True, {"uncertain": 1.0}, "labels of exclusive classes are never uncertain"),
+        ("cross_entropy", True, {"balance": {"counts": {"edema": 3}}}, "counts lacks 'effusion'; expected a count of"),
+        (
+            "cross_entropy",
+            True,
+            {"balance": {"counts": dict.fromkeys((*CLASSES, "fractur"), 3)}},
+            "has 'fractur', did you mean 'fracture'",
+        ),
+        (
+            "focal",
+            False,
+            {"balance": {"counts": dict.fromkeys(CLASSES, 3)}},
+            r"counts\.edema: expected \[how many have it, how many do not\]",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_the_classes_are_refused(
+    kind: str, exclusive: bool, settings: dict[str, Any], message: str
+) -> None:
     module = component("objectives.heads", kind)
-    if module.refuse(exclusive, "maps"):
-        pytest.skip("not for such classes")
-    config = module.Config(kind=kind)
-    logits, labels = drawn((6, 7), exclusive, missing=0.3)
-    labels[0] = MISSING
-    if not exclusive:
-        labels[1, 1] = MISSING
-    parts = [slice(0, 1), slice(1, 4), slice(4, 5)]
-    totals = [module.add_up(config, logits[part], labels[part], exclusive) for part in parts]
-    weights = [module.weigh(config, labels[part], exclusive) for part in parts]
-    assert weights[0] == 0 and totals[0].item() == 0
-    assert sum(weights) == module.weigh(config, labels, exclusive)
-    torch.testing.assert_close(sum(totals), module.add_up(config, logits, labels, exclusive))
-    sum(totals).backward()
-    assert logits.grad is not None and not logits.grad[0].any() and logits.grad[1:].any()
+    assert re.search(message, module.refuse(module.Config(kind=kind, **settings), decoder_of(exclusive), "scores"))
+
+
+# --- what every loss keeps ----------------------------------------------------------------------------
+
+
+def draw_for(decoder: Any, output: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits and labels of a decoder. Some labels are missing, if those of this form can be; those of the first row
+    are."""
+    count = len(decoder.classes)
+    if output in ("scores", "maps", "conditional_scores"):
+        logits, labels = drawn((6, 7) if output == "maps" else (), decoder.exclusive, missing=0.3)
+        labels[0] = MISSING
+        return logits, labels
+    generator = torch.Generator().manual_seed(0)
+    shape = component("decoders", decoder.kind).facts(decoder, None, None, None).shape
+    logits = torch.randn(N, *shape, generator=generator)
+    if output == "vectors":
+        return torch.nn.functional.normalize(logits, dim=-1).requires_grad_(), torch.tensor([MISSING, 0, 1, 0, 1])
+    logits.requires_grad_()
+    if decoder.exclusive:
+        return logits, torch.randint(0, count, (N,), generator=generator)
+    if output == "quantities":
+        return logits, torch.randn(N, 1, generator=generator)
+    times = torch.tensor([2.0, 2.0, 5.0, 1.0, 4.0])
+    return logits, torch.stack([times, torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0])], 1)
+
+
+DECODERS: list[tuple[str, dict[str, Any]]] = [
+    ("linear", {"classes": CLASSES}),
+    ("linear", {"classes": CLASSES, "exclusive": False}),
+    ("conv_mask", {"classes": CLASSES[:2]}),
+    ("conv_mask", {"classes": CLASSES, "exclusive": False}),
+    ("ordinal", {"classes": CLASSES}),
+    ("quantity", {"classes": ["age"], "std": 3.0}),
+    ("proportional_hazards", {"classes": ["death"]}),
+    ("interval_hazards", {"classes": ["death"], "edges": [2.0, 3.0, 4.5]}),
+    ("hierarchy", {"classes": CLASSES, "parents": {"effusion": "edema"}}),
+    ("unit_vector", {"classes": CLASSES, "width": 4}),
+    ("unit_vector", {"classes": CLASSES, "width": 4, "learners": 2}),
+]
+
+
+def list_fitting(kind: str) -> list[tuple[Any, str]]:
+    """The decoders that a loss suits, with the form of their outputs."""
+    module, found = component("objectives.heads", kind), []
+    for name, settings in DECODERS:
+        decoder, output = component("decoders", name).Config(kind=name, **settings), component("decoders", name).OUTPUT
+        if not module.refuse(module.Config(kind=kind), decoder, output):
+            found.append((decoder, output))
+    return found
+
+
+def test_every_decoder_is_listed_here() -> None:
+    assert {name for name, _ in DECODERS} == set(kinds("decoders"))
+
+
+@pytest.mark.parametrize("kind", kinds("objectives.heads"))
+def test_a_batch_in_parts_adds_up_to_the_whole(kind: str) -> None:
+    """However samples are dealt to ranks and micro-batches, and whatever is missing of them."""
+    module, parts = component("objectives.heads", kind), [slice(0, 1), slice(1, 4), slice(4, 5), slice(5, 5)]
+    for decoder, output in list_fitting(kind):
+        config = module.Config(kind=kind)
+        logits, labels = draw_for(decoder, output)
+        weights = [module.weigh(config, labels[part], decoder) for part in parts]
+        if getattr(module, "JOINT", False):
+            totals = [module.add_up(config, logits, labels, decoder, part) for part in parts]
+            whole = module.add_up(config, logits, labels, decoder, slice(None))
+        else:
+            totals = [module.add_up(config, logits[part], labels[part], decoder) for part in parts]
+            whole = module.add_up(config, logits, labels, decoder)
+        assert weights[3] == totals[3].item() == 0
+        assert sum(weights) == pytest.approx(module.weigh(config, labels, decoder))
+        torch.testing.assert_close(sum(totals), whole)
+        (mine,) = torch.autograd.grad(sum(totals), logits, retain_graph=True)
+        torch.testing.assert_close(mine, torch.autograd.grad(whole, logits)[0])
+        assert mine[1:].any()
+        if output in ("scores", "maps"):
+            assert weights[0] == totals[0].item() == 0 and not mine[0].any()
 
 
 @pytest.mark.parametrize("kind", kinds("objectives.heads"))
 def test_every_loss_suits_some_decoder_and_says_what_it_does_not_suit(kind: str) -> None:
-    module = component("objectives.heads", kind)
-    answers = {(e, o): module.refuse(e, o) for e in (True, False) for o in ("scores", "maps")}
-    assert "" in answers.values() and any(answers.values())
+    assert 0 < len(list_fitting(kind)) < len(DECODERS)

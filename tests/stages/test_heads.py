@@ -129,6 +129,78 @@ def test_a_decoder_without_losses_is_built_and_not_trained(make: Make) -> None:
     assert list(measured) == ["side.cross_entropy"] and set(stage.model.decoders) == set(DECODERS)
 
 
+# --- what is drawn by the position ----------------------------------------------------------------------
+
+
+CHANGES = "data.films.augment={flip: true, sides: [[left, right]], rotate_deg: 20, scale: [0.8, 1.2], elastic: [2, 12],\
+ gamma: [0.7, 1.5], blur_px: 1, bias_field: 0.2, noise: 0.05}"
+
+
+def test_a_resumed_stage_sees_the_same_changes_and_mixtures(make: Make) -> None:
+    settings = {"batch": 8, "losses": {"side": ["cross_entropy"]}, "blend": {"mixup": 0.4, "cutmix": 1.0}}
+    whole, resumed = make(CHANGES, **settings), make(CHANGES, **settings)
+    batches = whole.read_batches(0)
+    for expected in (0, 8, 16):
+        position, prepared = next(batches)
+        assert position == expected
+    batches.close()
+    for ours, theirs in zip(prepared, first(resumed, 16), strict=True):
+        assert torch.equal(ours.pixels, theirs.pixels) and ours.share == theirs.share and ours.key == theirs.key
+        assert [x.tolist() for x in ours.others["side"]] == [x.tolist() for x in theirs.others["side"]]
+
+
+def test_the_answer_about_a_side_follows_a_mirrored_image(make: Make) -> None:
+    """The square is the bright part of the film, and the question is on which side it is."""
+    items = first(make("data.films.augment={flip: true, sides: [[left, right]]}", batch=32))
+    plain = first(make(batch=32))
+    mirrored = 0
+    for item, other in zip(items, plain, strict=True):
+        mirrored += int(torch.equal(item.pixels, other.pixels.flip(-1)))
+        if item.labels["side"] == other.labels["side"]:
+            assert torch.equal(item.pixels, other.pixels)
+        else:
+            assert torch.equal(item.pixels, other.pixels.flip(-1))
+    assert 5 < mirrored < 27
+
+
+@pytest.mark.parametrize("blend", [{"mixup": 1.0}, {"cutmix": 1.0}], ids=str)
+def test_a_mixture_is_of_two_samples_of_the_step_and_its_loss_of_both_labels(make: Make, blend: dict[str, Any]) -> None:
+    losses = {"side": ["cross_entropy"], "traits": ["binary_cross_entropy"]}
+    plain, mixed = (first(make(batch=8, losses=losses, **more)) for more in ({}, {"blend": blend}))
+    share = mixed[0].share
+    assert 0 < share < 1 and {item.share for item in mixed} == {share}
+    by_pixels = {}
+    for own, item in zip(plain, mixed, strict=True):
+        assert item.labels["side"] == own.labels["side"]
+        fits = []
+        for other in plain:
+            if "cutmix" in blend:
+                is_other = ((item.pixels == other.pixels) & (item.pixels != own.pixels)).any(0)
+                if (torch.where(is_other, other.pixels, own.pixels) == item.pixels).all() and is_other.any():
+                    fits.append(other)
+                    assert is_other.float().mean() == pytest.approx(1 - share, abs=0.08)
+            elif torch.allclose(item.pixels, share * own.pixels + (1 - share) * other.pixels, atol=1e-6):
+                fits.append(other)
+        (other,) = fits
+        assert other.key != own.key and item.others["side"] == other.labels["side"]
+        by_pixels[own.key] = other.key
+    assert len(set(by_pixels.values())) == 8, "each sample is mixed into one other"
+
+    stage = make(batch=8, losses=losses, blend=blend)
+    stage.model.eval()
+    (micro,) = stage.make_micros(mixed, 1)
+    logits = stage.model(micro)["decoders.side"]
+    assert torch.equal(logits[:8], logits[8:])
+    measured, weights = stage.compute_loss(stage.model, micro, 0), stage.weigh(micro)
+    own, others = (
+        torch.stack([of(item)["side"][0] for item in mixed]) for of in (lambda i: i.labels, lambda i: i.others)
+    )
+    expected = share * cross_entropy(logits[:8], own, reduction="sum")
+    expected = expected + (1 - share) * cross_entropy(logits[:8], others, reduction="sum")
+    torch.testing.assert_close(measured["side.cross_entropy"].sum, expected)
+    assert weights["side.cross_entropy"] == pytest.approx(8)
+
+
 # --- what a recipe is refused for -------------------------------------------------------------------
 
 
@@ -148,6 +220,8 @@ def refuse(packed: Path, message: str, card: dict[str, Any] = CARD, **changes: A
         ({"losses": {"side": ["dise"]}}, r"unknown kind of objectives\.heads 'dise', did you mean 'dice'"),
         ({"losses": {"side": [{"kind": "dice", "weigt": 2}]}}, r"weigt: unknown key, did you mean 'weight'"),
         ({"trains": ["decoders.sid"]}, r"trains\.0: there is no decoder 'sid', did you mean 'side'"),
+        ({"blend": {}}, r"blend: expected `mixup` or `cutmix` above 0"),
+        ({"blend": {"cutmix": 1}}, r"blend\.cutmix: does not cut the masks of square; use mixup"),
         ({"trains": ["language"]}, r"trains\.0: 'language' is not a part of a heads stage"),
     ],
 )

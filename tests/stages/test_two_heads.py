@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.labelled_run import recipe, write_run
-from tests.stages.two_heads import MICRO_BATCHES
+from tests.labelled_run import ENCODER, FIT, OUTCOME_DECODERS, OUTCOME_LOSSES, OUTCOMES, recipe, write_run
+from tests.stages.two_heads import CASES
 from tests.tiny_run import ROOT, run_ranks, staged
 from tests.train.two_ranks import first_step
 
@@ -18,25 +18,31 @@ from tests.train.two_ranks import first_step
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("heads")
     write_run(made, recipe())
+    model = {"encoders": {"film": ENCODER}, "decoders": OUTCOME_DECODERS}
+    write_run(made / "outcomes", recipe(model=model, stages=[{**FIT, "losses": OUTCOME_LOSSES}]), OUTCOMES)
     return made
 
 
 @pytest.fixture(scope="module")
-def two(folder: Path) -> list[dict[int, dict[str, Any]]]:
-    """The results of the two ranks. One process packs the archive first."""
-    staged(folder / "recipe.yaml", folder / "runs", "fit")
+def two(folder: Path) -> list[dict[str, dict[str, Any]]]:
+    """The results of the two ranks. One process packs the archives first."""
+    for place in (folder, folder / "outcomes"):
+        staged(place / "recipe.yaml", place / "runs", "fit")
     run_ranks(ROOT / "tests" / "stages" / "two_heads.py", folder)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize("count", MICRO_BATCHES)
+@pytest.mark.parametrize("case", CASES)
 def test_losses_and_gradients_of_a_step_are_those_of_one_process(
-    count: int, folder: Path, two: list[dict[int, dict[str, Any]]]
+    case: str, folder: Path, two: list[dict[str, dict[str, Any]]]
 ) -> None:
-    one = first_step(folder / "recipe.yaml", folder / "runs", "fit")
-    first, second = (rank[count] for rank in two)
+    """Also of losses that compare the samples of a batch with each other, which are the samples of both ranks."""
+    place = folder / CASES[case][0]
+    one = first_step(place / "recipe.yaml", place / "runs", "fit")
+    first, second = (rank[case] for rank in two)
     assert one["keys"] == first["keys"] + second["keys"]
-    assert {name.partition(".")[0] for name in one["terms"]} >= {"square", "side", "traits"}
+    losses = OUTCOME_LOSSES if CASES[case][0] else FIT["losses"]
+    assert {name.partition(".")[0] for name in one["terms"]} >= losses.keys() and all(one["terms"].values())
     for rank in (first, second):
         assert rank["terms"] == pytest.approx(one["terms"], rel=1e-6)
         assert rank["gradients"].keys() == one["gradients"].keys()

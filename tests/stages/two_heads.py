@@ -11,13 +11,14 @@ import torch
 
 from tests.train.two_ranks import first_step
 
-MICRO_BATCHES = (1, 2)
+CASES = {"one micro-batch": ("", 1), "two micro-batches": ("", 2), "outcomes": ("outcomes", 1)}
+"""Name -> folder of the recipe below FOLDER, micro-batches."""
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     steps = {
-        count: first_step(folder / "recipe.yaml", folder / "runs", "fit", f"stages.fit.accumulate={count}")
-        for count in MICRO_BATCHES
+        case: first_step(folder / place / "recipe.yaml", folder / place / "runs", "fit", f"stages.fit.accumulate={n}")
+        for case, (place, n) in CASES.items()
     }
     torch.save(steps, folder / f"rank-{os.environ['RANK']}.pt")

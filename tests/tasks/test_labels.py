@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvlm.core.decoder_config import MISSING
+from medvlm.core.decoder_config import MISSING, UNCERTAIN
 from medvlm.core.errors import DataError
 from medvlm.tasks import labels
 from medvlm.tasks.labels import Config, Truth
@@ -41,6 +41,22 @@ def test_labels_become_what_a_decoder_is_trained_on() -> None:
     assert labels.target(ONE, {}, ["pa", "ap", "lateral"], True).tolist() == 0
     assert labels.target(ONE, {}, ["pa", "ap", "oblique"], False).tolist() == [1, 0, MISSING]
     assert labels.target(MANY, {}, ["mass", "edema", "effusion"], False).tolist() == [0, 1, MISSING]
+
+
+def test_uncertain_labels_are_trained_on_apart_and_never_measured() -> None:
+    truth = Truth(classes=("edema", "mass"), labels=(None, None), exclusive=False, uncertain=("edema",))
+    assert Truth.from_json(truth.to_json()) == truth and "uncertain" not in MANY.to_json()
+    labels.check(truth, ())
+    assert labels.target(truth, {}, ["mass", "edema", "other"], False).tolist() == [MISSING, UNCERTAIN, MISSING]
+    accuracy = next(each for each in labels.MEASURES if each.metric == "accuracy")
+    assert not accuracy.is_about("t", truth) and accuracy.is_about("t", MANY) and labels.score([0.9, 0.1], truth) == 0
+    assert all(not measure.columns([0.9, 0.1], truth) for measure in labels.MEASURES if measure.by_class)
+    drawn = labels.describe([0.9, 0.1], truth)
+    assert drawn.aside == "not known: mass; uncertain: edema"
+    for uncertain in (("effusion",), ("ap",)):
+        wrong = Truth(classes=("edema", "effusion"), labels=(None, True), exclusive=False, uncertain=uncertain)
+        with pytest.raises(DataError, match="is uncertain, and not a class of unknown label"):
+            labels.check(wrong, ())
 
 
 @pytest.mark.parametrize("classes", [["ap", "lateral"], ["edema", "effusion"]])

@@ -29,6 +29,9 @@ class LabelColumns(Config):
     """Class -> its value, e.g. {effusion: "{Pleural Effusion}"}."""
     yes: tuple[str, ...] = ("1", "yes", "true")
     no: tuple[str, ...] = ("0", "no", "false")
+    uncertain: tuple[str, ...] = ()
+    """Values of a class that was thought of and left open, such as -1 in CheXpert. A loss of a recipe may say what they
+    count as; they are never evaluated."""
 
 
 class TableQuestion(Config):
@@ -153,9 +156,11 @@ def _read_labels(asked: LabelColumns, row: Row) -> Truth | None:
     found = {name: as_whole(fill(template, row)) for name, template in asked.columns.items()}
     yes, no = set(map(as_whole, asked.yes)), set(map(as_whole, asked.no))
     labels = tuple(True if text in yes else False if text in no else None for text in found.values())
-    if all(label is None for label in labels):
+    unsure = set(map(as_whole, asked.uncertain)) - yes - no
+    uncertain = tuple(name for name, text in found.items() if text in unsure)
+    if all(label is None for label in labels) and not uncertain:
         return None
-    return make_truth("labels", classes=tuple(found), labels=labels, exclusive=False)
+    return make_truth("labels", classes=tuple(found), labels=labels, exclusive=False, uncertain=uncertain)
 
 
 def list_offers(asked: Iterable[TableQuestion]) -> dict[str, Offer] | None:

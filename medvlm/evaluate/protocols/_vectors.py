@@ -51,17 +51,14 @@ def ask(model: Any, split: Split, classify: Classify) -> Iterator[Record]:
 
     Vectors are those of the first medium. They are centred and scaled to length 1 by the training samples' mean."""
     places = list(spread(split.training(), MOST_SAMPLES))
-    if (model, "vectors") not in split.shared:
-        split.shared[model, "vectors"] = [
-            embed(split, of, what, lambda sample, files: next(model.embed_each(sample, files)).float().cpu().numpy())
-            for of, what in ((places, "training-vectors"), (split.places, "vectors"))
-        ]
-    train, test = split.shared[model, "vectors"]
+    train, test = (
+        embed_first(model, split, of, what) for of, what in ((places, "training-vectors"), (split.places, "vectors"))
+    )
     if not train or not test:
         return
     known: dict[str, list[tuple[int, str]]] = defaultdict(list)
     for n, (sample, _) in enumerate(train):
-        for question in filter(_is_asked, sample.questions):
+        for question in filter(is_asked, sample.questions):
             known[question.template].append((n, find_task(question.truth.task).summarise(question.truth)))
     train_NE, test_ME = (np.stack([vector for _, vector in of]) for of in (train, test))
     mean_E = train_NE.mean(axis=0)
@@ -107,14 +104,24 @@ def list_known(split: Split) -> dict[str, list[str]]:
     """Template -> the answers of training samples."""
     known: dict[str, list[str]] = defaultdict(list)
     for place in spread(split.training(), MOST_SAMPLES):
-        for question in filter(_is_asked, split.shards.read(*place)[0].questions):
+        for question in filter(is_asked, split.shards.read(*place)[0].questions):
             known[question.template].append(find_task(question.truth.task).summarise(question.truth))
     return known
 
 
-def _is_asked(question: Question) -> bool:
+def is_asked(question: Question) -> bool:
     task = find_task(question.truth.task)
     return not task.FREE_TEXT and not task.NEEDS_CANVAS
+
+
+def embed_first(model: Any, split: Split, places: Sequence[Place], what: str) -> list[tuple[Sample, np.ndarray]]:
+    """Samples with media and questions, and the vectors [E] of their first medium, computed once for all protocols."""
+    if (model, what) not in split.shared:
+        split.shared[model, what] = embed(
+            split, places, what, lambda sample, files: next(model.embed_each(sample, files)).float().cpu().numpy()
+        )
+    found: list[tuple[Sample, np.ndarray]] = split.shared[model, what]
+    return found
 
 
 def embed(
@@ -122,7 +129,7 @@ def embed(
 ) -> list[tuple[Sample, np.ndarray]]:
     """Samples with media and questions, and their vectors [E]. what: the name of this work."""
     samples = [split.shards.read(*place)[0] for place in places]
-    kept = [n for n, sample in enumerate(samples) if sample.media and any(map(_is_asked, sample.questions))]
+    kept = [n for n, sample in enumerate(samples) if sample.media and any(map(is_asked, sample.questions))]
     pieces = [kept[at : at + TOGETHER] for at in range(0, len(kept), TOGETHER)]
 
     def do(number: int) -> list[str]:

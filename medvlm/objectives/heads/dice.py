@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch.nn.functional import one_hot
 
-from medvlm.core.decoder_config import MISSING, HeadLoss
+from medvlm.core.decoder_config import MISSING, DecoderConfig, HeadLoss
 
 
 class Config(HeadLoss):
@@ -26,21 +26,21 @@ class Config(HeadLoss):
     """Whether the background of exclusive classes counts as a class."""
 
 
-def refuse(exclusive: bool, output: str) -> str:
+def refuse(config: Config, decoder: DecoderConfig, output: str) -> str:
     return "" if output == "maps" else "compares masks, but this decoder predicts one score per class"
 
 
-def weigh(config: Config, labels: torch.Tensor, exclusive: bool) -> float:
+def weigh(config: Config, labels: torch.Tensor, decoder: DecoderConfig) -> float:
     """Number of (sample, class) pairs with a labelled pixel. Exclusive labels do not tell the number of classes, so
     only samples are counted, and add_up() takes the mean over classes."""
     is_there = labels != MISSING
-    return float(is_there.flatten(1 if exclusive else 2).any(-1).sum())
+    return float(is_there.flatten(1 if decoder.exclusive else 2).any(-1).sum())
 
 
-def add_up(config: Config, logits: torch.Tensor, labels: torch.Tensor, exclusive: bool) -> torch.Tensor:
+def add_up(config: Config, logits: torch.Tensor, labels: torch.Tensor, decoder: DecoderConfig) -> torch.Tensor:
     """logits: [N, K, *pixels]. labels: int64 [N, *pixels], or [N, K, *pixels] of 0 and 1 if not exclusive. Pixels
     without a label are ignored."""
-    if exclusive:
+    if decoder.exclusive:
         is_there = (labels != MISSING)[:, None]
         truth = one_hot(labels.clamp(min=0), logits.shape[1]).movedim(-1, 1)
         soft = logits.float().softmax(1)
@@ -53,4 +53,4 @@ def add_up(config: Config, logits: torch.Tensor, labels: torch.Tensor, exclusive
     shared, either = (truth * soft).sum(-1), truth.sum(-1) + soft.sum(-1)
     losses_NK = 1 - (2 * shared + config.smooth) / (either + config.smooth)
     losses_NK = losses_NK * is_there.any(-1)
-    return losses_NK.mean(1).sum() if exclusive else losses_NK.sum()
+    return losses_NK.mean(1).sum() if decoder.exclusive else losses_NK.sum()

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from medvlm.core.decoder_config import MISSING, HeadLoss
+from medvlm.core.decoder_config import MISSING, DecoderConfig, HeadLoss
 
 SMOOTH = 1.0
 """Pixels."""
@@ -19,16 +19,16 @@ class Config(HeadLoss):
     """Share of the missed pixels; those found in vain have the rest."""
 
 
-def refuse(exclusive: bool, output: str) -> str:
-    return "takes masks of classes that do not exclude each other" if exclusive or output != "maps" else ""
+def refuse(config: Config, decoder: DecoderConfig, output: str) -> str:
+    return "takes masks of classes that do not exclude each other" if decoder.exclusive or output != "maps" else ""
 
 
-def weigh(config: Config, labels: torch.Tensor, exclusive: bool) -> float:
+def weigh(config: Config, labels: torch.Tensor, decoder: DecoderConfig) -> float:
     """Samples and classes with a pixel that is labelled."""
     return float((labels != MISSING).flatten(2).any(-1).sum())
 
 
-def add_up(config: Config, logits: torch.Tensor, labels: torch.Tensor, exclusive: bool) -> torch.Tensor:
+def add_up(config: Config, logits: torch.Tensor, labels: torch.Tensor, decoder: DecoderConfig) -> torch.Tensor:
     """logits, labels: [N, K, H, W]."""
     known = (labels != MISSING).flatten(2)
     soft, true = logits.float().sigmoid().flatten(2) * known, (labels == 1).flatten(2).float()
