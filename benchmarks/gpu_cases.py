@@ -22,8 +22,8 @@ from torch import nn
 
 from medvlm.backbones import causal
 from medvlm.connectors import mlp
+from medvlm.core.lora_config import Lora
 from medvlm.core.sample import Batch
-from medvlm.core.stage_config import Lora
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.rows import collate
 from medvlm.encoders import transformers as towers

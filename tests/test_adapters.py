@@ -15,8 +15,9 @@ from medvlm.commands.lineage import describe_lineage
 from medvlm.compositions._open import open_model
 from medvlm.compositions._stock import StockAnswering
 from medvlm.core.errors import CheckpointError, RecipeError, ShapeError
+from medvlm.core.lora_config import Lora
 from medvlm.core.run import RunFolder
-from medvlm.core.stage_config import Lora, Merge
+from medvlm.core.stage_config import Merge
 from medvlm.export.proof import parity
 from medvlm.models import lora
 from medvlm.models.lora import drop_adapters

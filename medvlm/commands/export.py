@@ -10,8 +10,9 @@ from typing import Any
 from medvlm.compositions._open import find_named_adapters, list_finished_stages, open_stage
 from medvlm.core.config import component
 from medvlm.core.errors import RecipeError
+from medvlm.core.lora_config import read_adapter_name
 from medvlm.core.run import RunFolder
-from medvlm.core.stage_config import StageConfig, read_adapter_name
+from medvlm.core.stage_config import StageConfig
 from medvlm.evaluate.saved import rescore
 from medvlm.export.hub import PREFIX, Upload, prepare
 from medvlm.export.run import ExportReceipt

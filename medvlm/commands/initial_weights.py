@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from medvlm.core.errors import CheckpointError, RecipeError
+from medvlm.core.lora_config import Lora
 from medvlm.core.run import MERGED, RunFolder
-from medvlm.core.stage_config import Lora, Merge, StageConfig
+from medvlm.core.stage_config import Merge, StageConfig
 from medvlm.models import lora
 from medvlm.models.parts import module_of
 from medvlm.models.restore import load_weights, modules_of

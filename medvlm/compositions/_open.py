@@ -18,8 +18,8 @@ from medvlm.compositions._stock import StockAnswering, StockLanguage, StockTower
 from medvlm.core.composition import composition_as_is, composition_of_stage, name_of
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import CheckpointError, RecipeError
+from medvlm.core.lora_config import read_adapter_name, read_lora
 from medvlm.core.run import RunFolder
-from medvlm.core.stage_config import read_adapter_name, read_lora
 from medvlm.core.weights import find_published
 from medvlm.models.restore import load_weights
 from medvlm.recipe.load import load_run

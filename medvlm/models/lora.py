@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import CheckpointError, RecipeError
+from medvlm.core.lora_config import Lora
 from medvlm.core.quantize import is_quantized
-from medvlm.core.stage_config import Lora
 from medvlm.models import new_rows
 from medvlm.models.parts import build_seeded, matches, module_of
 

@@ -15,7 +15,7 @@ from torch import nn
 from medvlm.core.config import component, did_you_mean
 from medvlm.core.contracts import Features, Preprocess
 from medvlm.core.errors import RecipeError, ShapeError, list_some
-from medvlm.core.stage_config import FACTORS
+from medvlm.core.lora_config import FACTORS
 from medvlm.models.deepstack import StackedConnector, join_layers
 
 T = TypeVar("T")

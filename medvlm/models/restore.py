@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import CheckpointError
+from medvlm.core.lora_config import Lora
 from medvlm.core.published import require_published
 from medvlm.core.quantize import drop_states
-from medvlm.core.stage_config import Lora
 from medvlm.models import lora
 from medvlm.models.parts import module_of
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from medvlm.core.lora_config import Lora
 from medvlm.core.quantize import is_quantized
-from medvlm.core.stage_config import Lora
 from medvlm.models import lora as adapters
 
 

@@ -6,7 +6,8 @@ from contextlib import suppress
 
 from medvlm.core.composition import Composition, composition_as_is, composition_of_stage, name_of
 from medvlm.core.errors import RecipeError
-from medvlm.core.stage_config import Lora, Merge
+from medvlm.core.lora_config import Lora
+from medvlm.core.stage_config import Merge
 from medvlm.recipe.origins import Origin, StageOrigin, name_outside
 from medvlm.recipe.schema import Recipe
 

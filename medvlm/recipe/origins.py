@@ -17,8 +17,8 @@ from torch import nn
 
 from medvlm.core.errors import CheckpointError
 from medvlm.core.layouts import Layout, find_layout
+from medvlm.core.lora_config import Lora, read_lora
 from medvlm.core.run import RunFolder, read_record
-from medvlm.core.stage_config import Lora, read_lora
 from medvlm.core.stored import read_object
 from medvlm.models.parts import module_of
 

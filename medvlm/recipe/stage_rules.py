@@ -11,8 +11,9 @@ from medvlm.core.card import Card
 from medvlm.core.content import list_splits
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import did_you_mean, list_some
+from medvlm.core.lora_config import read_adapter_name
 from medvlm.core.problems import Problem
-from medvlm.core.stage_config import Merge, read_adapter_name
+from medvlm.core.stage_config import Merge
 from medvlm.recipe.graph import (
     find_composition,
     find_kept_adapters,

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import CheckpointError
+from medvlm.core.lora_config import Lora
 from medvlm.core.published import Published, fingerprint, list_published, mark, require_published
-from medvlm.core.stage_config import Lora
 from medvlm.models import lora
 from tests.models.tiny import vlm
 

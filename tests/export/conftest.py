@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from medvlm.core.card import load_card
+from medvlm.core.lora_config import Lora
 from medvlm.core.run import RunFolder, write_json
-from medvlm.core.stage_config import Lora
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.export.proof import parity, reference, stock_child
 from medvlm.export.trained import Trained

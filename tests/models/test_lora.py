@@ -11,7 +11,8 @@ from torch import nn
 
 from medvlm.backbones import causal
 from medvlm.core.errors import RecipeError
-from medvlm.core.stage_config import Lora, Optim
+from medvlm.core.lora_config import Lora
+from medvlm.core.stage_config import Optim
 from medvlm.models import lora
 from medvlm.models.parts import evaluating, matches, set_modes, set_trained
 from medvlm.models.restore import load_weights

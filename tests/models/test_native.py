@@ -16,8 +16,8 @@ import torch
 from medvlm.core.config import kinds
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import RecipeError
+from medvlm.core.lora_config import Lora
 from medvlm.core.sample import Medium, Question, Sample, make_truth
-from medvlm.core.stage_config import Lora
 from medvlm.core.text import MEDIUM
 from medvlm.core.turns import Message, list_asked
 from medvlm.data.native import NativePrepare, Processor, make_native_prepare

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from medvlm.core.errors import RecipeError
-from medvlm.core.stage_config import Lora, Optim
+from medvlm.core.lora_config import Lora
+from medvlm.core.stage_config import Optim
 from medvlm.models import lora, new_rows
 from medvlm.models.parts import evaluating, matches, set_trained
 from medvlm.models.restore import load_weights

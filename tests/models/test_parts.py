@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import RecipeError
-from medvlm.core.stage_config import Lora
+from medvlm.core.lora_config import Lora
 from medvlm.encoders import transformers
 from medvlm.models import lora
 from medvlm.models.parts import (

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medvlm.core.errors import CheckpointError
-from medvlm.core.stage_config import Lora
+from medvlm.core.lora_config import Lora
 from medvlm.models import lora
 from medvlm.models.restore import load_weights, modules_of
 from tests.models.tiny import vlm

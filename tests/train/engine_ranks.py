@@ -19,10 +19,11 @@ from torch import nn
 
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.lora_config import Lora
 from medvlm.core.published import Published, mark
 from medvlm.core.quantize import settle
 from medvlm.core.sample import Batch
-from medvlm.core.stage_config import Lora, Optim, OptimOf, StageConfig, Validate
+from medvlm.core.stage_config import Optim, OptimOf, StageConfig, Validate
 from medvlm.data.dialogue import TokenSequence
 from medvlm.models import head
 from medvlm.models.attention import use_attention

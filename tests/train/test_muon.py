@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from medvlm.core.stage_config import Lora, Optim
+from medvlm.core.lora_config import Lora
+from medvlm.core.stage_config import Optim
 from medvlm.models.lora import attach
 from medvlm.models.parts import matches
 from medvlm.train.muon import Muon, find_hidden_matrices, orthogonalize
