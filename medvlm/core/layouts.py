@@ -20,7 +20,7 @@ Convert = Callable[["torch.Tensor", "torch.Size"], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
-class Rule:
+class KeyRule:
     """keys: a regular expression for whole keys of the release. ours: the name of the tensor in a composed model, with
     \\1 for the groups of `keys` and {encoder} for the name of the encoder. convert: (tensor, our shape) -> the tensor
     as our module holds it; it returns the tensor unchanged if it does not fit that shape."""
@@ -41,7 +41,7 @@ class Layout:
 
     title: str
     marks: tuple[str, ...]
-    rules: tuple[Rule, ...]
+    rules: tuple[KeyRule, ...]
     left_out: dict[str, str]
     recipe: str
     keeps: tuple[str, ...] = ()

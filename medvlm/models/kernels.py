@@ -119,7 +119,7 @@ def _run_flex(
     from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
     def cap(score: torch.Tensor, *_: Any) -> torch.Tensor:
-        return softcap * torch.tanh(score / softcap)  # type: ignore[operator]
+        return cap_scores(score, softcap)
 
     given: dict[str, Any] = {
         "score_mod": None if softcap is None else cap,
@@ -206,13 +206,23 @@ def compute_densely(
         return F.scaled_dot_product_attention(query, key, value, seen, scale=scale, enable_gqa=groups > 1)
     key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
     scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
-    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
-    scores = scores.float().masked_fill(~seen, torch.finfo(torch.float32).min)
-    if sinks is not None:
-        sink = sinks.float()[None, :, None, None].expand(*scores.shape[:3], 1)
-        scores = torch.cat([scores, sink], -1)
-    shares = scores.softmax(-1)[..., : key.shape[2]].to(value.dtype)
-    return shares @ value
+    scores = cap_scores(scores, softcap).float().masked_fill(~seen, torch.finfo(torch.float32).min)
+    sinks = None if sinks is None else sinks[:, None, None]
+    return find_shares(scores, sinks).to(value.dtype) @ value
+
+
+def cap_scores(scores: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """softcap * tanh(scores / softcap): no score is larger than the cap. None: unchanged."""
+    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
+
+
+def find_shares(scores: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
+    """The share of each key, [..., keys]. sinks: scores of something that every query sees too, but that has no value;
+    broadcast to [..., 1]."""
+    if sinks is None:
+        return scores.softmax(-1)
+    sinks = sinks.float().expand(*scores.shape[:-1], 1)
+    return torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
 
 
 # --- a trial --------------------------------------------------------------------------------------

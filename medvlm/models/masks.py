@@ -15,7 +15,7 @@ BLOCK = 128
 FAR = 1 << 40
 """Larger than every number of a document, branch or position."""
 
-Rule = Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]
+MaskRule = Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]
 """(row, head, query, key) as indices -> whether the query attends to the key: a mask_mod of FlexAttention."""
 
 
@@ -25,7 +25,7 @@ def make_rule(
     positions: torch.Tensor,
     blocks: torch.Tensor | None,
     window: int | None,
-) -> Rule:
+) -> MaskRule:
     """All tensors are [B, T]. What is None is left out of the kernels that are compiled from the rule."""
 
     def rule(b: Any, _: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
@@ -44,7 +44,7 @@ def make_rule(
     return rule
 
 
-def evaluate(rule: Rule, docs: torch.Tensor) -> torch.Tensor:
+def evaluate(rule: MaskRule, docs: torch.Tensor) -> torch.Tensor:
     """The rule for all pairs, bool [B, T, T]."""
     b, t = (torch.arange(n, device=docs.device) for n in docs.shape)
     return rule(b[:, None, None], None, t[:, None], t)

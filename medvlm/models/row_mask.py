@@ -12,7 +12,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask
 
 from medvlm.models import masks
-from medvlm.models.masks import Rule, evaluate, find_blocks
+from medvlm.models.masks import MaskRule, evaluate, find_blocks
 
 
 class RowMask(BlockMask):
@@ -21,7 +21,7 @@ class RowMask(BlockMask):
 
     ndim = 4
     """As of a prepared mask, for models that look."""
-    rule: Rule
+    rule: MaskRule
     docs: torch.Tensor
     window: int | None
     ends: torch.Tensor | None = None
@@ -31,7 +31,7 @@ class RowMask(BlockMask):
     """Tokens of the longest document."""
 
     @classmethod
-    def of_documents(cls, docs: torch.Tensor, window: int | None, rule: Rule) -> Self:
+    def of_documents(cls, docs: torch.Tensor, window: int | None, rule: MaskRule) -> Self:
         """For kernels for documents of various lengths."""
         begins = torch.ones_like(docs, dtype=torch.bool)
         begins[:, 1:] = docs[:, 1:] != docs[:, :-1]
@@ -50,14 +50,16 @@ class RowMask(BlockMask):
         positions: torch.Tensor,
         blocks: torch.Tensor | None,
         window: int | None,
-        rule: Rule,
+        rule: MaskRule,
     ) -> Self:
         """For FlexAttention."""
         some_BNN, all_BNN = find_blocks(docs, branches, positions, blocks, window)
         return cls._make(*_list_blocks(some_BNN), *_list_blocks(all_BNN), docs, window, rule)
 
     @classmethod
-    def _make(cls, counts: Any, indices: Any, full: Any, full_indices: Any, docs: Any, window: Any, rule: Rule) -> Self:
+    def _make(
+        cls, counts: Any, indices: Any, full: Any, full_indices: Any, docs: Any, window: Any, rule: MaskRule
+    ) -> Self:
         T = docs.shape[1]
         rows = cls.from_kv_blocks(counts, indices, full, full_indices, masks.BLOCK, rule, (T, T))
         rows.rule, rows.docs, rows.window = rule, docs, window

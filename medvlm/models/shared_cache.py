@@ -17,6 +17,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, get_laye
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from medvlm.models.kernels import cap_scores, find_shares
+
 NAME = "medvlm_answers"
 """Of `attend` among transformers' attention functions."""
 
@@ -165,14 +167,11 @@ def attend(
     query_RKND = query.reshape(R, key.shape[1], -1, D)
     asked = groups.spread(groups.gather(query_RKND) @ prompt_keys.mT)
     scores = torch.cat([asked, query_RKND @ key.mT], -1).float() * (D**-0.5 if scaling is None else scaling)
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
+    scores = cap_scores(scores, softcap)
     if attention_mask is not None:
         is_bool = attention_mask.dtype == torch.bool
         scores = scores.masked_fill(~attention_mask, -torch.inf) if is_bool else scores + attention_mask
-    if s_aux is not None:
-        sinks = s_aux.float().view(1, key.shape[1], -1, 1).expand(R, -1, -1, 1)
-        scores = torch.cat([scores, sinks], -1)
-    shares = scores.softmax(-1)[..., : S + key.shape[2]].to(value.dtype)
+    sinks = None if s_aux is None else s_aux.view(key.shape[1], -1, 1)
+    shares = find_shares(scores, sinks).to(value.dtype)
     out = groups.spread(groups.gather(shares[..., :S]) @ prompt_values) + shares[..., S:] @ value
     return out.reshape(R, 1, H, D), None

@@ -7,7 +7,7 @@ Images keep all of their tokens here. The release halves the grid of videos, and
 
 from __future__ import annotations
 
-from medvlm.core.layouts import Layout, Rule
+from medvlm.core.layouts import KeyRule, Layout
 
 # Checkpoints of its training code have the wrapper of the encoder in the name, published ones do not.
 TOWER = r"model\.vision_encoder\.(?:vision_encoder\.)?"
@@ -17,10 +17,10 @@ LAYOUTS = tuple(
         title="Hulu-Med",
         marks=(f"model.vision_encoder.{wrapper}post_layernorm.weight", "model.mm_projector.readout.0.weight"),
         rules=(
-            Rule(TOWER + "(.+)", r"encoders.{encoder}.tower.\1"),
-            Rule(r"model\.mm_projector\.readout\.0\.(.+)", r"connectors.{encoder}.linear_1.\1"),
-            Rule(r"model\.mm_projector\.readout\.2\.(.+)", r"connectors.{encoder}.linear_2.\1"),
-            Rule(r"(model\.(embed_tokens|layers|norm)\..+|lm_head\.weight)", r"language.\1"),
+            KeyRule(TOWER + "(.+)", r"encoders.{encoder}.tower.\1"),
+            KeyRule(r"model\.mm_projector\.readout\.0\.(.+)", r"connectors.{encoder}.linear_1.\1"),
+            KeyRule(r"model\.mm_projector\.readout\.2\.(.+)", r"connectors.{encoder}.linear_2.\1"),
+            KeyRule(r"(model\.(embed_tokens|layers|norm)\..+|lm_head\.weight)", r"language.\1"),
         ),
         left_out={"*.rotary_emb.inv_freq": "computed"},
         recipe="base/hulu_med.yaml",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from medvlm.core.layouts import Layout, Rule
+from medvlm.core.layouts import KeyRule, Layout
 
 TOWER = r"model\.vision_tower\.vision_tower\."
 
@@ -29,18 +29,18 @@ LAYOUTS = (
             "model.mm_projector.projector.0.weight",
         ),
         rules=(
-            Rule(
+            KeyRule(
                 TOWER + r"patch_embedding\.patch_embeddings\.1\.weight",
                 "encoders.{encoder}.tower.patch_embedding.patch_embeddings.weight",
                 to_convolution,
             ),
-            Rule(
+            KeyRule(
                 TOWER + r"patch_embedding\.patch_embeddings\.1\.bias",
                 "encoders.{encoder}.tower.patch_embedding.patch_embeddings.bias",
             ),
-            Rule(TOWER + "(.+)", r"encoders.{encoder}.tower.\1"),
-            Rule(r"model\.mm_projector\.projector\.(.+)", r"connectors.{encoder}.project.\1"),
-            Rule(r"(model\.(embed_tokens|layers|norm)\..+|lm_head\.weight)", r"language.\1"),
+            KeyRule(TOWER + "(.+)", r"encoders.{encoder}.tower.\1"),
+            KeyRule(r"model\.mm_projector\.projector\.(.+)", r"connectors.{encoder}.project.\1"),
+            KeyRule(r"(model\.(embed_tokens|layers|norm)\..+|lm_head\.weight)", r"language.\1"),
         ),
         left_out={
             "model.seg_module.*": "the decoder of masks (SegVol)",
