@@ -107,6 +107,8 @@ class Slices(nn.Module):
         self.grid = {"patches": (config.views, *one), "pooled": (config.views,), "mean": one}[config.out]
 
     DEALS_VIEWS = True
+    find_most: Callable[[int], int] | None = None
+    """Set where ranks exchange weights whenever they call the 2D encoder: the largest of a number over the ranks."""
 
     def forward(self, pixels_NCVHW: torch.Tensor, deal: Deal | None = None) -> Features:
         """deal: lets other ranks compute some of the views (train/dealing.py)."""
@@ -123,15 +125,18 @@ class Slices(nn.Module):
         return Features(tokens, pooled_NVE.mean(1), self.grid)
 
     def _encode(self, flat_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.chunk or self.chunk >= len(flat_NCHW):
+        count = -(-len(flat_NCHW) // self.chunk) if self.chunk else 1
+        calls = self.find_most(count) if self.chunk and self.find_most else count
+        if calls == 1:
             return self._encode_at_once(flat_NCHW)
-        parts = flat_NCHW.split(self.chunk)
+        parts = [*flat_NCHW.split(self.chunk), *[flat_NCHW.new_zeros(1, *flat_NCHW.shape[1:])] * (calls - count)]
         again = torch.is_grad_enabled() and any(p.requires_grad for p in self.each.parameters())
         done = [
             checkpoint(self._encode_at_once, part, use_reentrant=False) if again else self._encode_at_once(part)
             for part in parts
         ]
-        return torch.cat([p for p, _ in done]), torch.cat([p for _, p in done])
+        # Cut after joining, so that the backward pass reaches the chunks of zeros too.
+        return torch.cat([p for p, _ in done])[: len(flat_NCHW)], torch.cat([p for _, p in done])[: len(flat_NCHW)]
 
     def _encode_at_once(self, pixels_NCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = self.each(pixels_NCHW)

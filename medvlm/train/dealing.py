@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from medvlm.train.exchange import all_gather
+from medvlm.train.exchange import all_gather, find_most
 
 Run = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 """Rows of pixels [n, ...] -> tensors [n, ...]; each row depends on its own pixels only."""
@@ -46,6 +46,19 @@ class Dealing:
         done = _run_some(run, torch.cat([rows[:kept], arrived]), least)
         # Each by itself: what the loss does not use (pooled features) must not get a gradient of zeros.
         return tuple(torch.cat([each[:kept], _exchange(each[kept:], taken, given, self.group)]) for each in done)
+
+
+class Agreement:
+    """What all ranks agree on while they call a model whose weights they exchange within its towers.
+
+    calls_apart: whether each rank now calls it on its own, with all weights gathered."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.calls_apart = device, False
+
+    def find_most(self, number: int) -> int:
+        """The largest of these numbers over the ranks."""
+        return number if self.calls_apart else find_most(number, self.device)
 
 
 def plan_moves(counts: Sequence[int]) -> list[list[int]]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -21,8 +21,8 @@ from torch.distributed.tensor import DTensor
 from medvlm.core.engine_config import SHARDING, EngineConfig
 from medvlm.core.errors import RecipeError
 from medvlm.train.blocks import Matches, compile_blocks, recompute
-from medvlm.train.dealing import Dealing
-from medvlm.train.exchange import gather_rows, list_constant_buffers
+from medvlm.train.dealing import Agreement, Dealing
+from medvlm.train.exchange import find_most, gather_rows, list_constant_buffers
 from medvlm.train.frozen import hold_in_bfloat16
 from medvlm.train.proof import holds_gradient
 from medvlm.train.tensors import Read, load_tensors, tensors_of
@@ -79,6 +79,7 @@ class Engine:
         self.config, self.extra_models, self.unstored = config, {}, frozenset[str]()
         self._common_names: list[Any] = []
         self.rank, self.world, self.device = self.fabric.global_rank, self.fabric.world_size, self.fabric.device
+        self._agreement = Agreement(self.device)
         if self.world != world:
             raise RecipeError(
                 f"engine: torchrun started {world} processes, but {self.world} are connected; start all nodes"
@@ -118,6 +119,9 @@ class Engine:
         self.extra_models = dict(extra_models or {})
         for each in (model, *self.extra_models.values()):
             self._place(each)
+            for module in each.modules() if self.is_sharded and self.world > 1 else ():
+                if hasattr(module, "find_most"):
+                    module.find_most = self._agreement.find_most
         if self.deals:
             dealing = Dealing(self.is_sharded)
             for encoder in getattr(model, "encoders", {}).values():
@@ -144,12 +148,21 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def gather_weights(self, model: nn.Module) -> AbstractContextManager[None]:
+    @contextmanager
+    def gather_weights(self, model: nn.Module) -> Iterator[None]:
         """Within this context each rank may call the unwrapped model any number of times, for example to generate
         answers, in the precision of training.
 
         All ranks enter and leave together. Changes to the weights must be undone before the end.
         """
+        self._agreement.calls_apart = True
+        try:
+            with self._gather(model):
+                yield
+        finally:
+            self._agreement.calls_apart = False
+
+    def _gather(self, model: nn.Module) -> AbstractContextManager[None]:
         context: AbstractContextManager[None] = self.fabric.autocast()
         return context
 
@@ -223,6 +236,10 @@ class Engine:
         summed = summed.to(self.device) if "nccl" in str(dist.get_backend()) else summed
         dist.all_reduce(summed)
         return [float(v) for v in summed]
+
+    def find_most(self, number: int) -> int:
+        """The largest of these numbers over the ranks. Called on every rank."""
+        return find_most(number, self.device) if self.world > 1 else number
 
     def merge_names(self, names: Iterable[Name]) -> list[Name]:
         """The names that any rank has, sorted, so that all ranks then sum the same terms in the same order."""

@@ -58,7 +58,7 @@ class Fsdp2(Engine):
             each._get_fsdp_state()._lazy_init()
         return model
 
-    def gather_weights(self, model: nn.Module) -> AbstractContextManager[None]:
+    def _gather(self, model: nn.Module) -> AbstractContextManager[None]:
         return _gather_all(model)
 
     def defer_sync(self, enabled: bool) -> AbstractContextManager[None]:

@@ -77,7 +77,7 @@ class Zero(Engine):
             del self._zero, self._grouped
         super().release()
 
-    def gather_weights(self, model: nn.Module) -> AbstractContextManager[None]:
+    def _gather(self, model: nn.Module) -> AbstractContextManager[None]:
         return self._gather_all(model) if self.stage == 3 else self._autocast()
 
     def unshard(self, tensor: torch.Tensor) -> torch.Tensor:

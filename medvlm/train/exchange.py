@@ -15,6 +15,13 @@ all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_in
 reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
+def find_most(number: int, device: torch.device) -> int:
+    """The largest of these numbers over the ranks. Called on every rank."""
+    found = torch.tensor(number, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
 def gather_rows(tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """Stacks [n, ...] of every rank to [world * n, ...], for all tensors in one collective; n is the same for all.
 

@@ -133,6 +133,10 @@ def train(case: str, kind: str, deals: bool) -> dict[str, Any]:
         loss = wrapped(collate(own, TOKENS, PAD_ID), read_losses)["losses_L"].sum()
         forward = count.number
         engine.backward(loss / 12)
+    ran = dict(ran)
+    with torch.no_grad(), engine.gather_weights(model):  # as for answers: the second rank calls it more often
+        for _ in range(1 + engine.rank):
+            model(collate(own, TOKENS, PAD_ID), read_losses)
     gradients = {n: engine.unshard(p.grad).clone() for n, p in model.named_parameters() if p.grad is not None}
     return {"loss": engine.sum_over_ranks([float(loss.detach())])[0], "gradients": gradients, "ran": ran,
             "exchanges": (forward, count.number - forward)}  # fmt: skip
@@ -153,6 +157,7 @@ def main(folder: Path) -> None:
         "muon": step_muon(),
         **{f"{kind} {case}": train(case, kind, deals=True) for kind in ("ddp", "fsdp2") for case in TRAINED},
         "not dealt": train("trained", "ddp", deals=False),
+        "not dealt, in chunks": train("chunks", "fsdp2", deals=False),
         "none": [each.shape for each in Dealing()(lambda rows: (rows, rows[:, 0]), torch.zeros(0, 3, 2))],
     }
     torch.save(found, folder / f"rank-{os.environ['RANK']}.pt")

@@ -72,6 +72,17 @@ def test_without_dealing_one_rank_does_it_all(two: Ranks) -> None:
     assert [each["not dealt"]["ran"] for each in two] == [{"film": 1, "volume": 9}, {"film": 1, "volume": 3}]
 
 
+def test_ranks_with_fewer_chunks_of_slices_run_chunks_of_zeros_where_weights_are_exchanged(two: Ranks) -> None:
+    """The first rank has five chunks of two slices or one, the second two, and three of one slice of zeros."""
+    one = train("chunks", "single", deals=False)
+    for rank in (each["not dealt, in chunks"] for each in two):
+        assert rank["loss"] == pytest.approx(one["loss"], rel=1e-6)
+        for name, whole in one["gradients"].items():
+            torch.testing.assert_close(rank["gradients"][name], whole, rtol=1e-5, atol=1e-6)
+    twice = 2  # computed again in the backward pass
+    assert [each["not dealt, in chunks"]["ran"]["volume"] for each in two] == [9 * twice, (3 + 3) * twice]
+
+
 def test_the_ranks_exchange_pixels_and_features_and_the_gradients_only_of_trained_towers(two: Ranks) -> None:
     """The counts of two towers, and of the uneven one its pixels, patches and pooled features. In the backward pass,
     DDP sends one bucket and which parameters were used."""
