@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import runpy
 import signal
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch.distributed import TCPStore
 
 from medvlm import cli
 from medvlm.commands import train as training
@@ -203,13 +203,13 @@ def _die(path: Path, *arguments: str) -> None:
 
 
 def run_ranks(script: Path, *arguments: object, ranks: int = 2) -> None:
-    """Runs a script as torchrun would, in forks of this process, which need not import torch again."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Runs a script as torchrun would, in forks of this process, which need not import torch again.
+
+    This process serves their store, as torchrun does: a port that is free now may be taken before a rank opens it."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     fork = multiprocessing.get_context("fork").Process
     words = [str(script), *map(str, arguments)]
-    processes = [fork(target=_run_rank, args=(words, rank, ranks, port)) for rank in range(ranks)]
+    processes = [fork(target=_run_rank, args=(words, rank, ranks, store.port)) for rank in range(ranks)]
     for process in processes:
         process.start()
     for process in processes:
@@ -219,7 +219,12 @@ def run_ranks(script: Path, *arguments: object, ranks: int = 2) -> None:
 
 def _run_rank(words: list[str], rank: int, ranks: int, port: int) -> None:
     place = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-    named = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "tests"}
+    named = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "TORCHELASTIC_RUN_ID": "tests",
+        "TORCHELASTIC_USE_AGENT_STORE": True,
+    }
     os.environ.update({key: str(value) for key, value in {**place, **named}.items()})
     torch.set_num_threads(1)
     sys.argv = words
