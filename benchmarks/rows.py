@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from statistics import mean
 
 from medvlm.data.budget import count_cells
-from medvlm.data.dealing import Load, Rows, deal_steps, fill_rows
 from medvlm.data.dialogue import TokenSequence
+from medvlm.data.row_plan import Load, Rows, balance_steps, fill_rows
 
 STEPS = 64
 Step = list[list[list[Load]]]
@@ -43,7 +43,7 @@ def split_in_order(loads: Sequence[Load], world: int, micros: int) -> Step:
     return [parts[rank * micros : (rank + 1) * micros] for rank in range(world)]
 
 
-def deal(loads: Sequence[Load], world: int, rows: Rows) -> Step:
+def plan_step(loads: Sequence[Load], world: int, rows: Rows) -> Step:
     filled = fill_rows(loads, rows, world=world)
     return [[[loads[i] for i in row] for row in filled[rank::world]] for rank in range(world)]
 
@@ -78,8 +78,8 @@ def main() -> None:
         for ahead in (1, 8):
             rows = Rows(tokens=tokens, ahead=ahead)
             windows = [list(window) for window in cut(loads, batch * ahead)]
-            steps = [[window[i] for i in step] for window in windows for step in deal_steps(window, ahead)]
-            report(f"rows, ahead {ahead}", [deal(step, world, rows) for step in steps], in_rows=True)
+            steps = [[window[i] for i in step] for window in windows for step in balance_steps(window, ahead)]
+            report(f"rows, ahead {ahead}", [plan_step(step, world, rows) for step in steps], in_rows=True)
 
 
 if __name__ == "__main__":

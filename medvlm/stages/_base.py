@@ -16,11 +16,11 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
 from medvlm.core.stage_config import Optim, StageConfig
 from medvlm.data.augment import Augment, augment
-from medvlm.data.dealing import Dealer
 from medvlm.data.epochs import count_steps
 from medvlm.data.order import Order, draw, draw_below
 from medvlm.data.parts import make_parts
 from medvlm.data.pixels import decode
+from medvlm.data.row_plan import RowPlanner
 from medvlm.data.source import SourceView, make_filter
 from medvlm.data.stream import SUBSTITUTES, Item, Stream, make_loader
 from medvlm.io.masks import decode_mask, masks_of
@@ -60,8 +60,8 @@ class Base:
 
     model: Any
     own_updates: tuple[str, ...] = ()
-    dealer: Dealer | None = None
-    """Deals the samples over steps and ranks. By default each rank takes its share of consecutive samples."""
+    row_planner: RowPlanner | None = None
+    """Spreads the samples over steps and ranks. By default each rank takes its share of consecutive samples."""
 
     def __init__(self, config: StageConfig, setup: Setup):
         self.config, self.setup, self.engine = config, setup, setup.engine
@@ -131,7 +131,7 @@ class Base:
             self.setup.workers,
             quarantine=self.setup.quarantine,
             dropped=self._dropped,
-            shares=self.dealer.deal(consumed) if self.dealer else None,
+            shares=self.row_planner.plan(consumed) if self.row_planner else None,
         )
 
     @cached_property
@@ -148,7 +148,7 @@ class Base:
         return self.config
 
     def measure_usage(self, consumed: int) -> dict[str, tuple[int, float]]:
-        return (self.dealer or self.stream).used(consumed)
+        return (self.row_planner or self.stream).used(consumed)
 
     def count(self, prepared: list[Any]) -> Terms:
         """For each source, the number of samples dropped for their length since the last step."""

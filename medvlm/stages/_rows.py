@@ -1,4 +1,4 @@
-"""Deals the samples of a stage over rows, whose lengths it finds without decoding images."""
+"""Plans the rows of a stage, whose lengths it finds without decoding images."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from medvlm.core.sample import Medium, Sample
-from medvlm.data.dealing import Dealer, Load, Rows, find_load
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.estimate import NoFiles
 from medvlm.data.prepare import Prepare, Seen
+from medvlm.data.row_plan import Load, RowPlanner, Rows, find_load
 from medvlm.data.stream import Item, measure_at
 from medvlm.stages._base import Base
 
@@ -48,7 +48,7 @@ def _drop_pixels(medium: Any) -> Any:
     return replace(medium, tensors={name: tensor.to("meta") for name, tensor in medium.tensors.items()})
 
 
-def make_dealer(stage: Base, rows: Rows) -> Dealer:
+def make_row_planner(stage: Base, rows: Rows) -> RowPlanner:
     """stage: its samples are prepared as TokenSequence."""
     blank, config, engine = copy(stage), stage.config, stage.engine
     blank.setup = replace(stage.setup, prepare=SizePrepare(stage.setup.prepare))  # type: ignore[arg-type]
@@ -57,7 +57,7 @@ def make_dealer(stage: Base, rows: Rows) -> Dealer:
         sample, place = stage.keep_asked(item.sample), item.place
         return find_load(blank.prepare_sample(sample, NoFiles(), place.epoch, place.position))
 
-    return Dealer(
+    return RowPlanner(
         stage.stream,
         rows,
         config.batch,

@@ -11,9 +11,9 @@ from medvlm.core.needs import Needs, Toy
 from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import TextTask, find_task, list_text_tasks
 from medvlm.data.budget import Overlong
-from medvlm.data.dealing import Rows
 from medvlm.data.lessons import LossWeights
 from medvlm.data.rationale import Order
+from medvlm.data.row_plan import Rows
 
 
 class Config(StageConfig):
@@ -54,7 +54,7 @@ class Config(StageConfig):
     """Maximum number of tokens of a micro-batch, including padding. A step gets as many micro-batches as needed, the
     same number on every rank. 0: no maximum."""
     rows: Rows | None = Field(None, exclude_if=lambda rows: rows is None)
-    """Makes every micro-batch one row, filled with samples up to a budget. The samples of a step are dealt over the
+    """Makes every micro-batch one row, filled with samples up to a budget. The samples of a step are spread over the
     ranks so that each has about as many tokens and pixels as the others."""
 
     @model_validator(mode="after")

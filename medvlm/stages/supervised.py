@@ -14,16 +14,16 @@ from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Batch, Question, Sample
 from medvlm.core.turns import show_until
 from medvlm.data.budget import TooLong, partition, shrink_to_fit
-from medvlm.data.dealing import Dealer, Dealt, fill_rows, find_load
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.lessons import reword, train_everything, train_last, weigh_document
 from medvlm.data.prepare import Seen, choose_dialogues
 from medvlm.data.rationale import write_questions
+from medvlm.data.row_plan import PlannedStep, RowPlanner, Rows, fill_rows, find_load, is_within, split_rows
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import answer_losses, read_losses, sum_answer_weights
 from medvlm.stages._base import Base, Setup, split_evenly
 from medvlm.stages._image_check import ImageCheck
-from medvlm.stages._rows import find_heaviest_row, make_dealer
+from medvlm.stages._rows import find_heaviest_row, make_row_planner
 from medvlm.stages._supervised_config import Config
 from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Term, Terms, join, to_terms
 
@@ -41,7 +41,7 @@ class Supervised(Base):
         super().__init__(config, setup)
         self.model = setup.composition.build(setup, config)
         self.image_check = ImageCheck(config.name, setup.engine)
-        self.dealt: Dealt | None = None
+        self.planned: PlannedStep | None = None
         """The present step, if rows are planned."""
         if config.rows and not setup.prepare.shares_rows:
             raise RecipeError(
@@ -52,16 +52,16 @@ class Supervised(Base):
     def read_batches(self, consumed: int) -> Iterator[tuple[int, list[TokenSequence]]]:
         if self.config.rows is None:
             return super().read_batches(consumed)
-        self.dealer = make_dealer(self, self.config.rows)
-        return self._note_rows(self.dealer, super().read_batches(consumed))
+        self.row_planner = make_row_planner(self, self.config.rows)
+        return self._note_rows(self.row_planner, super().read_batches(consumed))
 
     def _note_rows(
-        self, dealer: Dealer, batches: Iterator[tuple[int, list[TokenSequence]]]
+        self, planner: RowPlanner, batches: Iterator[tuple[int, list[TokenSequence]]]
     ) -> Iterator[tuple[int, list[TokenSequence]]]:
         with closing(batches):  # type: ignore[type-var]
             for first, items in batches:
-                self.dealt = dealer.at(first)
-                yield first, [replace(item, row=row) for item, row in zip(items, self.dealt.rows, strict=True)]
+                self.planned = planner.at(first)
+                yield first, [replace(item, row=row) for item, row in zip(items, self.planned.rows, strict=True)]
 
     def set_modes(self) -> None:
         super().set_modes()
@@ -117,8 +117,8 @@ class Supervised(Base):
         """Adds the mean scale of the images if `overlong` is `reduce`, and how unevenly the ranks are loaded if rows
         are planned."""
         found = dict(super().count(prepared))
-        if self.dealt and self.engine.world > 1:
-            tokens, pixels = self.dealt.uneven  # the same on every rank, so the mean is the number itself
+        if self.planned and self.engine.world > 1:
+            tokens, pixels = self.planned.uneven  # the same on every rank, so the mean is the number itself
             found |= {"uneven_tokens": Term(tokens, 1), "uneven_pixels": Term(pixels, 1)}
         for document in prepared if self.config.overlong == "reduce" else []:
             join(found, {OfSource(document.source, "scale"): Term(document.scale, 1)})
@@ -140,7 +140,7 @@ class Supervised(Base):
     def _split(self, prepared: list[TokenSequence], count: int) -> list[list[TokenSequence]]:
         config = self.config
         if config.rows and prepared[0].row is not None:
-            return [[d for d in prepared if d.row == row] for row in dict.fromkeys(d.row for d in prepared)]
+            return self._keep_budget(prepared, config.rows)
         if not config.rows and not config.micro_tokens:
             return split_evenly(prepared, count)
         # A rank that needs more micro-batches makes all ranks use more, until one number fits them all.
@@ -156,6 +156,21 @@ class Supervised(Base):
             if most >= len(prepared):
                 return [[document] for document in prepared]
             count = most
+
+    def _keep_budget(self, prepared: list[TokenSequence], rows: Rows) -> list[list[TokenSequence]]:
+        """The planned rows, or others if a sample is longer than planned, the same number on every rank."""
+        loads = [find_load(document) for document in prepared]
+        of_row: dict[int | None, list[int]] = {}
+        for i, document in enumerate(prepared):
+            of_row.setdefault(document.row, []).append(i)
+        filled = list(of_row.values())
+        if not all(is_within([loads[i] for i in row], rows) for row in filled):
+            filled = fill_rows(loads, rows, len(filled))
+        filled = split_rows(filled, self.engine.find_most(len(filled)))
+        # A rank with fewer samples than rows passes one of them again, with nothing to train.
+        spare = min(prepared, key=len)
+        spare = replace(spare, answers=[[] for _ in spare.branches])
+        return [[prepared[i] for i in row] or [spare] for row in filled]
 
     def _collate(self, documents: list[TokenSequence]) -> Batch:
         factors = self.config.loss_weights.sources
@@ -199,7 +214,8 @@ class Supervised(Base):
 def _measure_by_source(losses_L: torch.Tensor, micro: Batch) -> Terms:
     """The number of trained tokens and their mean loss, for each source."""
     names = sorted(set(micro.sources))
-    of_answer = torch.tensor([names.index(source) for source in micro.sources], device=losses_L.device)
+    places = [names.index(source) for source in micro.sources]
+    of_answer = torch.tensor(places, dtype=torch.long, device=losses_L.device)
     tokens = of_answer[micro.answers_L].bincount(minlength=len(names)).tolist()
     losses = torch.zeros(len(names), device=losses_L.device).index_add(0, of_answer[micro.answers_L], losses_L).tolist()
     found: dict[Name, Term] = {}

@@ -1,4 +1,4 @@
-"""Samples dealt over steps, ranks and rows: nothing is lost, budgets hold, and there is less padding and waiting."""
+"""Samples spread over steps, ranks and rows: nothing is lost, budgets hold, and there is less padding and waiting."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from medvlm.data.budget import count_cells
-from medvlm.data.dealing import Dealer, Load, Rows, deal_steps, fill_rows, find_load
 from medvlm.data.dialogue import TokenSequence
+from medvlm.data.row_plan import Load, RowPlanner, Rows, balance_steps, fill_rows, find_load, split_rows
 from medvlm.data.rows import assign_rows
 
 WORLD, BATCH, STEPS = 4, 32, 16
@@ -35,13 +35,13 @@ def sums(loads: Sequence[Load], groups: Sequence[Sequence[int]], what: int = 0) 
 
 def test_steps_have_equally_many_samples_and_about_equally_many_tokens_and_pixels() -> None:
     loads = made(BATCH * STEPS)
-    steps = deal_steps(loads, STEPS)
+    steps = balance_steps(loads, STEPS)
     assert sorted(i for step in steps for i in step) == list(range(BATCH * STEPS))
     assert {len(step) for step in steps} == {BATCH}
     for what in (0, 2):
-        dealt = sums(loads, steps, what)
+        planned = sums(loads, steps, what)
         consecutive = sums(loads, [range(s * BATCH, (s + 1) * BATCH) for s in range(STEPS)], what)
-        assert max(dealt) / min(dealt) < 1.07 and max(consecutive) / min(consecutive) > 1.15
+        assert max(planned) / min(planned) < 1.07 and max(consecutive) / min(consecutive) > 1.15
 
 
 @pytest.mark.parametrize("rows", [Rows(tokens=4096), Rows(tokens=4096, images=6), Rows(tokens=2048)])
@@ -83,17 +83,17 @@ def test_rows_are_never_more_than_samples() -> None:
 
 
 def test_ranks_are_loaded_evenly_where_consecutive_shares_are_not() -> None:
-    worst: dict[str, list[float]] = {"dealt": [], "consecutive": []}
+    worst: dict[str, list[float]] = {"planned": [], "consecutive": []}
     for seed in range(20):
         loads = made(BATCH, seed)
         rows = fill_rows(loads, Rows(tokens=4096), world=WORLD)
-        dealt = [[i for row in rows[rank::WORLD] for i in row] for rank in range(WORLD)]
+        planned = [[i for row in rows[rank::WORLD] for i in row] for rank in range(WORLD)]
         share = BATCH // WORLD
-        ranks = {"dealt": dealt, "consecutive": [list(range(r * share, (r + 1) * share)) for r in range(WORLD)]}
+        ranks = {"planned": planned, "consecutive": [list(range(r * share, (r + 1) * share)) for r in range(WORLD)]}
         for how, each in ranks.items():
             worst[how] += [max(n) * WORLD / sum(n) for n in (sums(loads, each, 0), sums(loads, each, 2))]
     means = {how: sum(each) / len(each) for how, each in worst.items()}
-    assert means["dealt"] < 1.06 and means["consecutive"] > 1.15, means
+    assert means["planned"] < 1.06 and means["consecutive"] > 1.15, means
 
 
 def document(load: Load) -> TokenSequence:
@@ -129,11 +129,11 @@ class Positions:
         return {source: sum(p % 3 == number for p in taken) for number, source in enumerate(("a", "b", "c"))}
 
 
-def dealers(
+def planners(
     world: int, total: int, rows: Rows, loads: Sequence[Load], measured: list[int] | None = None
-) -> list[Dealer]:
-    """Dealers of all ranks, whose sums are those of ranks that measure their own parts."""
-    found: list[Dealer] = []
+) -> list[RowPlanner]:
+    """Planners of all ranks, whose sums are those of ranks that measure their own parts."""
+    found: list[RowPlanner] = []
 
     def measure(position: int) -> Load:
         assert position < total, "beyond the end of the stage"
@@ -142,20 +142,20 @@ def dealers(
         return loads[position]
 
     def sum_of(number: int) -> list[float]:
-        return [sum(each) for each in zip(*(dealer._measure_own(number) for dealer in found), strict=True)]
+        return [sum(each) for each in zip(*(planner._measure_own(number) for planner in found), strict=True)]
 
     for rank in range(world):
         stream: Any = Positions()
-        dealer = Dealer(stream, rows, 8, total, rank, world, measure, list)
-        window = dealer._deal_window
-        dealer._deal_window = lambda number, _, window=window: window(number, sum_of(number))  # type: ignore
-        found.append(dealer)
+        planner = RowPlanner(stream, rows, 8, total, rank, world, measure, list)
+        window = planner._plan_window
+        planner._plan_window = lambda number, _, window=window: window(number, sum_of(number))  # type: ignore
+        found.append(planner)
     return found
 
 
-def steps_of(found: list[Dealer], start: int, count: int | None = None) -> list[list[int]]:
+def steps_of(found: list[RowPlanner], start: int, count: int | None = None) -> list[list[int]]:
     """The positions of each step, over all ranks."""
-    iterators = [islice(dealer.deal(start), count) for dealer in found]
+    iterators = [islice(planner.plan(start), count) for planner in found]
     steps = []
     for parts in zip(*iterators, strict=True):
         assert len({first for first, _ in parts}) == 1
@@ -168,39 +168,39 @@ ROWS = Rows(tokens=4096, ahead=4)
 
 def test_a_step_has_the_same_samples_on_any_number_of_ranks_and_after_a_restart_anywhere() -> None:
     loads = made(8 * 11)
-    whole = steps_of(dealers(1, 8 * 11, ROWS, loads), 0)
+    whole = steps_of(planners(1, 8 * 11, ROWS, loads), 0)
     assert len(whole) == 11 and sorted(p for step in whole for p in step) == list(range(88)), "every sample once"
     assert all(len(step) == 8 for step in whole)
     for window in range(0, 11, 4):  # a window holds its own positions, and the last one ends with the stage
         assert sorted(p for step in whole[window : window + 4] for p in step) == list(
             range(window * 8, min(88, window * 8 + 32))
         )
-    assert whole[:4] != [list(range(s, s + 8)) for s in range(0, 32, 8)], "they are dealt"
+    assert whole[:4] != [list(range(s, s + 8)) for s in range(0, 32, 8)], "they are spread"
     for world in (2, 4, 8):
         for start in range(11):
-            assert steps_of(dealers(world, 88, ROWS, loads), 8 * start) == whole[start:]
+            assert steps_of(planners(world, 88, ROWS, loads), 8 * start) == whole[start:]
 
 
 def test_each_rank_measures_its_part_only() -> None:
     measured: list[int] = []
-    dealer = dealers(4, 64, ROWS, made(64), measured)[1]
-    dealer._measure_own(1)
+    planner = planners(4, 64, ROWS, made(64), measured)[1]
+    planner._measure_own(1)
     assert measured == list(range(33, 64, 4))
 
 
 def test_what_is_used_of_a_source_is_exact_within_a_window() -> None:
-    (dealer,) = dealers(1, 88, ROWS, made(88))
+    (planner,) = planners(1, 88, ROWS, made(88))
     taken: list[int] = []
-    for first, own in dealer.deal(0):
-        assert dealer.at(first).own == own and dealer.at(first).uneven == (1.0, 1.0)
+    for first, own in planner.plan(0):
+        assert planner.at(first).own == own and planner.at(first).uneven == (1.0, 1.0)
         taken += own
         expected: Any = {source: sum(p % 3 == number for p in taken) for number, source in enumerate(("a", "b", "c"))}
-        assert dealer.used(first + 8) == expected
+        assert planner.used(first + 8) == expected
 
 
 def test_with_one_step_ahead_every_step_has_its_own_positions() -> None:
     loads = made(40)
-    assert steps_of(dealers(2, 40, Rows(tokens=4096, ahead=1), loads), 0) == [
+    assert steps_of(planners(2, 40, Rows(tokens=4096, ahead=1), loads), 0) == [
         list(range(s, s + 8)) for s in range(0, 40, 8)
     ]
 
@@ -209,3 +209,12 @@ def test_a_load_counts_pictures_and_what_encoders_read() -> None:
     torch = pytest.importorskip("torch")
     pixels = torch.zeros(3, 4, 4)
     assert find_load(TokenSequence("k", [1] * 5, [([2, 3], 0)], [("film", pixels), ("film", pixels)])) == (7, 2, 96)
+
+
+def test_rows_are_split_until_there_are_as_many_and_then_empty_ones_follow() -> None:
+    filled = [[0, 4], [1, 2, 3, 5], [6]]
+    for count in range(1, 10):
+        rows = split_rows(filled, count)
+        assert len(rows) == max(3, count) and sorted(i for row in rows for i in row) == list(range(7))
+        assert all(rows[: min(len(rows), 7)]) and not any(rows[7:])
+    assert split_rows(filled, 2) == filled

@@ -1,4 +1,4 @@
-"""Deals the samples of some steps over these steps, over ranks and rows, so that each has about the same work.
+"""Plans in which step, rank and row each sample of some steps comes, so that each has about the same work.
 
 Which samples a step has depends on their positions and lengths alone, so it is the same on any number of ranks and
 after a restart. Lengths are found without decoding an image.
@@ -32,7 +32,7 @@ class Rows(Config):
     """Maximum number of images of a row: pictures, slices of a volume that is shown as pictures, or whole volumes. A
     sample that has more is alone in its row. 0: no maximum."""
     ahead: int = Field(8, gt=0)
-    """Steps whose samples are dealt together, `batch` to each, so that every step has about the same number of tokens
+    """Steps whose samples are spread over them, `batch` to each, so that every step has about the same number of tokens
     and pixels. 1: every step has the samples of its own positions."""
 
     def describe(self) -> str:
@@ -66,7 +66,7 @@ def find_load(document: TokenSequence) -> Load:
     return Load(len(document), images, pixels)
 
 
-def deal_steps(loads: Sequence[Load], count: int) -> list[list[int]]:
+def balance_steps(loads: Sequence[Load], count: int) -> list[list[int]]:
     """`count` steps of equally many samples and about equal loads: the indices of each, in order."""
     shares_N2 = _find_shares(loads)
     order = sorted(range(len(loads)), key=lambda i: -shares_N2[i].sum())
@@ -116,6 +116,22 @@ def _fill(loads: Sequence[Load], rows: Rows, count: int) -> list[list[int]]:
     return [sorted(row) for row in filled]
 
 
+def is_within(loads: Sequence[Load], rows: Rows) -> bool:
+    """Whether samples may share a row. A single one always may."""
+    tokens, images = (sum(load[what] for load in loads) for what in (0, 1))
+    return len(loads) < 2 or (tokens <= rows.tokens and (not rows.images or images <= rows.images))
+
+
+def split_rows(filled: Sequence[Sequence[int]], count: int) -> list[list[int]]:
+    """At least `count` rows of the same samples: those with the most samples are halved. The last ones are empty if
+    there are more rows than samples."""
+    found = [list(row) for row in filled]
+    while len(found) < count and len(most := max(found, key=len)) > 1:
+        found.remove(most)
+        found += [most[: len(most) // 2], most[len(most) // 2 :]]
+    return found + [[] for _ in range(count - len(found))]
+
+
 def _alternate(filled: list[list[int]], loads: Sequence[Load], world: int) -> list[list[int]]:
     """Orders the rows, so that the ranks have similar ones at the same time, and none always has the larger ones."""
     ordered = sorted(filled, key=lambda row: -sum(loads[i].tokens for i in row))
@@ -135,7 +151,7 @@ def _cost(held: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Dealt:
+class PlannedStep:
     """A step: positions of its samples, those of this rank, and the row of each of these. uneven: tokens and pixels of
     the most loaded rank, in relation to the mean."""
 
@@ -145,7 +161,7 @@ class Dealt:
     uneven: tuple[float, float]
 
 
-class Dealer:
+class RowPlanner:
     """total: number of samples of the stage; no step looks beyond it. measure: position -> the load of its sample.
     sum_over_ranks: sums numbers over the ranks, on every rank."""
 
@@ -163,10 +179,10 @@ class Dealer:
         self._stream, self._rows, self._batch, self._total = stream, rows, batch, total
         self._rank, self._world, self._measure, self._sum = rank, world, measure, sum_over_ranks
         self._span = rows.ahead * batch
-        self._windows: dict[int, list[Dealt]] = {}
+        self._windows: dict[int, list[PlannedStep]] = {}
         self._is_closed = False
 
-    def deal(self, start: int) -> Iterator[tuple[int, list[int]]]:
+    def plan(self, start: int) -> Iterator[tuple[int, list[int]]]:
         """For each step from position `start` on: its first position, and the positions of this rank's samples. All
         ranks iterate together; each measures its part of the samples while the model works."""
         pool = ThreadPoolExecutor(1, thread_name_prefix=f"lengths-{self._stream.stage}")
@@ -175,7 +191,7 @@ class Dealer:
         try:
             while number * self._span < self._total:
                 flat, coming = coming.result(), pool.submit(self._measure_own, number + 1)
-                self._windows[number] = self._deal_window(number, self._sum(flat))
+                self._windows[number] = self._plan_window(number, self._sum(flat))
                 for first in range(number * self._span, self._end(number), self._batch):
                     if first >= start:
                         yield first, self.at(first).own
@@ -184,7 +200,7 @@ class Dealer:
             self._is_closed = True
             pool.shutdown()
 
-    def at(self, first: int) -> Dealt:
+    def at(self, first: int) -> PlannedStep:
         """The step that begins at this position."""
         window, within = divmod(first, self._span)
         return self._windows[window][within // self._batch]
@@ -195,7 +211,7 @@ class Dealer:
         for old in [number for number in self._windows if number < window]:
             del self._windows[old]
         done = self._windows[window][: within // self._batch] if within else []
-        return self._stream.used(position - within, [p for dealt in done for p in dealt.positions])
+        return self._stream.used(position - within, [p for planned in done for p in planned.positions])
 
     def _end(self, number: int) -> int:
         return min((number + 1) * self._span, self._total)
@@ -210,17 +226,22 @@ class Dealer:
             flat[3 * i : 3 * i + 3] = map(float, self._measure(start + i))
         return flat
 
-    def _deal_window(self, number: int, flat: Sequence[float]) -> list[Dealt]:
+    def _plan_window(self, number: int, flat: Sequence[float]) -> list[PlannedStep]:
         loads = [Load(*map(int, flat[at : at + 3])) for at in range(0, len(flat), 3)]
         start, rank, world = number * self._span, self._rank, self._world
         found = []
-        for step in deal_steps(loads, len(loads) // self._batch):
+        for step in balance_steps(loads, len(loads) // self._batch):
             rows = [[step[i] for i in row] for row in fill_rows([loads[i] for i in step], self._rows, world=world)]
             of_rank = [[i for row in rows[r::world] for i in row] for r in range(world)]
             uneven = [_find_uneven([sum(loads[i][what] for i in own) for own in of_rank]) for what in (0, 2)]
             own = [(start + i, row) for row, members in enumerate(rows[rank::world]) for i in members]
             found.append(
-                Dealt([start + i for i in step], [p for p, _ in own], [row for _, row in own], (uneven[0], uneven[1]))
+                PlannedStep(
+                    positions=[start + i for i in step],
+                    own=[p for p, _ in own],
+                    rows=[row for _, row in own],
+                    uneven=(uneven[0], uneven[1]),
+                )
             )
         return found
 

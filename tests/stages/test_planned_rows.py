@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,17 @@ import torch
 
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.data.dealing import find_load
+from medvlm.data.row_plan import find_load
 from medvlm.preflight.gpus import parse
 from medvlm.preflight.plan import plan
 from medvlm.preflight.table import format_plan
 from medvlm.recipe.load import load
 from tests.stages.batches import first, loss_of, weight_of
+from tests.stages.planned_ranks import lengthening_samples
 from tests.tiny_run import INSTRUCT, differing, recipe, run_ranks, samples, stop_after, trace, trained, weights, written
 
 TOKENS, IMAGES = 100, 3
-DEALT: dict[str, Any] = {
+ROWS: dict[str, Any] = {
     "accumulate": 1,
     "tasks": ["choice", "count", "report"],
     "questions": 1,
@@ -39,7 +41,7 @@ def gradients(stage: Any, micros: list[Any]) -> tuple[float, dict[str, torch.Ten
 
 
 def test_each_micro_batch_is_one_row_within_the_budget(stage_of: Any) -> None:
-    stage = stage_of("supervised", **DEALT)
+    stage = stage_of("supervised", **ROWS)
     batches, seen = stage.read_batches(0), []
     for step in range(6):
         position, documents = next(batches)
@@ -54,22 +56,22 @@ def test_each_micro_batch_is_one_row_within_the_budget(stage_of: Any) -> None:
         seen += [d.key for d in documents]
     batches.close()
     assert sorted(seen) == sorted(stage.stream.item(p).sample.key for p in range(48))
-    assert seen[:8] != [stage.stream.item(p).sample.key for p in range(8)], "dealt over the first four steps"
+    assert seen[:8] != [stage.stream.item(p).sample.key for p in range(8)], "spread over the first four steps"
 
 
 def test_loads_found_without_pixels_are_those_of_the_samples(stage_of: Any) -> None:
-    stage = stage_of("supervised", **DEALT)
+    stage = stage_of("supervised", **ROWS)
     batches = stage.read_batches(0)
     _, documents = next(batches)
     batches.close()
-    dealt = stage.dealer.at(0)
-    measured = [stage.dealer._measure(position) for position in dealt.own]
+    planned = stage.row_planner.at(0)
+    measured = [stage.row_planner._measure(position) for position in planned.own]
     assert measured == [find_load(document) for document in documents]
     assert all(load.images == 1 and load.pixels == 3 * 32 * 32 for load in measured)
 
 
 def test_loss_and_gradients_are_those_of_single_samples(stage_of: Any) -> None:
-    stage = stage_of("supervised", **DEALT)
+    stage = stage_of("supervised", **ROWS)
     documents = first(stage)
     micros = stage.make_micros(documents, 1)
     loss, found = gradients(stage, micros)
@@ -81,14 +83,29 @@ def test_loss_and_gradients_are_those_of_single_samples(stage_of: Any) -> None:
 
 
 def test_validation_is_that_of_whole_batches(stage_of: Any) -> None:
-    rows = stage_of("supervised", **DEALT, validate={"every": 1})
-    whole = stage_of("supervised", **{**DEALT, "rows": None}, validate={"every": 1})
+    rows = stage_of("supervised", **ROWS, validate={"every": 1})
+    whole = stage_of("supervised", **{**ROWS, "rows": None}, validate={"every": 1})
     whole.model.load_state_dict(rows.model.state_dict())
     micros = rows.make_micros(rows.prepare_validation(6), 1)
     assert all(len(m.ids_BT) == 1 and m.ids_BT.shape[1] <= TOKENS and len(m.media["film"]) <= IMAGES for m in micros)
     found, expected = rows.validate(rows.model, 6), whole.validate(whole.model, 6)
     assert found["loss"].sum == pytest.approx(expected["loss"].sum, rel=1e-5)
     assert found["loss"].weight == expected["loss"].weight
+
+
+def test_a_row_with_nothing_to_train_changes_nothing(stage_of: Any) -> None:
+    """Of a rank that has fewer samples than another one has rows."""
+    stage = stage_of("supervised", **ROWS)
+    documents = [replace(d, row=i % 2) for i, d in enumerate(first(stage)[:3])]
+    loss, expected = gradients(stage, stage.make_micros(documents, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.engine, "find_most", lambda own: 5)
+        micros = stage.make_micros(documents, 1)
+    assert [len(micro.targets_L) > 0 for micro in micros] == [True, True, True, False, False]
+    found, same = gradients(stage, micros)
+    assert found == pytest.approx(loss, rel=1e-6)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(same[name], gradient, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +119,7 @@ def test_validation_is_that_of_whole_batches(stage_of: Any) -> None:
     ],
 )
 def test_rows_that_do_not_fit_the_rest_are_refused(tmp_path: Path, overrides: list[str], says: str) -> None:
-    path = written(tmp_path, recipe(stages=[{**INSTRUCT, **DEALT}]))
+    path = written(tmp_path, recipe(stages=[{**INSTRUCT, **ROWS}]))
     with pytest.raises(RecipeError) as refused:
         load(path, overrides)
     assert says in str(refused.value)
@@ -111,13 +128,13 @@ def test_rows_that_do_not_fit_the_rest_are_refused(tmp_path: Path, overrides: li
 # --- runs -----------------------------------------------------------------------------------------
 
 
-STAGE = {**INSTRUCT, **DEALT, "save_every": 1}
+STAGE = {**INSTRUCT, **ROWS, "save_every": 1}
 """Six steps: a window of four and one of two."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("dealt")
+    return tmp_path_factory.mktemp("planned")
 
 
 def run_named(folder: Path, name: str) -> Path:
@@ -146,7 +163,8 @@ def test_two_ranks_train_the_same_samples_from_the_start_and_from_the_middle(
 ) -> None:
     halfway = run_named(folder, "halfway")
     assert stop_after(halfway, folder / "runs", 2) == 75
-    run_ranks(Path(__file__).parent / "dealt_ranks.py", run_named(folder, "both"), halfway, folder / "runs")
+    fresh, longer = run_named(folder, "both"), run_named(folder, "longer-on-two")
+    run_ranks(Path(__file__).parent / "planned_ranks.py", fresh, halfway, longer, folder / "runs")
     for name in ("both", "halfway"):
         run = RunFolder(folder / "runs" / name)
         assert samples(run, "instruct") == samples(undisturbed, "instruct")
@@ -156,6 +174,12 @@ def test_two_ranks_train_the_same_samples_from_the_start_and_from_the_middle(
         assert [line["sources"]["films"]["samples"] for line in lines(run)] == [8 * n for n in range(1, 7)]
         for uneven in ("uneven_tokens", "uneven_pixels"):
             assert 1 <= lines(run)[-1]["terms"][uneven] < 1.3 and uneven not in lines(undisturbed)[-1]["terms"]
+    with lengthening_samples() as planned:
+        run = trained(run_named(folder, "longer"), folder / "runs")
+    assert False in planned, "no row would have been longer than its budget"
+    both = RunFolder(folder / "runs" / "longer-on-two")
+    assert samples(both, "instruct") == samples(run, "instruct")
+    assert [line["loss"] for line in lines(both)] == pytest.approx([line["loss"] for line in lines(run)], rel=1e-5)
 
 
 def test_plan_knows_the_heaviest_row(folder: Path, undisturbed: RunFolder) -> None:
