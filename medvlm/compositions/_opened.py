@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from operator import getitem
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import torch
 
 from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.errors import RecipeError
-from medvlm.core.sample import Sample, Truth
+from medvlm.core.sample import Sample, Truth, make_truth
 from medvlm.data.dialogue import join_turns
 from medvlm.data.order import draw
 from medvlm.data.prepare import Prepare, Seen
@@ -58,6 +59,10 @@ class Opened:
     def draw(self, asks: Sequence[Ask], copies: int, temperature: float, seed: int) -> list[list[str]]:
         """So many random answers to each ask. Equal arguments get equal answers."""
         raise RecipeError("this model draws no random answers")
+
+    def weigh(self, asks: Sequence[Ask], texts: Sequence[Sequence[str]]) -> list[list[tuple[float, int]]]:
+        """For each ask, the log-probability of each of its texts as the answer, and its number of tokens."""
+        raise RecipeError("this model gives no probabilities of texts")
 
     def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray:
         """Unit vectors [N, P] of the first medium of each sample."""
@@ -125,7 +130,13 @@ class AnsweringModel(AssembledModel):
 
     def _write(self, asks: Sequence[Ask]) -> list[Any]:
         """The prompts."""
-        documents = []
+        return [
+            join_turns(ask.sample.key, [turn(ask.question, answered=False)], media)
+            for ask, turn, media in self._perceive(asks)
+        ]
+
+    def _perceive(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Callable[..., Any], list[tuple[str, Any]]]]:
+        """Each ask, what makes a turn about its sample, and its media."""
         perceived_once: dict[
             tuple[str, int], Seen
         ] = {}  # questions about one sample share its pixels, so they are encoded once
@@ -136,9 +147,31 @@ class AnsweringModel(AssembledModel):
                 perceived_once[shown] = self.prepare.see(sample, files)
             seen = perceived_once[shown]
             shows = ["media"] if ask.shows == "media" else []
-            turn = self.prepare.turn(ask.sample, ask.question, seen, shows, answered=False)
-            documents.append(join_turns(ask.sample.key, [turn], seen.media if shows else []))
-        return documents
+            yield ask, partial(self.prepare.turn, ask.sample, seen=seen, shows=shows), seen.media if shows else []
+
+    def weigh(self, asks: Sequence[Ask], texts: Sequence[Sequence[str]]) -> list[list[tuple[float, int]]]:
+        """All texts about one ask share its prompt and its images. At most BATCH asks are computed together."""
+        found: list[list[tuple[float, int]]] = []
+        for at in range(0, len(asks), BATCH):
+            documents = []
+            for (ask, turn, media), own in zip(
+                self._perceive(asks[at : at + BATCH]), texts[at : at + BATCH], strict=True
+            ):
+                asked = [replace(ask.question, truth=make_truth("open", text)) for text in own]
+                documents.append(join_turns(ask.sample.key, [turn(each, answered=True) for each in asked], media))
+            weighed: dict[int, list[tuple[float, int]]] = {}
+            for batch in group_by_length([len(document) for document in documents], MOST_TOKENS):
+                weighed |= zip(batch, self._weigh([documents[n] for n in batch]), strict=True)
+            found += [weighed[n] for n in range(len(documents))]
+        return found
+
+    def _weigh(self, documents: Sequence[Any]) -> list[list[tuple[float, int]]]:
+        batch = self.prepare.collate(documents, self.tokenizer.pad_token_id).to(self.device)
+        with evaluating(self.model):
+            log_L = self.model(batch, _read_log_probability)["log_L"].cpu().double()
+        lengths = batch.answers_L.bincount().tolist()
+        answers = iter([(float(own.sum()), len(own)) for own in log_L.split(lengths)])
+        return [[next(answers) for _ in document.branches] for document in documents]
 
     def draw(self, asks: Sequence[Ask], copies: int, temperature: float, seed: int) -> list[list[str]]:
         """Random numbers depend on the seed, the sample and the question alone. All asks are answered together."""
@@ -158,6 +191,10 @@ class AnsweringModel(AssembledModel):
             CutAnswer(text) if is_cut(answer, self.max_new_tokens, ends) else text
             for text, answer in zip(texts, ids, strict=True)
         ]
+
+
+def _read_log_probability(logits_LV: torch.Tensor, targets_L: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"log_L": logits_LV.float().log_softmax(-1).gather(-1, targets_L[:, None]).squeeze(-1)}
 
 
 def group_by_length(lengths: Sequence[int], most: int) -> list[list[int]]:

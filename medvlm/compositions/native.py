@@ -24,7 +24,7 @@ from medvlm.data.views import Views
 from medvlm.models.native import NativeVLM, build_native
 from medvlm.tasks._writing import Writing
 
-CAN = frozenset({"answer", "draw"})
+CAN = frozenset({"answer", "draw", "weigh"})
 PARTS = ("encoders", "connectors", "language", "lora")
 TAKES_ANY_SIZE = True
 MODEL = NativeVLM

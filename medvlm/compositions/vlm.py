@@ -28,7 +28,7 @@ from medvlm.data.dialogue import Dialogue
 from medvlm.models.parts import encode, evaluating
 from medvlm.models.vlm import VLM, build_vlm
 
-CAN = frozenset({"answer", "draw", "represent"})
+CAN = frozenset({"answer", "draw", "weigh", "represent"})
 PARTS = ("encoders", "connectors", "language", "lora")
 TAKES_ANY_SIZE = False
 MODEL = VLM

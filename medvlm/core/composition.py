@@ -43,9 +43,9 @@ class Assembly:
 class Composition(Protocol):
     """medvlm/compositions/KIND.py.
 
-    Config: of `model.composition`. CAN: what its models can do: `answer` questions, `draw` random answers, `embed`
-    media and texts in one space, `decode` media into scores or maps, `represent` each medium as a vector. PARTS: the
-    first words that patterns in `trains` may have.
+    Config: of `model.composition`. CAN: what its models can do: `answer` questions, `draw` random answers, `weigh`
+    texts by their probability, `embed` media and texts in one space, `decode` media into scores or maps, `represent`
+    each medium as a vector. PARTS: the first words that patterns in `trains` may have.
     TAKES_ANY_SIZE: whether images can be made smaller so that a sample has fewer tokens. MODEL: the class of its
     models; export targets list the classes that they accept. NOUN, SUMMARY, HUB_TASK: for messages and the model card.
     Manifest: the contents of model.json, None if the model is published as its family's own class. TOKENIZER: the

@@ -63,6 +63,9 @@ class Answerer(Asked, Typed):
     def draw(self, asks: Sequence[Ask], copies: int, temperature: float, seed: int) -> list[list[str]]:
         """So many random answers to each ask. Equal arguments get equal answers."""
 
+    def weigh(self, asks: Sequence[Ask], texts: Sequence[Sequence[str]]) -> list[list[tuple[float, int]]]:
+        """For each ask, the log-probability of each of its texts as the answer, and its number of tokens."""
+
     def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray:
         """Unit vectors [N, E]."""
 

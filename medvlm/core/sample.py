@@ -85,6 +85,11 @@ class Truth:
         """Members of the sample that belong to the truth: masks."""
         return ()
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What a tokenizer should know."""
+        return (self.answer,)
+
     def rename(self, members: Mapping[str, str]) -> Self:
         """The truth with its members renamed. Packing gives members new names."""
         return self
@@ -175,7 +180,7 @@ class Question:
         """What a tokenizer should know."""
         return (
             self.text.replace(MEDIUM, " "),
-            self.truth.answer,
+            *self.truth.texts,
             *self.steps.values(),
             *([self.system] if self.system else []),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
@@ -190,6 +190,11 @@ def _check_text_task(kind: str) -> str:
             f"{kind!r} is answered by a decoder and not in text (answered in text: {', '.join(list_text_tasks())})"
         )
     return kind
+
+
+def list_pair_tasks() -> tuple[str, ...]:
+    """The tasks whose truths are pairs: beside the right answer, they have one that is `rejected`."""
+    return tuple(kind for kind in list_text_tasks() if any(f.name == "rejected" for f in fields(find_task(kind).Truth)))
 
 
 TextTask = Annotated[str, KindName("tasks"), AfterValidator(_check_text_task)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cache
@@ -328,3 +329,21 @@ def test_the_shipped_cards_are_for_films_and_volumes_without_patients(name: str,
 def test_what_cannot_be_drawn_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"films and volumes|film_px|bits|volume_size"):
         Config(**wrong)
+
+
+def test_a_pair_is_right_and_wrong_about_the_image_in_the_same_words() -> None:
+    """The other questions, and the images, do not change; every value is right as often as it is wrong."""
+    plain, paired = (list(made(Config(films=300, volumes=20, pairs=on))) for on in (False, True))
+    assert [s.sample.questions for s in plain] == [s.sample.questions[:-1] for s in paired]
+    right, wrong = Counter[str](), Counter[str]()
+    for raw in paired:
+        truth: Any = raw.sample.questions[-1].truth
+        concept = raw.sample.concept.split("|")
+        better, worse = (Counter(re.findall(r"\w+", text.lower())) for text in (truth.answer, truth.rejected))
+        if concept != ["normal"]:
+            assert all(better[value] for value in concept), (concept, truth)
+            assert (better - worse).total() == (worse - better).total() == 1
+            right.update((better - worse).keys())
+            wrong.update((worse - better).keys())
+    assert right.keys() == wrong.keys() == {*SIDES, *ZONES, *KINDS}
+    assert all(0.4 < right[value] / (right[value] + wrong[value]) < 0.6 for value in SIDES)

@@ -54,7 +54,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def test_a_run_opens_one_model_for_each_composition_the_latest_first(both: RunFolder) -> None:
     opened = open_model(both.root, max_new_tokens=3)
-    assert [model.can for model in opened] == [{"answer", "draw", "represent"}, {"embed", "represent"}]
+    assert [model.can for model in opened] == [{"answer", "draw", "weigh", "represent"}, {"embed", "represent"}]
     assert find(opened, "embed") is opened[1] and find(opened, "decode") is None
     assert [model.max_new_tokens for model in opened] == [3, 3]
     (pair,) = open_model(both.root, stage="pair")

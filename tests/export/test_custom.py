@@ -67,7 +67,7 @@ def test_a_custom_folder_is_a_recipe_too(tmp_path: Path, run: RunFolder, monkeyp
     recipe = load_run(receipt.folder).recipe
     assert is_model_folder(receipt.folder) and recipe.name == "tiny" and recipe.export.target == "custom"
     (opened,) = open_run(recipe, receipt.folder)
-    assert opened.can == {"answer", "draw", "represent"}
+    assert opened.can == {"answer", "draw", "weigh", "represent"}
     assert [opened.prepare.takes(kind) for kind in ("film", "smear", "ct")] == [True, True, False]
 
 

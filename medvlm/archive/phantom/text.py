@@ -7,11 +7,15 @@ and number of clips in the words of the answers, so that every question can be a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 
-from medvlm.archive.phantom.finding import KINDS, MAX_CLIPS, SHARE_NORMAL, SIDES, SIZES_MM, ZONES, Finding
+from medvlm.archive.phantom.finding import KINDS, MAX_CLIPS, SHARE_NORMAL, SIDES, SIZES_MM, ZONES, Finding, draw_finding
 from medvlm.core.sample import Box, Question, Truth, make_truth
+
+T = TypeVar("T")
 
 FINDING = (
     "There is a {size} {kind} in the {side} {zone} zone.",
@@ -134,6 +138,25 @@ def ask(
     yield question("report", make_truth("report", report))
 
 
+def ask_pair(rng: np.random.Generator, image: str, finding: Finding | None) -> Question:
+    """Two descriptions of one wording: the better one says what the study shows, the other one is wrong about side,
+    zone or kind. Of a normal study, the other one names a finding. Each value is equally often right and wrong."""
+    wording = _one_of(rng, FINDING)
+    if finding is None:
+        other = draw_finding(rng)
+        while other is None:
+            other = draw_finding(rng)
+        better = _one_of(rng, NORMAL)
+    else:
+        name, values = _one_of(rng, [("side", SIDES), ("zone", ZONES), ("kind", KINDS)])
+        changed: Any = {name: _one_of(rng, [v for v in values if v != vars(finding)[name]])}
+        other = replace(finding, **changed)
+        better = wording.format(**vars(finding))
+    worse = wording.format(**vars(other))
+    text = _one_of(rng, ASK["report"]).format(image=image)
+    return Question(text, make_truth("preference", _capital(better), rejected=_capital(worse)), "pair")
+
+
 def _draw_kind(rng: np.random.Generator, finding: Finding | None) -> str:
     if finding is None:
         return _one_of(rng, KINDS)
@@ -142,7 +165,7 @@ def _draw_kind(rng: np.random.Generator, finding: Finding | None) -> str:
     return _one_of(rng, [k for k in KINDS if k != finding.kind])
 
 
-def _one_of(rng: np.random.Generator, options: Sequence[str]) -> str:
+def _one_of(rng: np.random.Generator, options: Sequence[T]) -> T:
     return options[int(rng.integers(len(options)))]
 
 

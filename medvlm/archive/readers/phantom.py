@@ -15,13 +15,13 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from medvlm.archive.phantom.film import FILM_MM, draw_film
-from medvlm.archive.phantom.finding import MAX_CLIPS, concept_of, draw_finding
-from medvlm.archive.phantom.text import ask, write_report
+from medvlm.archive.phantom.finding import MAX_CLIPS, Finding, concept_of, draw_finding
+from medvlm.archive.phantom.text import ask, ask_pair, write_report
 from medvlm.archive.phantom.volume import VOLUME_MM, draw_volume
 from medvlm.core import config
 from medvlm.core.content import Content, name_asked
 from medvlm.core.contracts import Deferred, RawSample
-from medvlm.core.sample import Medium, Sample
+from medvlm.core.sample import Medium, Question, Sample
 
 
 class Config(config.Config):
@@ -37,6 +37,9 @@ class Config(config.Config):
     """Bits per pixel of a radiograph."""
     volume_size: tuple[int, int, int] = (24, 64, 64)
     """Depth, height, width of a volume in voxels: 8 x 5 x 5 mm by default."""
+    pairs: bool = Field(False, exclude_if=lambda pairs: not pairs)
+    """Whether each study also has a pair of descriptions, of which the better one says what it shows (task
+    `preference`). Nothing else changes."""
 
     @model_validator(mode="after")
     def _makes_something(self) -> Config:
@@ -62,7 +65,7 @@ def read(config: Config, root: Path | None) -> Iterator[Deferred]:
 def list_content(config: Config) -> Content:
     media = {"film": config.films, "volume": config.volumes}
     return Content(
-        tasks=name_asked(choice=True, count=True, report=True, boxes=config.films),
+        tasks=name_asked(choice=True, count=True, report=True, boxes=config.films, preference=config.pairs),
         media=frozenset(kind for kind, number in media.items() if number),
         has_reports=True,
         answered={},
@@ -80,6 +83,7 @@ def film_study(config: Config, index: int) -> RawSample:
     report = write_report(rng, finding, num_clips)
     film = draw_film(rng, finding, num_clips, config.film_px, config.bits)
     questions = tuple(ask(rng, "film", finding, report, num_clips, film.finding_box, film.clip_boxes))
+    questions += _ask_pair(config, (2, index), "film", finding)
     spacing_mm = FILM_MM / config.film_px
     medium = Medium("film", "0.png", film.pixels.shape, (spacing_mm, spacing_mm), "display", "DX")
     sample = Sample(_film_key(index), "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
@@ -92,10 +96,15 @@ def volume_study(config: Config, index: int) -> RawSample:
     report = write_report(rng, finding, num_clips)
     hu = draw_volume(rng, finding, num_clips, config.volume_size)
     questions = tuple(ask(rng, "scan", finding, report, num_clips))
+    questions += _ask_pair(config, (3, index), "scan", finding)
     spacing_mm = tuple(mm / n for mm, n in zip(VOLUME_MM, config.volume_size, strict=True))
     medium = Medium("volume", "0.npy", hu.shape, spacing_mm, "HU", "CT")
     sample = Sample(_volume_key(index), "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
     return RawSample(sample, {"0.npy": hu})
+
+
+def _ask_pair(config: Config, key: tuple[int, int], image: str, finding: Finding | None) -> tuple[Question, ...]:
+    return (ask_pair(np.random.default_rng([config.seed, *key]), image, finding),) if config.pairs else ()
 
 
 def _film_key(index: int) -> str:

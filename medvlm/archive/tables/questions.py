@@ -44,6 +44,9 @@ class TableQuestion(Config):
     the task leaves the question out."""
     template: str = "question"
     """Groups questions that ask the same thing: the majority answer, a baseline, is found within each group."""
+    rejected: str = Field("", exclude_if=lambda rejected: not rejected)
+    """Another answer that is worse than `answer`, e.g. "{rejected}": makes the question a pair, from which a stage
+    learns which one is preferred. A row without one of them, or with the same text twice, is left out."""
     labels: LabelColumns | None = None
     """In place of `answer`: several columns that each say whether there is something."""
     choices: Choices = ()
@@ -73,6 +76,8 @@ class TableQuestion(Config):
             raise ValueError("expected either `answer` or `labels`")
         if sum(map(bool, (self.choices, self.choice_lists, self.options))) > 1:
             raise ValueError("expected one of `choices`, `choice_lists` and `options`")
+        if self.rejected and (self.labels or self.all_choices or self.options or "task" in self.model_fields_set):
+            raise ValueError("`rejected` makes a pair of texts; remove `labels`, `choices`, `options` and `task`")
         if self.options and self.labels:
             raise ValueError("`options` beside `labels`; expected `answer`, which says the right option")
         if twice := sorted(form for form, n in Counter(map(str.casefold, self.all_choices)).items() if n > 1):
@@ -87,7 +92,15 @@ class TableQuestion(Config):
     def templates(self) -> tuple[str, ...]:
         """Every text of it that may name a column."""
         labels = self.labels.columns.values() if self.labels else ()
-        return (*self.text, self.answer, self.template, *labels, *self.steps.values(), *_list_templates(self.options))
+        return (
+            *self.text,
+            self.answer,
+            self.rejected,
+            self.template,
+            *labels,
+            *self.steps.values(),
+            *_list_templates(self.options),
+        )
 
     @property
     def columns(self) -> set[str]:
@@ -99,7 +112,10 @@ def make_question(asked: TableQuestion, row: Row, key: str) -> Question | None:
     """None where its text or its answer is missing."""
     template = fill(asked.template, row)
     template = template.lower() if asked.lower else template
-    if asked.options:
+    truth: Truth | None
+    if asked.rejected:
+        truth = _read_pair(fill(asked.answer, row), fill(asked.rejected, row), asked.lower)
+    elif asked.options:
         options = _read_options(asked.options, row)
         truth = _find_option(options, fill(asked.answer, row))
         lines = [text if letter == text else f"{letter}: {text}" for letter, text in options.items()]
@@ -124,6 +140,14 @@ def _read_answer(asked: TableQuestion, answer: str) -> Truth | None:
     if asked.all_choices and is_number(answer) and all(map(is_number, asked.all_choices)):
         return None  # -1 beside 0 and 1: not one of the classes, and no text
     return read_truth(asked.task, answer)
+
+
+def _read_pair(answer: str, rejected: str, lower: bool) -> Truth | None:
+    texts = [text.lower() if lower else text for text in (answer, rejected)]
+    try:
+        return make_truth("preference", texts[0], rejected=texts[1])
+    except DataError:
+        return None
 
 
 def _list_templates(options: Mapping[str, str] | tuple[str, ...]) -> tuple[str, ...]:
@@ -186,7 +210,9 @@ def list_tasks_of(asked: Iterable[TableQuestion]) -> frozenset[str]:
         if each.labels:
             found.add("labels")
             continue
-        if not each.options:
+        if each.rejected:
+            found.add("preference")
+        elif not each.options:
             found.add(each.task if isinstance(each.task, str) else each.task.kind)
         if each.all_choices or each.options:
             found.add("choice")
