@@ -18,6 +18,7 @@ from medvlm.commands.data_verbs import Say, Where, audit, pack, show, stats, tas
 
 if TYPE_CHECKING:
     from medvlm.commands.dry_run import Line
+    from medvlm.commands.reward_cases import ScoredCase
     from medvlm.commands.rl_check import Finding
     from medvlm.commands.verify import Check
     from medvlm.core.protocols import Row
@@ -148,6 +149,13 @@ def compare(runs: Sequence[Where | Sequence[Where]], to: Where = "compare.html")
 
     models = [[each] if isinstance(each, str | Path) else each for each in runs]
     return run([[Path(folder) for folder in folders] for folders in models], Path(to))
+
+
+def check_cases(file: Where) -> list[ScoredCase]:
+    """Score the answers of a file, and compare with what it expects of a reward (`medvlm tasks test`)."""
+    from medvlm.commands.reward_cases import check_cases as run
+
+    return run(Path(file))
 
 
 def report(run_folder: Where) -> Path:

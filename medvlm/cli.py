@@ -17,7 +17,7 @@ from medvlm.core.quiet import silence_libraries
 from medvlm.train.stopping import OF_SCHEDULERS, Preempted, Wish, raise_on_signal
 
 EXIT_DONE, EXIT_USER, EXIT_PREEMPTED, EXIT_INTERRUPTED = 0, 2, 75, 130
-PRINTING = ("validate", "plan", "lineage", "verify", "chat", "schema")
+PRINTING = ("validate", "plan", "lineage", "verify", "chat", "schema", "test_cases")
 """Commands whose result is what they print. If nobody reads it any more, they end; all others go on."""
 CONTINUED = ("train", "evaluate", "predict", "rl_check", "rl_helps")
 """Commands that end with EXIT_PREEMPTED after a signal, because the same command continues them."""
@@ -266,6 +266,15 @@ def run_tasks(args: argparse.Namespace) -> None:
     from medvlm.commands.lmms_tasks import write_task
 
     print(write_task(args.shards, args.to, args.max_new_tokens))
+
+
+def run_test_cases(args: argparse.Namespace) -> None:
+    from medvlm.core.errors import DataError
+
+    found = api.check_cases(args.file)
+    print(*found, sep="\n", flush=True)
+    if failed := sum(bool(case.wrong) for case in found):
+        raise DataError(f"{args.file}: {failed} of {len(found)} cases are not as expected")
 
 
 def run_stats(args: argparse.Namespace) -> None:

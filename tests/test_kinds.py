@@ -15,7 +15,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "medvlm"
 SLOTS = """
 archive/readers backbones compositions connectors decoders encoders evaluate/protocols export/targets
-families objectives/heads objectives/pairs released rewards rollouts scoring stages tasks tasks/codecs texts
+families objectives/heads objectives/pairs objectives/policies objectives/preferences released rewards rollouts scoring
+stages tasks tasks/codecs texts
 """
 
 OTHER_MEANING = {
@@ -23,9 +24,11 @@ OTHER_MEANING = {
     ("archive/audit/receipt.py", "labels"): "key of the receipt",
     ("archive/audit/scan.py", "report"): "a sample's report",
     ("archive/audit/terms.py", "open"): "terms of access",
+    ("archive/mask_labels.py", "gate"): "a check of headers",
     ("archive/masks.py", "labels"): "what the values of a mask are",
     ("archive/phantom/text.py", "report"): "template of a question",
     ("compositions/dual.py", "heads"): "module of a dual encoder",
+    ("compositions/server.py", "length"): "why a server ended an answer",
     ("core/card.py", "open"): "terms of access",
     ("core/problems.py", "loc"): "pydantic's place of an error",
     ("core/stage_config.py", "linear"): "schedule of the learning rate",
@@ -55,13 +58,21 @@ OTHER_MEANING = {
     ("commands/first_recipe.py", "heads"): "module of a dual encoder",
     ("commands/first_recipe.py", "report"): "key of a card's reader",
     ("commands/first_recipe.py", "siglip"): "model_type of transformers",
+    ("io/phi/header.py", "gate"): "a parameter of a reader",
+    ("objectives/policy.py", "mask"): "tokens whose ratio is out of bounds",
     ("preflight/memory.py", "heads"): "module of a dual encoder",
     ("preflight/samples.py", "report"): "a sample's report",
     ("preflight/rehearsal/shrink.py", "heads"): "attention heads",
     ("report/provenance.py", "open"): "terms of access",
     ("report/stats_media.py", "slices"): "axis of a volume",
+    ("rewards/gate.py", "choice"): "a reward of its examples",
+    ("rewards/gate.py", "format"): "a reward of its examples",
+    ("rewards/inside.py", "choice"): "a reward of its examples",
+    ("rewards/product.py", "choice"): "a reward of its examples",
+    ("rewards/product.py", "length"): "a reward of its examples",
     ("stages/contrastive.py", "report"): "a sample's report is read",
     ("stages/supervised.py", "answers"): "how tokens are weighed",
+    ("stages/_grpo_config.py", "grpo"): "the kind of its stage",
     ("stages/_supervised_config.py", "answers"): "how tokens are weighed",
     ("stages/_supervised_config.py", "report"): "a sample's report is shown",
     ("stages/_supervised_config.py", "supervised"): "the kind of its stage",

@@ -17,7 +17,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"core"},
     # A measure of a task is a statistic over items.
     "tasks": {"metrics", "core"},
-    "rewards": {"core"},
+    # An answer is read for a reward as its task reads it.
+    "rewards": {"tasks", "core"},
     "scoring": {"core"},
     "objectives": {"core"},
     "models": {"core"},

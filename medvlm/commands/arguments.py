@@ -281,6 +281,17 @@ def make_parser() -> argparse.ArgumentParser:
     schema = add_verb(verbs, "schema", "print the JSON schema of recipes or data cards, for editors")
     schema.add_argument("what", nargs="?", choices=["recipe", "card"], default="recipe", help="default: recipe")
 
+    tasks = add_verb(verbs, "tasks", "test tasks and rewards").add_subparsers(required=True, metavar="COMMAND")
+    cases = add_verb(tasks, "test", "score answers of your own, and compare with what you expect of a reward")
+    cases.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="YAML with `cases`, each with `answer`, `truth`, and `score` or `is` (right, wrong or cheat), and, if not"
+        " the task of each truth is to be tested, `rewards` as in a recipe",
+    )
+    cases.set_defaults(verb="test_cases")
+
     add_proof_verbs(verbs)
     add_data_verbs(verbs)
     return parser

@@ -29,7 +29,7 @@ from medvlm.recipe.sources import OpenSource
 FILE = "identities.json"
 FORM = "2-"
 """Prefix of every identity. Those of releases up to 0.1 have none."""
-UNDECIDED = ("save_every", "keep_last", "keep_every", "on_nan")
+UNDECIDED = ("save_every", "keep_last", "keep_every", "on_nan", "rollout_log")
 """Settings of a stage that do not change its result."""
 
 

@@ -290,6 +290,7 @@ def _make_setup(
         engine=engine,
         workers=recipe.engine.workers,
         quarantine=quarantine,
+        folder=run.stage(config.name),
     )
 
 

@@ -237,18 +237,42 @@ class EncoderModule(Protocol):
 class RewardConfig(Config):
     weight: float = Field(gt=0)
     """Relative to the other rewards that can judge the same answer."""
+    kind: str = Field("", exclude_if=lambda kind: not kind)
+    """The reward, if its key in the recipe is a name of your own."""
+    tasks: tuple[str, ...] = Field((), exclude_if=lambda tasks: not tasks)
+    """Tasks whose answers it judges; by default all that it can judge."""
+    sources: tuple[str, ...] = Field((), exclude_if=lambda sources: not sources)
+    """Sources of the stage's `mix` whose answers it judges; by default all."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What an answer is judged by.
+
+    truth: the right answer. steps: what leads to it, name of a step -> its text; {} if unknown. source: of the sample,
+    "" if unknown. image_gain: by how much more probable the answer is with its images than with blank ones, as the mean
+    difference of the log-probabilities of its tokens; None if that was not measured."""
+
+    truth: Truth
+    steps: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+    image_gain: float | None = None
 
 
 class Reward(Protocol):
     """A module. In a recipe, a number stands for a Config with this weight. The score of a task is a reward with the
-    name of the task, and needs no module."""
+    name of the task, and needs no module.
+
+    READS_CASE: if it is true, `applies` and `score` get a Case in place of its truth. NEEDS_IMAGE_GAIN: whether the
+    case must have one. Both are optional, like EXAMPLE_SETTINGS, further settings for EXAMPLES, and list_parts(config)
+    -> the Composers of the rewards that it is made of."""
 
     Config: type[RewardConfig]
-    EXAMPLES: list[tuple[str, Truth, float]]
-    """(completion, truth, expected score) for a Config with default settings."""
+    EXAMPLES: list[tuple[str, Truth | Case, float]]
+    """(completion, truth or case, expected score) for a Config with default settings."""
 
-    def applies(self, truth: Truth, config: Any) -> bool:
+    def applies(self, truth: Any, config: Any) -> bool:
         """Whether this reward can judge an answer to that truth."""
 
-    def score(self, completion: str, truth: Truth, config: Any) -> float:
+    def score(self, completion: str, truth: Any, config: Any) -> float:
         """In [0, 1]; 0 for text that it cannot parse."""

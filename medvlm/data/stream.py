@@ -106,11 +106,12 @@ class Stream:
         taken.update(self.place(p).source for p in further)
         return {source: (n, n / sizes[source]) for source, n in taken.items()}
 
-    def substitute(self, position: int, attempt: int) -> SamplePlace:
-        """The replacement of a bad sample: another one of its part, the same in every run and on every rank."""
+    def substitute(self, position: int, attempt: int, why: str = "substitute") -> SamplePlace:
+        """The replacement of a sample: another one of its part, the same in every run and on every rank. why: each
+        reason has replacements of its own."""
         bad = self.place(position)
         view = self.parts[bad.part].view
-        i = draw_below(len(view), self.seed, self.stage, "substitute", position, attempt)
+        i = draw_below(len(view), self.seed, self.stage, why, position, attempt)
         return SamplePlace(position, bad.part, bad.source, bad.epoch, *view.locate(i))
 
     def item(self, position: int) -> Item:

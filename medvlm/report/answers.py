@@ -41,7 +41,7 @@ def make_gallery_section(answers: list[Record], folder: Path) -> Section | None:
         shown = sum(where == key[0] for where, _ in cards)
         if key in cards:
             cards[key][1].append(answer)
-        elif shown * len(evaluated) < SHOWN and (png := _read_thumb(answer.get("thumb"), folder)):
+        elif shown * len(evaluated) < SHOWN and (png := read_thumb(answer.get("thumb"), folder)):
             cards[key] = (png, [answer])
     if not cards:
         return None
@@ -71,7 +71,7 @@ def _name_split(answer: Record) -> str:
     return f"{answer.get('dataset')}:{answer.get('split')}"
 
 
-def _read_thumb(name: object, folder: Path) -> bytes | None:
+def read_thumb(name: object, folder: Path) -> bytes | None:
     """The PNG of a sample. A name that points outside of the folder is ignored."""
     if not isinstance(name, str):
         return None
@@ -84,7 +84,7 @@ def _read_thumb(name: object, folder: Path) -> bytes | None:
 
 def _make_card(png: bytes, asked: list[Record]) -> Html:
     boxes = [b for a in asked for b in _boxes_of(draw_answer(a))]
-    frame = next((_get_frame(a["scale"]) for a in asked if a.get("scale")), (1000.0, 1000.0))
+    frame = next((get_frame(a["scale"]) for a in asked if a.get("scale")), (1000.0, 1000.0))
     alt = f"Image of sample {asked[0].get('key', '')}, as the model saw it"
     all_right = all(mark_of(a) == "right" for a in asked)
     source = tag("p", _name_split(asked[0]), class_="muted small")
@@ -95,7 +95,7 @@ def _make_card(png: bytes, asked: list[Record]) -> Html:
     )
 
 
-def _get_frame(scale: Any) -> tuple[float, float]:
+def get_frame(scale: Any) -> tuple[float, float]:
     """(width, height) that the coordinates of boxes span."""
     width, height = scale if isinstance(scale, list) else (scale, scale)
     return float(width), float(height)
@@ -129,7 +129,7 @@ def mark_of(answer: Record) -> str:
     return "right" if score >= 0.999 else "wrong" if score <= 0.001 else "partly"
 
 
-def _explain_cut(answer: Record) -> str:
+def _explainshorten_text(answer: Record) -> str:
     return CUT if answer.get("score") else f"{CUT}, so it counts as no answer"
 
 
@@ -140,14 +140,14 @@ def _make_question(answer: Record) -> Html:
     for baseline, words in WITHOUT.items():
         if (said := answer.get(baseline)) is not None:
             shown = draw_answer({**answer, "answer": said}).answer or said
-            other += [tag("dt", baseline, title=words), tag("dd", _cut(shown))]
+            other += [tag("dt", baseline, title=words), tag("dd", shorten_text(shown))]
     drawing = draw_answer(answer)
     pairs = [
         tag("dt", "answer"),
-        tag("dd", _cut(drawing.answer or answer.get("answer"))),
-        *([tag("dd", _explain_cut(answer), class_="muted")] if "answer" in (answer.get("cut") or ()) else []),
+        tag("dd", shorten_text(drawing.answer or answer.get("answer"))),
+        *([tag("dd", _explainshorten_text(answer), class_="muted")] if "answer" in (answer.get("cut") or ()) else []),
         tag("dt", "truth"),
-        tag("dd", _cut(drawing.truth)),
+        tag("dd", shorten_text(drawing.truth)),
         *([tag("dd", drawing.aside, class_="muted")] if drawing.answer and drawing.aside else []),
     ]
     return tag(
@@ -188,7 +188,7 @@ def _make_verdict(answer: Record) -> Html:
     return tag("span", "not scored", class_="muted")
 
 
-def _cut(value: object) -> Html:
+def shorten_text(value: object) -> Html:
     """An answer, cut off after LONG characters. Direction marks of right-to-left text stay inside it."""
     if value is None:
         return tag("span", "none", class_="muted")

@@ -124,6 +124,15 @@ class ShownAnswer(TypedDict, total=False):
     judged: dict[str, dict[str, float | None]] | None
 
 
+class DrawnAnswer(ShownAnswer, total=False):
+    """One that was drawn in training."""
+
+    answer: str
+    score: float | None
+    advantage: float | None
+    tokens: int | None
+
+
 class MetricsLine(TypedDict, total=False):
     """Of metrics.jsonl."""
 

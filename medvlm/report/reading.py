@@ -13,7 +13,16 @@ from medvlm.core.document import read_yaml
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.core.stored import explain_misfit, require_type
-from medvlm.report.forms import EvaluatedSplit, MetricsLine, ResultRow, RunLineage, RunStatus, ShownAnswer, StageEnd
+from medvlm.report.forms import (
+    DrawnAnswer,
+    EvaluatedSplit,
+    MetricsLine,
+    ResultRow,
+    RunLineage,
+    RunStatus,
+    ShownAnswer,
+    StageEnd,
+)
 
 STATUS = {
     "failed": "The last attempt to train ended with {}. The page shows what was saved before.",
@@ -75,6 +84,8 @@ class RunRecord:
     results: list[Record]
     answers: list[Record]
     notes: list[str]
+    rollouts: dict[str, dict[int, list[Record]]] = field(default_factory=dict)
+    """Stage -> stored step -> answers that were drawn in it."""
 
     @property
     def sources(self) -> dict[str, Record]:
@@ -140,8 +151,9 @@ def read_run(run: RunFolder) -> RunRecord:
     if results and not answers:
         notes.append("The evaluation saved no answers, so there is no gallery.")
     return RunRecord(
-        str(recipe.get("name") or run.root.resolve().name), recipe, lineage, stages, results, answers, notes
-    )
+        str(recipe.get("name") or run.root.resolve().name), recipe, lineage, stages, results, answers, notes,
+        _read_rollouts(run, names, notes),
+    )  # fmt: skip
 
 
 def _explain_evaluation(evaluated: Record) -> list[str]:
@@ -162,6 +174,19 @@ def _read_answers(run: RunFolder, notes: list[str]) -> list[Record]:
     """The records of every protocol that asks questions, in the order of the protocols' names."""
     paths = sorted({run.answers, *run.answers.parent.glob("*.jsonl")})
     return [a for path in paths for a in _read_lines(path, ShownAnswer, notes) if "question" in a]
+
+
+def _read_rollouts(run: RunFolder, stages: Iterable[str], notes: list[str]) -> dict[str, dict[int, list[Record]]]:
+    """What each stage with rewards stored of its answers, of the first and the last step."""
+    found: dict[str, dict[int, list[Record]]] = {}
+    for stage in stages:
+        paths = {}
+        for path in (run.stage(stage) / "rollouts").glob("step-*.jsonl"):
+            if (number := path.stem.removeprefix("step-")).isdecimal():
+                paths[int(number)] = path
+        for step in sorted({min(paths), max(paths)}) if paths else []:
+            found.setdefault(stage, {})[step] = _read_lines(paths[step], DrawnAnswer, notes)
+    return found
 
 
 def _read_recipe(path: Path, notes: list[str]) -> Record:

@@ -18,6 +18,7 @@ from medvlm.report.provenance import combine_licences, describe_licences, make_d
 from medvlm.report.reading import RunRecord, read_run
 from medvlm.report.results import add_measures, make_headline_section, make_results_section
 from medvlm.report.robustness import is_of_robustness, make_robustness_section
+from medvlm.report.rollouts import make_rollouts_section
 from medvlm.report.shown import make_shown_section
 from medvlm.report.training import make_curves_section, make_proof_section, make_stages_table
 
@@ -45,6 +46,7 @@ def draw_report(run: RunFolder, to: Path) -> Path:
         make_section("Stages and parts", "made", *made) if made else None,
         make_shown_section(record),
         make_curves_section(record),
+        make_rollouts_section(run, record),
         make_results_section([row for row in results if not is_of_robustness(row)]),
         make_robustness_section(results),
         make_operating_section(decisions),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from medvlm.core.config import list_permitted
+from medvlm.core.contracts import Case
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Truth
 from medvlm.core.tasks import find_task, list_tasks
-from medvlm.rewards._config import dump_rewards, find_reward, read_rewards
+from medvlm.rewards._config import as_case, dump_rewards, find_reward, read_rewards
 
 
 class Composer:
@@ -27,17 +28,35 @@ class Composer:
         for problem in problems:
             raise RecipeError(f"{'.'.join(map(str, ('rewards', *problem.path)))}: {problem}")
         self.weights = {name: config.weight for name, config in self.configs.items()}
-        self._judges = {name: find_reward(name) for name in self.configs}
+        self._judges = {name: find_reward(config.kind or name) for name, config in self.configs.items()}
 
-    def applies(self, truth: Truth) -> bool:
-        """Whether any of the rewards can judge an answer to that truth."""
-        return any(self.judges(name, truth) for name in self.weights)
+    def applies(self, about: Truth | Case) -> bool:
+        """Whether any of the rewards can judge such an answer."""
+        return any(self.judges(name, about) for name in self.weights)
 
-    def judges(self, name: str, truth: Truth) -> bool:
-        """Whether one of the rewards can: they are paid for texts, not for what a decoder gives."""
-        if find_task(truth.task).ANSWERED_BY != "text":
+    def judges(self, name: str, about: Truth | Case, any_source: bool = False) -> bool:
+        """Whether one of the rewards can: they are paid for texts, not for what a decoder gives. any_source: whether
+        it is limited to some sources does not matter."""
+        case, config = as_case(about), self.configs[name]
+        if find_task(case.truth.task).ANSWERED_BY != "text":
             return False
-        return bool(self._judges[name].applies(truth, self.configs[name]))
+        if config.tasks and case.truth.task not in config.tasks:
+            return False
+        if config.sources and case.source not in config.sources and not any_source:
+            return False
+        return bool(self._judges[name].applies(case, config))
+
+    @property
+    def needs_image_gain(self) -> bool:
+        """Whether some reward asks how much the images matter to an answer."""
+        return any(judge.needs_image_gain(self.configs[name]) for name, judge in self._judges.items())
+
+    def score_part(self, name: str, completion: str, about: Truth | Case) -> float:
+        """The score of one of the rewards, which can judge it. Raises RecipeError if it leaves [0, 1]."""
+        part = float(self._judges[name].score(completion, about, self.configs[name]))
+        if not 0 <= part <= 1:
+            raise RecipeError(f"rewards.{name}: scored {part} for {completion[:80]!r}, expected a number in [0, 1]")
+        return part
 
     def list_judged_tasks(self) -> tuple[str, ...]:
         """Tasks with an example that some reward can judge."""
@@ -45,29 +64,33 @@ class Composer:
         return tuple(
             kind
             for kind in (*list_tasks(), *own)
-            if any(self.applies(truth) for _, truth, _ in find_task(kind).EXAMPLES)
+            if any(self._judges_any(truth) for _, truth, _ in find_task(kind).EXAMPLES)
         )
 
-    def score(self, completion: str, truth: Truth) -> tuple[float, dict[str, float]]:
+    def _judges_any(self, truth: Truth) -> bool:
+        return any(self.judges(name, truth, any_source=True) for name in self.weights)
+
+    def score(self, completion: str, about: Truth | Case) -> tuple[float, dict[str, float]]:
         """The weighted mean in [0, 1], and the score of each reward that applies.
 
         Raises RecipeError when none applies to the truth, or when one leaves [0, 1].
         """
-        parts = {
-            name: float(judge.score(completion, truth, self.configs[name]))
-            for name, judge in self._judges.items()
-            if self.judges(name, truth)
-        }
+        parts = {name: self.score_part(name, completion, about) for name in self.weights if self.judges(name, about)}
         if not parts:
+            case = as_case(about)
+            of = f" of source {case.source}" if case.source else ""
             raise RecipeError(
-                f"rewards: none of {', '.join(self.weights)} can judge an answer of task {truth.task!r}; "
+                f"rewards: none of {', '.join(self.weights)} can judge an answer of task {case.truth.task!r}{of}; "
                 "add one that can, or leave this task out of the stage's `tasks`"
             )
-        for name, part in parts.items():
-            if not 0 <= part <= 1:
-                raise RecipeError(f"rewards.{name}: scored {part} for {completion[:80]!r}, expected a number in [0, 1]")
-        whole = sum(self.weights[name] for name in parts)
-        return sum(self.weights[name] / whole * part for name, part in parts.items()), parts
+        shares = self.share_weights(parts)
+        return sum(shares[name] * part for name, part in parts.items()), parts
+
+    def share_weights(self, names: Iterable[str]) -> dict[str, float]:
+        """Reward -> its share of the weights of these rewards."""
+        weights = {name: self.weights[name] for name in names}
+        whole = sum(weights.values())
+        return {name: weight / whole for name, weight in weights.items()}
 
     def to_json(self) -> dict[str, Any]:
         """What makes this composer again."""

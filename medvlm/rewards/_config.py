@@ -11,7 +11,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
 from medvlm.core.config import component, inline_definitions, kinds, list_permitted, look_up, plugins_in
-from medvlm.core.contracts import RewardConfig
+from medvlm.core.contracts import Case, RewardConfig
 from medvlm.core.errors import RecipeError, did_you_mean, list_some, shorten
 from medvlm.core.problems import Problem, problems_of, wrap_problems
 from medvlm.core.sample import Truth
@@ -20,17 +20,24 @@ from medvlm.core.tasks import find_task, list_tasks
 
 @dataclass(frozen=True)
 class Judge:
-    """A reward's module, or a task's score in the form of one."""
+    """A reward's module, or a task's score in the form of one. needs_image_gain: for some settings of it, see Case."""
 
     Config: type[RewardConfig]
-    applies: Callable[[Truth, Any], bool]
-    score: Callable[[str, Truth, Any], float]
+    applies: Callable[[Truth | Case, Any], bool]
+    score: Callable[[str, Truth | Case, Any], float]
     is_task: bool = False
+    needs_image_gain: Callable[[Any], bool] = lambda config: False
+
+
+def as_case(about: Truth | Case) -> Case:
+    return about if isinstance(about, Case) else Case(about)
 
 
 @dataclass(frozen=True)
 class Rewards:
-    """The type of a field: `Annotated[dict[str, RewardConfig], Rewards()]`."""
+    """The type of a field: `Annotated[dict[str, RewardConfig], Rewards()]`. nested: within the settings of a reward."""
+
+    nested: bool = False
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.with_info_plain_validator_function(
@@ -39,6 +46,8 @@ class Rewards:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         weight = {"type": "number", "exclusiveMinimum": 0}
+        if self.nested:  # spelled out, it would never end
+            return {"type": "object", "additionalProperties": {"anyOf": [weight, {"type": "object"}]}}
         known = {
             name: {"anyOf": [weight, inline_definitions(find_reward(name).Config.model_json_schema())]}
             for name in list_rewards()
@@ -47,7 +56,11 @@ class Rewards:
             "type": "object",
             "properties": known,
             "patternProperties": {r"\.": {"anyOf": [weight, {"type": "object"}]}},
-            "additionalProperties": False,
+            "additionalProperties": {
+                "type": "object",
+                "properties": {"kind": {"anyOf": [{"enum": list_rewards()}, {"type": "string", "pattern": r"\."}]}},
+                "required": ["kind"],
+            },
             "minProperties": 1,
         }
 
@@ -72,10 +85,9 @@ def find_reward(name: str, plugins: Sequence[str] | None = None) -> Judge:
     if "." in name:
         module = look_up("rewards", name, list_permitted() if plugins is None else plugins)
         if not _is_task(module):
-            return Judge(module.Config, module.applies, module.score)
+            return _make_judge(module)
     elif name in kinds("rewards"):
-        module = component("rewards", name)
-        return Judge(module.Config, module.applies, module.score)
+        return _make_judge(component("rewards", name))
     elif name not in (known := list_rewards()):
         raise RecipeError(f"unknown reward {name!r}{did_you_mean(name, known)} (accepts {list_some(known)})")
     score = find_task(name).score
@@ -83,9 +95,25 @@ def find_reward(name: str, plugins: Sequence[str] | None = None) -> Judge:
         raise RecipeError(f"task {name!r} has no score, so it cannot be a reward")
     return Judge(
         RewardConfig,
-        lambda truth, config: truth.task == name,
-        lambda completion, truth, config: score(completion, truth),
+        lambda about, config: as_case(about).truth.task == name,
+        lambda completion, about, config: score(completion, as_case(about).truth),
         is_task=True,
+    )
+
+
+def _make_judge(module: Any) -> Judge:
+    def read(about: Truth | Case) -> Any:
+        return as_case(about) if getattr(module, "READS_CASE", False) else as_case(about).truth
+
+    def needs_image_gain(config: Any) -> bool:
+        parts = module.list_parts(config) if hasattr(module, "list_parts") else []
+        return getattr(module, "NEEDS_IMAGE_GAIN", False) or any(part.needs_image_gain for part in parts)
+
+    return Judge(
+        module.Config,
+        lambda about, config: bool(module.applies(read(about), config)),
+        lambda completion, about, config: float(module.score(completion, read(about), config)),
+        needs_image_gain=needs_image_gain,
     )
 
 
@@ -111,8 +139,9 @@ def read_rewards(value: Any, plugins: Sequence[str]) -> tuple[dict[str, RewardCo
             problems.append(Problem((name,), expected="a weight, or settings with a weight", found=shorten(settings)))
             continue
         try:
-            config = find_reward(name, plugins).Config
-            read[name] = config.model_validate({"weight": settings} if is_number else dict(settings))
+            own = {"weight": settings} if is_number else dict(settings)
+            config = find_reward(str(own.get("kind") or name), plugins).Config
+            read[name] = config.model_validate(own, context={"plugins": plugins})
         except RecipeError as reason:
             problems.append(Problem((name,), str(reason)))
         except ValidationError as invalid:
@@ -124,5 +153,7 @@ def read_rewards(value: Any, plugins: Sequence[str]) -> tuple[dict[str, RewardCo
 
 def dump_rewards(rewards: Mapping[str, RewardConfig]) -> dict[str, Any]:
     """As JSON has them: a bare weight where nothing else is set."""
-    plain = {name: config.model_dump(mode="json", exclude_defaults=True) for name, config in rewards.items()}
+    plain = {
+        name: config.model_dump(mode="json", by_alias=True, exclude_defaults=True) for name, config in rewards.items()
+    }
     return {name: each["weight"] if len(each) == 1 else each for name, each in plain.items()}

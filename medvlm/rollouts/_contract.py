@@ -6,7 +6,7 @@ A kind is a module of medvlm/rollouts with a `Config` (a RolloutsConfig) and bui
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from medvlm.core.config import Config, component
@@ -37,7 +37,8 @@ class Prompt:
 
     document: the tokens of the prompt, without an answer. text: the question without the chat template. sample, files:
     the media, augmented if the recipe says so. truth: the right answer, in answer coordinates. position: in the stream;
-    seeds the random numbers.
+    seeds the random numbers. attempt: 0, or its number among the questions that are tried in place of the one at this
+    position. steps: what leads to the answer, name of a step -> its text.
     """
 
     key: str
@@ -48,6 +49,8 @@ class Prompt:
     truth: Truth
     position: int
     source: str = ""
+    attempt: int = 0
+    steps: Mapping[str, str] = field(default_factory=dict)
 
     def add_answers(self, answers: Sequence[Sequence[int]]) -> TokenSequence:
         """The prompt followed by these answers, each trained in full. Without answers, the prompt can be continued.
@@ -103,4 +106,5 @@ class Parts:
 
 class Rollouts(Protocol):
     def draw(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Answer]]:
-        """The answers to each prompt under the current policy. Called on every rank, with the prompts of that rank."""
+        """The answers to each prompt under the current policy. Called on every rank, with the prompts of that rank, of
+        which there may be none."""

@@ -29,8 +29,10 @@ class Local:
 
     def draw(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Answer]]:
         parts, shape = self.parts, (sampling.max_new_tokens, sampling.copies)
-        uniform = [draw(parts.seed, parts.stage, "answers", prompt.position).random(shape) for prompt in prompts]
+        uniform = [draw(parts.seed, parts.stage, "answers", *_name(prompt)).random(shape) for prompt in prompts]
         with evaluating(parts.model), parts.engine.gather_weights(parts.model):
+            if not prompts:
+                return []
             open_ends = [prompt.add_answers([]) for prompt in prompts]
             batch = parts.prepare.collate(open_ends, parts.tokenizer.pad_token_id, pack=False)
             drawn = generate(
@@ -44,3 +46,7 @@ class Local:
             )
         answers = [Answer(ids) for ids in drawn]
         return [answers[i * sampling.copies : (i + 1) * sampling.copies] for i in range(len(prompts))]
+
+
+def _name(prompt: Prompt) -> tuple[int, ...]:
+    return (prompt.position, prompt.attempt) if prompt.attempt else (prompt.position,)

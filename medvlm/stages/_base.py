@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -40,7 +41,8 @@ Wants = Callable[[Entry], bool]
 class Setup(Assembly):
     """composition: of the stage's model. open_source(source, `train` or `val` or `test`, wants) -> the samples of the
     source that the stage wants. augments: source -> its augmentation. quarantine: called with shard, sample key and
-    reason for every sample that cannot be used."""
+    reason for every sample that cannot be used. folder: of the stage in the run folder, for what is stored beside
+    checkpoints; None in a plan."""
 
     composition: Composition
     open_source: Callable[[str, str, Wants], SourceView]
@@ -48,6 +50,7 @@ class Setup(Assembly):
     engine: Engine
     workers: int
     quarantine: Callable[[str, str, str], None]
+    folder: Path | None = None
     orders: Mapping[str, Order] = field(default_factory=dict)
 
 

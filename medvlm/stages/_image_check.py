@@ -51,8 +51,12 @@ class ImageCheck:
 
 def uses_images(model: Any, batch: Batch) -> bool:
     """Whether blank images change the log-probability of any trained token."""
+    shown, unseen = (model(each, read_losses)["losses_L"] for each in (batch, blank_images(batch)))
+    return not torch.equal(shown, unseen)
+
+
+def blank_images(batch: Batch) -> Batch:
+    """The same with blank images of the same sizes."""
     # Ones, because some families take zeros for padding. Integer tensors hold sizes and masks, so they stay.
     media = {name: torch.ones_like(t) if t.is_floating_point() else t for name, t in batch.media.items()}
-    blank = replace(batch, media=media)
-    shown, unseen = (model(each, read_losses)["losses_L"] for each in (batch, blank))
-    return not torch.equal(shown, unseen)
+    return replace(batch, media=media)

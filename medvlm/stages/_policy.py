@@ -18,8 +18,10 @@ from medvlm.core.turns import tell
 from medvlm.models.generate import bar_words, find_end_ids, is_cut
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import entropy, log_probability
+from medvlm.objectives.policy import sum_answers
 from medvlm.rollouts._contract import Parts, Prompt
 from medvlm.stages._base import Setup
+from medvlm.stages._image_check import blank_images
 
 
 class Policy:
@@ -46,7 +48,7 @@ class Policy:
         seen = prepare.see(sample, files)
         document = prepare.document(sample, [question], seen, ["media"], answered=False)
         truth = prepare.truth(question, seen.canvas)
-        return Prompt(sample.key, document, tell(question), sample, files, truth, position)
+        return Prompt(sample.key, document, tell(question), sample, files, truth, position, steps=question.steps)
 
     def collate(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[Sequence[int]]]) -> Batch:
         """A batch of prompts with their answers, all of which are trained, in order. Answers to one prompt share it."""
@@ -67,6 +69,11 @@ class Policy:
         found = model(batch, self._read_with_entropy)
         return found["log_L"], found["entropy_L"]
 
+    def compute_answers(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """The same without the entropy."""
+        log_L: torch.Tensor = model(batch, self._read)["log_L"]
+        return log_L
+
     def keep_reference(self) -> None:
         """Copies the trained parameters. Called once the starting weights are loaded, before a checkpoint is."""
         trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -82,6 +89,18 @@ class Policy:
             now = {name: p.dtype for name, p in self.model.named_parameters() if name in self.reference}
             began = {name: self.reference[name].to(dtype).requires_grad_() for name, dtype in now.items()}
             return functional_call(self.model, began, (batch, self._read))["log_L"].cpu()
+
+    def compute_image_gain(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[Sequence[int]]]) -> list[float]:
+        """For each answer, by how much more probable its tokens are with the images than with blank ones, in nats per
+        token. Called on every rank, with or without prompts."""
+        with evaluating(self.model), self.engine.gather_weights(self.model):
+            if not prompts:
+                return []
+            batch = self.collate(prompts, answers).to(self.engine.device)
+            own_L, blank_L = (self.model(each, self._read)["log_L"] for each in (batch, blank_images(batch)))
+        lengths = torch.tensor([len(ids) for own in answers for ids in own])
+        gains: list[float] = (sum_answers((own_L - blank_L).cpu(), lengths) / lengths).tolist()
+        return gains
 
     def _read(self, logits_LV: torch.Tensor, targets_L: torch.Tensor) -> Outputs:
         logits_LV = bar_words(logits_LV, self.model.barred_ids)

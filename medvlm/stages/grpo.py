@@ -1,98 +1,59 @@
-"""GRPO: reinforcement learning from verifiable rewards. Each answer is compared with the others to the same
-question."""
+"""Reinforcement learning from verifiable rewards. Each answer is compared with the others to the same question."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from pydantic import Field, ValidationInfo, model_validator
 from torch import nn
 
-from medvlm.core.config import Slot, component, plugins_in
-from medvlm.core.contracts import RewardConfig
-from medvlm.core.needs import Needs, Toy
+from medvlm.core.config import component
+from medvlm.core.errors import DataError
 from medvlm.core.sample import Batch, Sample
-from medvlm.core.stage_config import StageConfig
-from medvlm.core.tasks import TextTask
 from medvlm.core.turns import show_until
 from medvlm.data.prepare import choose
-from medvlm.objectives.policy import advantages, clip_ratio, divergence
+from medvlm.objectives.policies._contract import SLOT, Tokens
+from medvlm.objectives.policy import correct, divergence
 from medvlm.rewards._compose import Composer
-from medvlm.rewards._config import Rewards, read_rewards
-from medvlm.rollouts._contract import Answer, Prompt, Rollouts, SamplingParams, make_default
+from medvlm.rollouts._contract import Answer, Prompt, Rollouts, SamplingParams
 from medvlm.stages._base import Base, Setup, split_evenly
+from medvlm.stages._drawn import Drawer, Drawn, measure, measure_tokens
+from medvlm.stages._grpo_config import Config
 from medvlm.stages._image_check import ImageCheck
 from medvlm.stages._policy import Policy
+from medvlm.stages._reward_warnings import RewardWarnings
+from medvlm.stages._rollout_log import write_rollouts
 from medvlm.train.accumulate import Update
-from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Term, Terms, join
+from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, Term, Terms
 
 NEEDS = "answer"
 AT_ONCE = 64
 """Prompts that are answered together in validation."""
 
 
-class Config(StageConfig):
-    kind: Literal["grpo"]
-    rewards: Annotated[dict[str, RewardConfig], Rewards()]
-    """Reward, or task whose score is the reward -> weight, or settings with a weight. A reward that cannot judge a
-    question is left out for it."""
-    group: int = Field(8, gt=1)
-    """Answers per question."""
-    tasks: tuple[TextTask, ...] = ()
-    """Tasks whose questions are asked; by default all that at least one reward can judge."""
-    temperature: float = Field(1.0, gt=0)
-    max_new_tokens: int = Field(32, gt=0)
-    pay_cut: bool = False
-    """Whether an answer that was cut at `max_new_tokens` is judged like a finished one. Off: it earns 0, since what is
-    left out could be anything, and nothing else teaches to end an answer."""
-    updates: int = Field(1, gt=0)
-    """Optimizer updates on the answers of one step (mu in the paper). Clipping has an effect from the second one on."""
-    clip: float = Field(0.2, gt=0)
-    kl: float = Field(0.0, ge=0)
-    """Weight of the KL divergence from the policy at the start of the stage."""
-    scale_by_deviation: bool = True
-    """Divides advantages by the standard deviation of the group, as in GRPO; `false` is Dr. GRPO."""
-    rollouts: Annotated[Any, Slot("rollouts")] = Field(default_factory=make_default)
-    """What generates the answers. `local`: the model in training, in its own process."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_tasks(cls, values: Any, info: ValidationInfo) -> Any:
-        if not isinstance(values, dict) or values.get("tasks"):
-            return values
-        rewards, problems = read_rewards(values.get("rewards"), plugins_in(info))
-        return values if problems else {**values, "tasks": Composer(rewards).list_judged_tasks()}
-
-    def find_needs(self, model: Any) -> Needs:
-        return Needs(self.tasks, media=True)
-
-    def shares_prompts(self) -> bool:
-        return True
-
-    def list_rewards(self) -> dict[str, Any]:
-        return dict(self.rewards)
-
-    def scale_down(self, toy: Toy) -> Config:
-        heaviest = max(reward.weight for reward in self.rewards.values())
-        paid = {name: reward.model_copy(update={"weight": heaviest}) for name, reward in toy.rewards.items()}
-        small = {"max_new_tokens": toy.answer_tokens, "group": toy.answers, "temperature": 1.0, "pay_cut": True}
-        return super().scale_down(toy).model_copy(update={**small, "rewards": {**self.rewards, **paid}})
-
-
 @dataclass
 class Rollout:
-    """Answers with their advantages. advantage_L: the advantage of the answer that a token belongs to. reference_L,
-    drawn_L: log-probabilities under the reference and under the policy that generated the answers. drawn_L is None
-    until the first update computes it, if the rollout engine does not return it."""
+    """Answers with their advantages.
 
+    advantage_L: the advantage of the answer that a token belongs to. reference_L, drawn_L: log-probabilities under the
+    reference and under the policy that generated the answers. drawn_L is None until the first update computes it, if
+    the rollout engine does not return it. engine_L: what the engine returned, if the losses are corrected for it, and
+    correction_L their factors, from the first update on. factor_L: of each loss (None: 1), weight: of all of them, see
+    Objective.share_out. lengths_A: tokens of each answer."""
+
+    drawn: Drawn
     batch: Batch
     advantage_L: torch.Tensor
     reference_L: torch.Tensor | None
     terms: Terms
-    drawn_L: torch.Tensor | None = None
+    drawn_L: torch.Tensor | None
+    lengths_A: torch.Tensor
+    factor_L: torch.Tensor | None
+    weight: float
+    engine_L: torch.Tensor | None = None
+    correction_L: torch.Tensor | None = None
 
 
 def build(config: Config, setup: Setup) -> Grpo:
@@ -110,6 +71,9 @@ class Grpo(Base):
         self.policy = Policy(self.model, setup, config.temperature)
         engine = component("rollouts", config.rollouts.kind)
         self.rollouts: Rollouts = engine.build(config.rollouts, self.policy.make_parts(config.name))
+        self.drawer = Drawer(config, self.policy, self.rollouts, self.composer)
+        self.objective: Any = component(SLOT, config.policy_objective.kind)
+        self.warnings = RewardWarnings(config.name, self.engine)
 
     def begin(self) -> None:
         if self.config.kl:
@@ -122,45 +86,81 @@ class Grpo(Base):
         self.model.eval()
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Prompt:
-        (question,) = choose(sample, self.config.tasks, 1, epoch, self.setup.seed, self.config.name)
+        tasks = self.config.tasks if sample.media else self.config.text_tasks
+        (question,) = choose(sample, tasks, 1, epoch, self.setup.seed, self.config.name)
         return self.policy.make_prompt(show_until(sample, question), files, question, position)
 
     def count_tokens(self, item: Prompt) -> int:
         return len(item.document)
 
     def make_micros(self, prepared: list[Prompt], count: int) -> list[Rollout]:
-        return [self._roll_out(part) for part in split_evenly(prepared, count)]
+        self.warnings.check_rewards(self.composer, prepared)
+        drawn = [self.drawer.draw(part, self._find_another) for part in split_evenly(prepared, count)]
+        groups = self.drawer.join_groups(drawn)
+        advantage_PG = self.objective.find_advantages(self.config.policy_objective, groups, self.engine.sum_over_ranks)
+        parts = advantage_PG.split([len(each.prompts) for each in drawn])
+        self.warnings.note_spread(bool(advantage_PG.any()))
+        return [self._make_rollout(*pair) for pair in zip(drawn, parts, strict=True)]
 
     def make_heaviest(self, items: list[Prompt]) -> Rollout:
         """Every answer has the maximum length."""
-        longest = [
-            len(self.setup.tokenizer) - 1
-        ] * self.config.max_new_tokens  # the last id is an ordinary token; special ones come first
-        batch = self.policy.collate(items, [[longest] * self.config.group] * len(items))
-        blank_L = torch.zeros(len(batch.targets_L))
-        return Rollout(batch, blank_L, blank_L if self.config.kl else None, {}, blank_L)
+        config = self.config
+        longest = Answer(
+            [len(self.setup.tokenizer) - 1] * config.max_new_tokens
+        )  # an ordinary token; special ones come first
+        groups, score = [[longest] * config.group for _ in items], (0.0, dict[str, float]())
+        drawn = Drawn(items, groups, [[score] * config.group for _ in items])
+        rollout = self._collate(drawn, torch.zeros(len(items), config.group))
+        blank_L = torch.zeros(len(rollout.batch.targets_L))
+        return replace(rollout, drawn_L=blank_L, reference_L=blank_L if config.kl else None)
 
     def plan_updates(self, micros: list[Rollout], step: int) -> list[Update]:
+        if self.setup.folder and self.engine.is_first and self.config.rollout_log.is_due(step):
+            drawn, most = [micro.drawn for micro in micros], self.config.rollout_log.questions
+            write_rollouts(self.setup.folder, step + 1, drawn, most, self.policy, self.drawer.is_cut)
         return [Update()] * self.config.updates
 
     def weigh(self, micro: Rollout) -> dict[str, float]:
-        return {LOSS: len(micro.batch.targets_L)}
+        return {LOSS: micro.weight}
 
     def compute_loss(self, model: nn.Module, micro: Rollout, step: int) -> Measured:
-        batch = micro.batch.to(self.engine.device)
+        config, device = self.config, self.engine.device
+        batch = micro.batch.to(device)
         self.image_check.look(self.model, batch)
         log_L, entropy_L = self.policy.compute_log_probability(model, batch)
         if micro.drawn_L is None:
             micro.drawn_L = log_L.detach()
-        drawn_L, advantage_L = (x.to(self.engine.device) for x in (micro.drawn_L, micro.advantage_L))
-        loss_L, is_clipped_L = clip_ratio(log_L, drawn_L, advantage_L, self.config.clip)
-        terms = {**micro.terms, "clipped": Term(float(is_clipped_L.sum()), len(log_L))}
+        tokens = Tokens(log_L, micro.drawn_L.to(device), micro.advantage_L.to(device), micro.lengths_A)
+        loss_L, is_clipped_L = self.objective.compute_losses(config.policy_objective, tokens)
+        if micro.engine_L is not None:
+            loss_L = loss_L * self._correct(micro, tokens)
+        terms: dict[Name, Loss | Term] = {**micro.terms, "clipped": Term(float(is_clipped_L.sum()), len(log_L))}
         terms["entropy"] = Term(float(entropy_L.sum()), len(log_L))
+        terms |= measure_tokens(micro.drawn, "entropy", entropy_L)
         if micro.reference_L is not None:
-            kl_L = divergence(log_L, micro.reference_L.to(self.engine.device))
-            loss_L = loss_L + self.config.kl * kl_L
+            kl_L = divergence(log_L, micro.reference_L.to(device))
+            loss_L = loss_L + config.kl * kl_L
             terms["kl"] = Term(float(kl_L.detach().sum()), len(kl_L))
-        return {**terms, LOSS: Loss(loss_L.sum(), len(log_L))}
+            terms |= measure_tokens(micro.drawn, "kl", kl_L)
+        if micro.factor_L is not None:
+            loss_L = loss_L * micro.factor_L.to(device)
+        return {**terms, LOSS: Loss(loss_L.sum(), micro.weight)}
+
+    def _correct(self, micro: Rollout, tokens: Tokens) -> torch.Tensor:
+        """[L] the factors of the first update, which later ones keep: it computes what the model itself finds the
+        answers worth."""
+        assert micro.engine_L is not None and self.config.correction is not None
+        if micro.correction_L is None:
+            engine_L = micro.engine_L.to(tokens.log_L.device)
+            micro.correction_L, is_beyond_L = correct(tokens.old_L, engine_L, tokens.lengths_A, self.config.correction)
+            gap_L = (tokens.old_L - engine_L).abs()
+            micro.terms = {
+                **micro.terms,
+                "engine_gap": Term(float(gap_L.sum()), len(gap_L)),
+                "correction": Term(float(micro.correction_L.sum()), len(gap_L)),
+                "out_of_bounds": Term(float(is_beyond_L.sum()), len(gap_L)),
+            }
+        return micro.correction_L
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
         """The mean reward of greedy answers. Its negative is the loss that `keep: best` and `patience` use."""
@@ -169,62 +169,50 @@ class Grpo(Base):
         for at in range(0, len(prompts), AT_ONCE):
             part = prompts[at : at + AT_ONCE]
             answers = [answer for (answer,) in self.rollouts.draw(part, greedy)]
-            total += sum(self._score(answer, prompt)[0] for answer, prompt in zip(answers, part, strict=True))
+            total += sum(self.drawer.score(answer, prompt)[0] for answer, prompt in zip(answers, part, strict=True))
         return {LOSS: Term(-total, len(prompts)), "reward": Term(total, len(prompts))}
 
-    def _roll_out(self, prompts: list[Prompt]) -> Rollout:
-        config = self.config
-        groups = self.rollouts.draw(prompts, SamplingParams(config.group, config.temperature, config.max_new_tokens))
-        scored = [[self._score(a, prompt) for a in group] for prompt, group in zip(prompts, groups, strict=True)]
-        rewards_PG = torch.tensor([[total for total, _ in group] for group in scored])
-        advantage_PG = advantages(rewards_PG, config.scale_by_deviation)
-        answers = [answer for group in groups for answer in group]
-        lengths = torch.tensor([len(answer.ids) for answer in answers])
-        batch = self.policy.collate(prompts, [[answer.ids for answer in group] for group in groups])
-        num_tokens = int((batch.docs_BT >= 0).sum())
+    def _find_another(self, prompt: Prompt, attempt: int) -> Prompt | None:
+        """Another question in place of one that teaches nothing, the same in every run and on every rank."""
+        place = self.stream.substitute(prompt.position, attempt, "refill")
+        try:
+            return replace(self._prepare_item(self.stream.read(place)), attempt=attempt)
+        except DataError as reason:
+            self.setup.quarantine(*self.stream.whereabouts(place), str(reason))
+            return None
+
+    def _make_rollout(self, drawn: Drawn, advantage_PG: torch.Tensor) -> Rollout:
+        rollout = self._collate(drawn, advantage_PG)
+        if self.policy.reference:
+            rollout.reference_L = self.policy.compute_reference(rollout.batch)
+        return rollout
+
+    def _collate(self, drawn: Drawn, advantage_PG: torch.Tensor) -> Rollout:
+        drawn.advantage_PG = advantage_PG
+        config, lengths_A = self.config, drawn.lengths_A
+        batch = self.policy.collate(drawn.prompts, [[answer.ids for answer in group] for group in drawn.groups])
+        is_cut = [self.drawer.is_cut(answer) for answer in drawn.answers]
+        kept_A = lengths_A.masked_fill(torch.tensor(is_cut), 0) if config.mask_cut else lengths_A
+        factor_A, weight = self.objective.share_out(config.policy_objective, kept_A, config.max_new_tokens)
+        given_L = _join_log_probabilities(drawn.answers)
+        terms = {**measure(drawn, is_cut), TOKENS: Term(float((batch.docs_BT >= 0).sum()))}
+        if config.refill:
+            terms["replaced"] = Term(float(drawn.replaced), len(drawn.prompts))
         return Rollout(
+            drawn,
             batch,
-            advantage_PG.flatten().repeat_interleave(lengths),
-            self.policy.compute_reference(batch) if self.policy.reference else None,
-            {**self._make_terms(rewards_PG, scored, lengths, num_tokens), **_measure_by_source(prompts, rewards_PG)},
-            _join_log_probabilities(answers),
+            advantage_PG.flatten().repeat_interleave(lengths_A),
+            None,
+            terms,
+            None if config.correction else given_L,
+            lengths_A,
+            None if bool((factor_A == 1).all()) else factor_A.repeat_interleave(lengths_A),
+            weight,
+            given_L if config.correction else None,
         )
-
-    def _score(self, answer: Answer, prompt: Prompt) -> tuple[float, dict[str, float]]:
-        total, parts = self.composer.score(self.policy.read(answer.ids), prompt.truth)
-        if not self.config.pay_cut and self.policy.is_cut(answer.ids, self.config.max_new_tokens):
-            return 0.0, dict.fromkeys(parts, 0.0)
-        return total, parts
-
-    def _make_terms(
-        self,
-        rewards_PG: torch.Tensor,
-        scored: list[list[tuple[float, dict[str, float]]]],
-        lengths: torch.Tensor,
-        num_tokens: int,
-    ) -> Terms:
-        parts: dict[Name, Term] = {}
-        for _, by_name in (s for group in scored for s in group):
-            join(parts, {f"reward/{name}": Term(value, 1) for name, value in by_name.items()})
-        # A group whose rewards are all equal has no advantage and gives no gradient.
-        num_differing = float((rewards_PG.max(1).values > rewards_PG.min(1).values).sum())
-        return {
-            "reward": Term(float(rewards_PG.sum()), rewards_PG.numel()),
-            **parts,
-            "groups_that_differ": Term(num_differing, len(rewards_PG)),
-            TOKENS: Term(float(num_tokens)),
-            "answer_tokens": Term(float(lengths.sum()), len(lengths)),
-        }
 
 
 def _join_log_probabilities(answers: Sequence[Answer]) -> torch.Tensor | None:
     """[L], as returned by the rollout engine; None if it returns none."""
     given = [answer.log_probabilities for answer in answers]
     return None if None in given else torch.tensor([x for own in given if own is not None for x in own])
-
-
-def _measure_by_source(prompts: list[Prompt], rewards_PG: torch.Tensor) -> Terms:
-    found: dict[Name, Term] = {}
-    for prompt, rewards_G in zip(prompts, rewards_PG, strict=True):
-        join(found, {OfSource(prompt.source, "reward"): Term(float(rewards_G.sum()), len(rewards_G))})
-    return found

@@ -6,6 +6,7 @@ import re
 from functools import lru_cache
 
 FINDINGS, IMPRESSION, HISTORY = "findings", "impression", "history"
+KINDS = (FINDINGS, IMPRESSION, HISTORY)
 SECTIONS = (FINDINGS, IMPRESSION)
 """Sections that are compared one by one."""
 _NAMES = {
@@ -19,17 +20,23 @@ _ANY_NAME = "|".join(f"(?P<{kind}>{names})" for kind, names in _NAMES.items())
 _HEADING = re.compile(rf"(?:^|(?<=[.:;!?)])\s|\n)[\s#*]*(?:{_ANY_NAME})[ *]*:[*]*", re.IGNORECASE)
 
 
+def list_sections(text: str) -> list[tuple[str, str]]:
+    """Each section and its text, in order; first what stands before the first heading, as "". A heading is one of the
+    common names with a colon, at the beginning of a line or sentence."""
+    headings = list(_HEADING.finditer(text))
+    starts = [0, *(heading.end() for heading in headings)]
+    ends = [*(heading.start() for heading in headings), len(text)]
+    kinds = ["", *(heading.lastgroup or "" for heading in headings)]
+    return [(kind, text[start:end].strip()) for kind, start, end in zip(kinds, starts, ends, strict=True)]
+
+
 @lru_cache(maxsize=4096)  # every measure reads the same texts
 def read_sections(text: str) -> dict[str, str]:
-    """Section -> its text; "" for what stands before the first heading. A heading is one of the common names with a
-    colon, at the beginning of a line or sentence. Sections of one kind are joined: indication, comparison and technique
-    are `history`."""
+    """Section -> its text; "" for what stands before the first heading. Sections of one kind are joined: indication,
+    comparison and technique are `history`."""
     found: dict[str, list[str]] = {}
-    kind, start = "", 0
-    for heading in _HEADING.finditer(text):
-        found.setdefault(kind, []).append(text[start : heading.start()].strip())
-        kind, start = heading.lastgroup or "", heading.end()
-    found.setdefault(kind, []).append(text[start:].strip())
+    for kind, part in list_sections(text):
+        found.setdefault(kind, []).append(part)
     return {kind: "\n\n".join(filter(None, parts)) for kind, parts in found.items() if any(parts)}
 
 

@@ -45,7 +45,7 @@ def test_nothing_is_paid_for_what_a_decoder_gives() -> None:
 def test_an_unknown_reward_names_the_nearest() -> None:
     with pytest.raises(
         RecipeError,
-        match=r"rewards\.chioce: unknown reward 'chioce', did you mean 'choice'\? \(accepts format, choice,",
+        match=r"rewards\.chioce: unknown reward 'chioce', did you mean 'choice'\? \(accepts ciou, format,",
     ):
         Composer({"chioce": 1})
 
@@ -94,7 +94,10 @@ def test_a_plugin_s_reward_has_settings_and_is_kept_in_range(tmp_path, monkeypat
     assert Composer(composer.to_json()).score("", SIDE) == composer.score("", SIDE)
     with pytest.raises(RecipeError, match=r"shortlab\.short: scored 2"):
         Composer({"shortlab.short": 1}).score("", SIDE)
-    with pytest.raises(RecipeError, match=r"rewards\.shortlab\.short\.least: unknown key \(accepts weight, most\)"):
+    with pytest.raises(
+        RecipeError,
+        match=r"rewards\.shortlab\.short\.least: unknown key \(accepts weight, kind, tasks, sources, most\)",
+    ):
         Composer({"shortlab.short": {"weight": 1, "least": 3}})
     with pytest.raises(RecipeError, match=r"rewards\.shortlab\.long: cannot import 'shortlab\.long'"):
         Composer({"shortlab.long": 1})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 
 from medvlm.core.config import component, kinds
-from medvlm.core.contracts import RewardConfig
+from medvlm.core.contracts import Case, RewardConfig
 from medvlm.core.sample import Truth, make_truth
 from medvlm.rewards._config import Judge, find_reward, list_rewards
 
@@ -76,13 +77,19 @@ def test_a_reward_is_a_function_of_its_arguments(name: str) -> None:
 
 def find(name: str) -> tuple[Judge, RewardConfig]:
     reward = find_reward(name)
-    return reward, reward.Config(weight=1)
+    return reward, reward.Config(weight=1, **settings_of(name))
 
 
-def examples_of(name: str) -> list[tuple[str, Truth, float]]:
+def settings_of(name: str) -> dict[str, Any]:
+    """What the examples of a reward need beside its defaults."""
+    module = component("rewards", name) if name in kinds("rewards") else None
+    return getattr(module, "EXAMPLE_SETTINGS", {})
+
+
+def examples_of(name: str) -> list[tuple[str, Truth | Case, float]]:
     """Of a file of the folder, or of a task."""
     folder = "rewards" if name in kinds("rewards") else "tasks"
-    found: list[tuple[str, Truth, float]] = component(folder, name).EXAMPLES
+    found: list[tuple[str, Truth | Case, float]] = component(folder, name).EXAMPLES
     return found
 
 

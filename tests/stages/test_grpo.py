@@ -224,6 +224,7 @@ def test_an_answer_that_is_cut_at_its_limit_earns_nothing(stage_of: Make) -> Non
         end = stage.setup.tokenizer.eos_token_id
         word = next(i for i in range(len(stage.setup.tokenizer)) if i != end)
         most = stage.config.max_new_tokens
-        assert stage._score(Answer([word] * most), prompt) == (paid, {"choice": paid})
-        assert stage._score(Answer([word] * (most - 1) + [end]), prompt) == (1.0, {"choice": 1.0})
-        assert stage._score(Answer([word] * (most - 1)), prompt) == (1.0, {"choice": 1.0})
+        score = stage.drawer.score
+        assert score(Answer([word] * most), prompt) == (paid, {"choice": paid})
+        assert score(Answer([word] * (most - 1) + [end]), prompt) == (1.0, {"choice": 1.0})
+        assert score(Answer([word] * (most - 1)), prompt) == (1.0, {"choice": 1.0})

@@ -94,3 +94,24 @@ def test_a_plan_and_a_dry_run_know_both(folder: Path) -> None:
     (stage,) = plan(load(path), folder / "runs", None).stages
     assert not stage.notes and stage.memory
     assert main(["dry-run", str(path), "--runs", str(folder / "runs")]) == 0
+
+
+def test_a_stage_with_rewards_asks_both_kinds_of_samples(folder: Path) -> None:
+    """Only the images of those that have some can be missed."""
+    gone = dict.fromkeys(STAGE)
+    rewards = {"choice": 1.0, "grounded": 1.0}
+    settings = {**gone, **tiny_run.REASON, "mix": STAGE["mix"], "rewards": rewards, "without_media": True}
+    settings |= {"lora": {"rank": 2}, "batch": 8}
+    stage = tiny_run.staged(write(folder / "rewards", **settings), folder / "runs", "reason")
+    prompts = first(stage)
+    assert {bool(prompt.sample.media) for prompt in prompts} == {True, False}
+    (rollout,) = stage.make_micros(prompts, 1)
+    parts = {
+        bool(p.sample.media): {*own[0][1]} for p, own in zip(rollout.drawn.prompts, rollout.drawn.scored, strict=True)
+    }
+    assert "grounded" in parts[True] and "grounded" not in parts[False]
+    assert loss_of(stage, rollout).isfinite()
+    with pytest.raises(RecipeError, match="without_media: boxes are written in coordinates"):
+        write(folder / "boxes", **settings | {"tasks": ["boxes"], "rewards": {"boxes": 1.0}}) and load(
+            folder / "boxes" / "recipe.yaml"
+        )

@@ -22,9 +22,17 @@ from medvlm.train.stopping import Preempted
 from medvlm.train.terms import report
 from tests.tiny_run import staged, trained, weights
 
+EARNS = (
+    "plugins=[medvlm]",
+    "stages.2.rewards={medvlm.preflight.rehearsal.fake_reward: 1, format: 1}",
+    "stages.2.lora={rank: 2}",
+)
+"""A model that knows nothing is seldom right."""
 CASES = {
     "clip": ("pair", "stages.0.loss={kind: clip}"), "siglip": ("pair", "stages.0.loss={kind: siglip}"),
     **{f"supervised, {n} micro-batches": ("instruct", f"stages.1.accumulate={n}") for n in (1, 2, 4)},
+    "grpo, gdpo": ("reason", "stages.2.objective=gdpo", *EARNS),
+    "grpo, gspo": ("reason", "stages.2.objective=gspo", *EARNS),
     "supervised, weights": ("instruct", "stages.1.loss_weights={sources: {films: 3}, tasks: {count: 0.25}}"),
 }  # fmt: skip
 

@@ -1,0 +1,163 @@
+"""Draws the answers of a policy, scores them, and replaces questions whose answers all earn the same.
+
+Axes: P prompts, G answers to each, R rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice, repeat
+
+import torch
+
+from medvlm.core.contracts import Case
+from medvlm.objectives.policies._contract import Groups
+from medvlm.objectives.policy import sum_answers
+from medvlm.rewards._compose import Composer
+from medvlm.rollouts._contract import Answer, Prompt, Rollouts, SamplingParams
+from medvlm.stages._grpo_config import Config
+from medvlm.stages._policy import Policy
+from medvlm.train.terms import Name, OfSource, Term, Terms, join
+
+Score = tuple[float, dict[str, float]]
+"""The composed reward of an answer, and each reward that can judge it."""
+FindAnother = Callable[[Prompt, int], Prompt | None]
+"""Prompt and number of the attempt -> another question in its place; None if it cannot be used."""
+
+
+@dataclass
+class Drawn:
+    """The questions of a micro-batch, the answers to each, and what they earned. replaced: questions that took the
+    place of others. advantage_PG: once it is known."""
+
+    prompts: list[Prompt]
+    groups: list[list[Answer]]
+    scored: list[list[Score]]
+    replaced: int = 0
+    advantage_PG: torch.Tensor | None = None
+
+    @property
+    def rewards_PG(self) -> torch.Tensor:
+        return torch.tensor([[total for total, _ in group] for group in self.scored])
+
+    @property
+    def answers(self) -> list[Answer]:
+        return [answer for group in self.groups for answer in group]
+
+    @property
+    def lengths_A(self) -> torch.Tensor:
+        return torch.tensor([len(answer.ids) for answer in self.answers])
+
+    def list_flat(self) -> list[int]:
+        """The numbers of the questions whose answers all earn the same: they have no advantage and give no gradient."""
+        return [i for i, group in enumerate(self.scored) if len({total for total, _ in group}) == 1]
+
+
+class Drawer:
+    """config: of the stage. Called on every rank, with the prompts of that rank."""
+
+    def __init__(self, config: Config, policy: Policy, rollouts: Rollouts, composer: Composer):
+        self.config, self.policy, self.rollouts, self.composer = config, policy, rollouts, composer
+
+    def draw(self, prompts: list[Prompt], find_another: FindAnother) -> Drawn:
+        """The answers to the prompts, or to others in their place, see `refill` of the stage."""
+        drawn = self._draw(prompts)
+        for attempt in range(1, self.config.refill + 1):
+            flat = drawn.list_flat()
+            if not self.policy.engine.sum_over_ranks([len(flat)])[0]:
+                break
+            found = [(i, find_another(prompts[i], attempt)) for i in flat]
+            others = {i: prompt for i, prompt in found if prompt is not None}
+            # Every rank draws, with or without prompts: some engines gather weights from all of them.
+            again = self._draw(list(others.values()))
+            useless = set(again.list_flat())
+            for number, i in enumerate(others):
+                if number not in useless:
+                    drawn.prompts[i], drawn.groups[i] = again.prompts[number], again.groups[number]
+                    drawn.scored[i] = again.scored[number]
+                    drawn.replaced += 1
+        return drawn
+
+    def _draw(self, prompts: list[Prompt]) -> Drawn:
+        config = self.config
+        sampling = SamplingParams(config.group, config.temperature, config.max_new_tokens)
+        groups = self.rollouts.draw(prompts, sampling)
+        gains: Iterator[float | None] = repeat(None)
+        if self.composer.needs_image_gain:
+            said = [[answer.ids for answer in group] for group in groups]
+            gains = iter(self.policy.compute_image_gain(prompts, said))
+        scored = []
+        for prompt, group in zip(prompts, groups, strict=True):
+            own = [gain if prompt.sample.media else None for gain in islice(gains, len(group))]
+            scored.append([self.score(answer, prompt, gain) for answer, gain in zip(group, own, strict=True)])
+        return Drawn(list(prompts), [list(group) for group in groups], scored)
+
+    def score(self, answer: Answer, prompt: Prompt, image_gain: float | None = None) -> Score:
+        case = Case(prompt.truth, prompt.steps, prompt.source, image_gain)
+        total, parts = self.composer.score(self.policy.read(answer.ids), case)
+        if not self.config.pay_cut and self.is_cut(answer):
+            return 0.0, dict.fromkeys(parts, 0.0)
+        return total, parts
+
+    def is_cut(self, answer: Answer) -> bool:
+        return self.policy.is_cut(answer.ids, self.config.max_new_tokens)
+
+    def join_groups(self, drawn: Sequence[Drawn]) -> Groups:
+        """What the micro-batches of a step earned."""
+        scored = [group for each in drawn for group in each.scored]
+        names = list(self.composer.weights)
+        parts = [[[parts.get(name, torch.nan) for name in names] for _, parts in group] for group in scored]
+        shares = [self.composer.share_weights(group[0][1]) for group in scored]
+        size = self.config.group
+        return Groups(
+            torch.cat([each.rewards_PG for each in drawn]),
+            torch.tensor(parts),
+            torch.tensor([[share.get(name, 0.0) for name in names] for share in shares]),
+            torch.cat([each.lengths_A for each in drawn]).view(-1, size),
+            self.config.max_new_tokens,
+        )
+
+
+def measure(drawn: Drawn, is_cut: Sequence[bool]) -> Terms:
+    """Rewards, groups that differ, and lengths, over all; and for each source and each of its tasks, with the share of
+    answers that were cut (is_cut, of each answer)."""
+    rewards_PG, lengths_A = drawn.rewards_PG, drawn.lengths_A
+    parts: dict[Name, Term] = {}
+    for _, by_name in (s for group in drawn.scored for s in group):
+        join(parts, {f"reward/{name}": Term(value, 1) for name, value in by_name.items()})
+    differs_P = rewards_PG.max(1).values > rewards_PG.min(1).values
+    found: dict[Name, Term] = {
+        "reward": Term(float(rewards_PG.sum()), rewards_PG.numel()),
+        **parts,
+        "groups_that_differ": Term(float(differs_P.sum()), len(rewards_PG)),
+        "answer_tokens": Term(float(lengths_A.sum()), len(lengths_A)),
+        "cut": Term(float(sum(is_cut)), len(is_cut)),
+    }
+    G = rewards_PG.shape[1]
+    for p, prompt in enumerate(drawn.prompts):
+        join(found, {OfSource(prompt.source, "reward"): Term(float(rewards_PG[p].sum()), G)})
+        of_prompt: dict[str, Term] = {
+            "reward": Term(float(rewards_PG[p].sum()), G),
+            "spread": Term(float(differs_P[p]), 1),
+            "answer_tokens": Term(float(lengths_A[p * G : p * G + G].sum()), G),
+            "cut": Term(float(sum(is_cut[p * G : p * G + G])), G),
+        }
+        join(found, {_name(prompt, what): term for what, term in of_prompt.items()})
+        for _, by_name in drawn.scored[p]:
+            join(found, {_name(prompt, f"reward/{name}"): Term(value, 1) for name, value in by_name.items()})
+    return found
+
+
+def measure_tokens(drawn: Drawn, what: str, values_L: torch.Tensor) -> Terms:
+    """The mean of a number of each token, for each source and each of its tasks."""
+    found: dict[Name, Term] = {}
+    sums = sum_answers(values_L.detach(), drawn.lengths_A).view(len(drawn.prompts), -1).sum(1).cpu().tolist()
+    tokens = drawn.lengths_A.view(len(drawn.prompts), -1).sum(1).tolist()
+    for prompt, total, count in zip(drawn.prompts, sums, tokens, strict=True):
+        join(found, {_name(prompt, what): Term(total, count)})
+    return found
+
+
+def _name(prompt: Prompt, what: str) -> OfSource:
+    return OfSource(prompt.source, f"{prompt.truth.task}/{what}")
