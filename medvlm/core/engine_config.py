@@ -24,7 +24,7 @@ class EngineConfig(Config):
     attention: Literal["auto", "dense", "flex", "varlen"] = "auto"
     """How a language model attends within rows of several texts. `dense`: by a mask of all pairs of tokens. `flex`:
     FlexAttention, which skips what the mask hides. `varlen`: FlashAttention over documents of various lengths, for rows
-    without shared prompts. `auto`: on a GPU `varlen` where it fits and else `flex`, on a CPU `dense`."""
+    without shared prompts. `auto`: `varlen` where it fits, and else `flex` on a GPU, `dense` on a CPU."""
     recompute: tuple[str, ...] = ()
     """Modules whose blocks are recomputed in the backward pass instead of keeping their activations: [language,
     encoders.film]."""

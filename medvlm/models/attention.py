@@ -99,11 +99,12 @@ def use_attention(model: Any, engine: EngineConfig, device: torch.device) -> str
     is_meta = next(decoder.parameters()).is_meta
     on_gpu = engine.device != "cpu" and (device.type == "cuda" or is_meta)
     model.kernels = ("dense",)
-    if asked == "dense" or (asked == "auto" and not on_gpu):
+    if asked == "dense":
         return ""
     dtype = torch.float32 if engine.precision == "32-true" else torch.bfloat16
     usable, refused = [], []
-    for kernel in ("varlen", "flex") if asked == "auto" else (asked,):
+    # Without a GPU flex computes the same as dense.
+    for kernel in (asked,) if asked != "auto" else ("varlen", "flex") if on_gpu else ("varlen",):
         why = _explain_unfit(kernel, model, dtype, on_gpu) or (
             _try(kernel, decoder.config, dtype, device) if on_gpu and not is_meta else ""
         )
@@ -114,7 +115,7 @@ def use_attention(model: Any, engine: EngineConfig, device: torch.device) -> str
     if usable:
         register(decoder)
     model.kernels = (*usable, "dense") if asked == "auto" else tuple(usable)
-    return f"attention is dense ({'; '.join(refused)})" if "flex" not in usable and asked == "auto" else ""
+    return f"attention is dense ({'; '.join(refused)})" if on_gpu and "flex" not in usable and asked == "auto" else ""
 
 
 def register(decoder: Any) -> None:

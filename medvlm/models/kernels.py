@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -180,15 +179,24 @@ def _run_by_document(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: RowMask, scale: float | None
 ) -> torch.Tensor:
     """One document after the other."""
-    flat = [x.transpose(0, 1).flatten(1, 2) for x in (query, key, value)]
-    ends = rows.ends.tolist()  # type: ignore[union-attr]
-    found = []
-    for begin, end in pairwise(ends):
-        q, k, v = (x[None, :, begin:end] for x in flat)
-        near = torch.ones(end - begin, end - begin, dtype=torch.bool, device=q.device).tril()
-        near = near if rows.window is None else near.triu(1 - rows.window)
-        found.append(F.scaled_dot_product_attention(q, k, v, near, scale=scale, enable_gqa=q.shape[1] != k.shape[1]))
+    sizes = rows.ends.diff().tolist()  # type: ignore[union-attr]
+    # Not slices: the gradient of each would be as large as the rows.
+    parts = [x.transpose(0, 1).flatten(1, 2).split(sizes, 1) for x in (query, key, value)]
+    groups, found = query.shape[1] != key.shape[1], []
+    for size, q, k, v in zip(sizes, *parts, strict=True):
+        is_whole = rows.window is None or size <= rows.window
+        near = None if is_whole else _see_near(size, rows.window, q.device)
+        found.append(
+            F.scaled_dot_product_attention(
+                q[None], k[None], v[None], near, 0.0, is_whole, scale=scale, enable_gqa=groups
+            )
+        )
     return torch.cat(found, 2)[0].unflatten(1, (len(query), -1)).transpose(0, 1)
+
+
+def _see_near(size: int, window: int | None, device: torch.device) -> torch.Tensor:
+    assert window is not None
+    return torch.ones(size, size, dtype=torch.bool, device=device).tril().triu(1 - window)
 
 
 def compute_densely(

@@ -80,9 +80,21 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
             # peft detects by itself which layers store their weight transposed.
             warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
             build_seeded(seed, "lora", lambda: inject_adapter_in_model(config, model))  # type: ignore[arg-type]
+        _speed_up(model)
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
             parameter.requires_grad_(id(parameter) in trained or ".lora_" in name)
+
+
+def _speed_up(model: nn.Module) -> None:
+    """peft has no way to choose the class of its layers that leaves those of other kinds (4-bit, Conv1D) alone."""
+    from peft.tuners.lora.layer import Linear
+
+    from medvlm.models.lora_layer import LoraLinear
+
+    for module in model.modules():
+        if type(module) is Linear:
+            module.__class__ = LoraLinear
 
 
 def merge(model: nn.Module) -> int:

@@ -303,10 +303,10 @@ def choose(model: Any, asked: str, device: str = "cpu", **engine: Any) -> str:
     return use_attention(model, EngineConfig(attention=asked, **engine), torch.device(device))
 
 
-def test_on_a_cpu_auto_is_dense_and_the_others_are_as_asked() -> None:
+def test_on_a_cpu_auto_goes_by_documents_and_the_others_are_as_asked() -> None:
     model = vlm()
-    assert choose(model, "auto") == "" and model.kernels == ("dense",)
-    assert choose(model, "flex") == "" and model.kernels == ("flex",)
+    for asked, kernels in (("dense", ("dense",)), ("auto", ("varlen", "dense")), ("flex", ("flex",))):
+        assert choose(model, asked) == "" and model.kernels == kernels
     assert isinstance(make_mask(texts(), torch.float32, model.language.config, model.kernels), RowMask)
     assert choose(model, "varlen", precision="bf16-mixed") == "" and model.kernels == ("varlen",)
     with pytest.raises(RecipeError, match=r"engine.attention: varlen: samples doc-\d+, .* share a prompt"):
@@ -322,7 +322,9 @@ def test_a_model_is_planned_for_a_gpu_unless_the_recipe_says_cpu() -> None:
     for engine in ({"precision": "bf16-mixed"}, {}, {"device": "cpu"}):
         assert use_attention(model, EngineConfig.model_validate(engine), CPU) == ""
         chosen.append(model.kernels)
-    assert chosen == [("varlen", "flex", "dense"), ("flex", "dense"), ("dense",)], "varlen computes in 16 bits"
+    assert chosen == [("varlen", "flex", "dense"), ("flex", "dense"), ("varlen", "dense")], (
+        "varlen needs 16 bits on a GPU"
+    )
 
 
 def test_what_no_kernel_computes_is_refused_or_said() -> None:
