@@ -113,7 +113,9 @@ def _show(
         if preprocess is None or len(preprocess.size) != len(medium.size):  # training refuses such media
             return None, None
         canvas = plan_steps(medium.size, medium.spacing_mm, preprocess, medium.member).canvas
-        parts = zip(canvas.size[-2:], grid[-2:], preprocess.tiles or (1, 1), strict=True) if grid else ()
+        # With one token for each slice or tile, that token sees all of it.
+        of_view = grid[-2:] if grid and len(grid) > 1 else (1, 1)
+        parts = zip(canvas.size[-2:], of_view, preprocess.tiles or (1, 1), strict=True) if grid else ()
         return canvas, tuple(size / (n * tiles) for size, n, tiles in parts) or None
     seen = prepare.see(sample, NoFiles())
     if seen.canvas is None:

@@ -67,6 +67,12 @@ def test_a_patch_of_a_tile_is_smaller_than_one_of_the_whole_film():
     assert "2 of 2 labelled boxes" in whole and "1 of 2 labelled boxes" in tiled
 
 
+def test_one_token_of_each_tile_sees_all_of_it():
+    """An encoder of slices with `out: pooled` has a grid of one axis."""
+    line, *_ = describe_scales(prepare((224, 224), tiles=(2, 4)), [sample((2240, 2240), None)], {"film": (9,)})
+    assert line.endswith("a patch of 56 x 112 px")
+
+
 @pytest.mark.parametrize("size", [(8, 64, 64), (64,)])
 def test_media_that_the_encoder_does_not_take_are_not_described(size):
     assert describe_scales(prepare((32, 32)), [sample(size, None)], {"film": (2, 2)}) == []

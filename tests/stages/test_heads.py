@@ -18,7 +18,7 @@ from medvlm.data.steps import place_mask
 from medvlm.io.masks import decode_mask
 from medvlm.recipe.load import load
 from medvlm.train.terms import LOSS
-from tests.labelled_run import CARD, DECODERS, ENCODER, FIT, recipe, write_run
+from tests.labelled_run import CARD, DECODERS, ENCODER, FIT, OUTCOME_DECODERS, OUTCOMES, recipe, write_run
 from tests.stages.batches import first
 from tests.tiny_run import staged
 
@@ -276,3 +276,25 @@ def test_a_template_that_a_column_says_may_be_that_of_any_decoder(packed: Path) 
     load(write_run(packed, recipe(), card))
     text = {**CARD, "reader": {**CARD["reader"], "questions": [{**side, "task": "open", "template": "{which}"}, look]}}
     refuse(packed, r"losses\.side: no source of `mix` asks 'side'", text)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accumulate": 2}, r"accumulate: death\.cox compares the samples of a batch with each other"),
+        ({"blend": {"mixup": 0.2}}, r"blend: a mixture of two samples has no death of its own"),
+        ({"losses": {"death": ["discrete_hazards"]}}, r"discrete_hazards needs a decoder with intervals"),
+        ({"losses": {"row": ["cross_entropy"]}}, r"cross_entropy needs exclusive classes"),
+        (
+            {"losses": {"traits": [{"kind": "focal", "uncertain": {"hihg": 1}}]}},
+            r"focal uncertain has 'hihg', did you mean 'high'",
+        ),
+    ],
+    ids=str,
+)
+def test_losses_that_do_not_fit_their_decoders_or_the_stage_are_refused(
+    change: dict[str, Any], message: str, packed: Path
+) -> None:
+    model = {"encoders": {"film": ENCODER}, "decoders": OUTCOME_DECODERS}
+    stages = [{**FIT, "losses": {"death": ["cox"]}, **change}]
+    refuse(packed, message, OUTCOMES, model=model, stages=stages)
