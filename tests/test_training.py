@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from medvlm import cli
-from medvlm.commands import train as training
+from medvlm.commands import building
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.stages.supervised import Supervised
@@ -126,8 +126,8 @@ def test_a_stage_is_gone_before_the_next_one_is_built(
         built.append(weakref.ref(model))
         return put_start(model, *args)
 
-    put_start = training.put_start
-    monkeypatch.setattr(training, "put_start", started)
+    put_start = building.put_start
+    monkeypatch.setattr(building, "put_start", started)
     gc.disable()  # whatever the collector would do by chance
     try:
         trained(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 
+from medvlm.core import deferred
 from medvlm.core.arguments import refuse_values
 from medvlm.core.chat_templates import CONTENT, TEMPLATES, flatten_parts, refuse_template, try_template
 from medvlm.core.contracts import Loaded, Quantize
@@ -181,6 +182,8 @@ def build(config: Config, tokenizer: Any) -> nn.Module:
         options = quantization_args("model.language.quantize") if is_read else {}
         model: Any = from_pretrained(AutoModelForCausalLM, config.model, config, "model.language", **options)
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            deferred.fill(model.get_input_embeddings())  # new rows get the mean of the others
+            deferred.fill(model.get_output_embeddings())
             model.resize_token_embeddings(len(tokenizer))
         return _quantize(model, config)
     # Copied, because transformers writes into nested settings.

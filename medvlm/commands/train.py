@@ -14,17 +14,16 @@ from typing import Any
 import torch
 
 from medvlm import __version__
+from medvlm.commands.building import build_stage, make_extra_models
 from medvlm.commands.identity import find_aliases, identify, recognise
-from medvlm.commands.initial_weights import find_starts, put_start
+from medvlm.commands.initial_weights import find_starts
 from medvlm.commands.lineage import write_lineage
 from medvlm.compositions._assemble import assemble
 from medvlm.core.composition import Assembly, composition_of_stage, name_of
-from medvlm.core.config import component
 from medvlm.core.durable import require_local
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.geometry import WARNING
 from medvlm.core.live import Live
-from medvlm.core.published import Published
 from medvlm.core.run import RunFolder, hash_code, hash_files, read_record, write_json
 from medvlm.core.stage_config import StageConfig
 from medvlm.data.order import draw_below
@@ -162,14 +161,11 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
             print(f"{title}: already finished, reused", flush=True)
         return None
     setup = _make_setup(config, training.assemblies, loaded, run, engine, sources)
-    stage = component("stages", config.kind).build(config, setup)
-    config = stage.count_steps()
-    published = Published(stage.model, lambda name: any(stage.matches(name, each) for each in config.trains))
-    started, adapters = put_start(stage.model, config, starts, recipe.seed)
-    unchanged = published.find_unchanged(stage.model)
+    stage, began = build_stage(config, setup, starts)
+    config = stage.config
     set_trained(stage.model, config.trains, config.name)
     parameters = count_parameters(stage.model)
-    engine.place(stage.model, stage.matches, stage.make_extra_models())
+    engine.place(stage.model, stage.matches, make_extra_models(stage))
     stage.begin()
     # Dropout must depend on stage and rank only, not on what this process did before, so that a run that is
     # interrupted before its first checkpoint repeats the same numbers.
@@ -180,11 +176,11 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
         "medvlm": __version__,
         "code": hash_code(),
         "recipe": loaded.recipe_hash,
-        "adapters": adapters and adapters.model_dump(mode="json"),
+        "adapters": began.adapters and began.adapters.model_dump(mode="json"),
         "tokenizer": hash_files(run.tokenizer),
         "texts": hash_texts(config),
-        "from": started,
-        "published": unchanged,
+        "from": began.started,
+        "published": began.unchanged,
         "sources": {name: sources[name].shards.fingerprint for name in config.mix},
         "audits": {name: sources[name].audit["hash"] for name in config.mix if sources[name].audit},
     }
@@ -196,7 +192,7 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
             if line.startswith(WARNING):
                 print(line, flush=True)
     place = _make_place(training, config, number, aliases)
-    return _Begun(stage, place, loop.State(identity=identity, meta=meta), started, parameters, scales)
+    return _Begun(stage, place, loop.State(identity=identity, meta=meta), began.started, parameters, scales)
 
 
 def _make_place(training: _Training, config: StageConfig, number: int, aliases: tuple[str, ...]) -> loop.Place:

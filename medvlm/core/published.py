@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from medvlm.core.deferred import locate, read_pieces, source_of
 from medvlm.core.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def mark(model: nn.Module, fresh: Collection[str] = ()) -> None:
     `fresh`, which were not in the files."""
     for name, tensor in model.state_dict(keep_vars=True).items():
         if name not in fresh:
-            tensor.published = _locate(tensor)
+            tensor.published = locate(tensor)
 
 
 def list_published(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -32,12 +33,21 @@ def list_published(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if _is_as_read(tensor)}
 
 
-def fingerprint(tensor: torch.Tensor) -> str:
-    """The dtype of a tensor, and a hash of its bytes."""
+def fingerprint(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> str:
+    """The dtype of a tensor, and a hash of its bytes. dtype: by default its own."""
     import torch
 
-    data: Any = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return f"{str(tensor.dtype).removeprefix('torch.')}:{hashlib.sha256(data).hexdigest()[:16]}"
+    source, dtype = source_of(tensor), dtype or tensor.dtype
+    if source is not None and dtype in source.prints:
+        return source.prints[dtype]
+    total = hashlib.sha256()
+    for piece in read_pieces(tensor, dtype):
+        data: Any = piece.contiguous().flatten().view(torch.uint8).numpy()
+        total.update(data)
+    found = f"{str(dtype).removeprefix('torch.')}:{total.hexdigest()[:16]}"
+    if source is not None:
+        source.prints[dtype] = found
+    return found
 
 
 def fingerprint_all(tensors: Iterable[torch.Tensor]) -> list[str]:
@@ -77,7 +87,8 @@ def require_published(own: Mapping[str, torch.Tensor], stated: Mapping[str, str]
     import torch
 
     dtypes = {name: getattr(torch, text.partition(":")[0]) for name, text in stated.items()}
-    now = fingerprint_all(own[name].detach().to(dtypes[name]) for name in stated)
+    with ThreadPoolExecutor(4) as threads:
+        now = list(threads.map(lambda name: fingerprint(own[name], dtypes[name]), stated))
     changed = [name for name, found in zip(stated, now, strict=True) if found != stated[name]]
     if changed:
         raise explain_changed(where, changed, len(stated))
@@ -91,9 +102,4 @@ def explain_changed(where: str, changed: list[str], total: int) -> CheckpointErr
 
 
 def _is_as_read(tensor: torch.Tensor) -> bool:
-    return getattr(tensor, "published", None) == _locate(tensor)
-
-
-def _locate(tensor: torch.Tensor) -> tuple[Any, ...]:
-    """Changes when a tensor is written to, or gets another storage."""
-    return tensor.data_ptr(), tensor._version, tensor.shape
+    return getattr(tensor, "published", None) == locate(tensor)

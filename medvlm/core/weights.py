@@ -10,10 +10,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvlm.core import published
+from medvlm.core import deferred, published
 from medvlm.core.contracts import Loaded, LoadedFile
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder, hash_files
+from medvlm.core.weight_files import defer_weights, list_files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,8 +71,8 @@ def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
 
 
 def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options: Any) -> Any:
-    """Loads a hub id or a folder by an Auto class of transformers, in float32. On the meta device only the config is
-    read.
+    """Loads a hub id or a folder by an Auto class of transformers, in float32, as load_stock() does. On the meta device
+    only the config is read.
 
     Raises CheckpointError like `read_file`, and for a model that cannot be found.
     """
@@ -82,9 +83,7 @@ def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options
             made = build_stock(auto, open_stock(AutoConfig, model))
             published.mark(made, [n for n in made.state_dict() if _is_listed(n, config.allow_missing)])
             return made
-        made, found = open_stock(
-            auto, model, **{"dtype": "float32", **options}, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        made, found = load_stock(auto, model, where, **options, ignore_mismatched_sizes=True)
     except OSError as reason:
         first = str(reason).strip().splitlines()[0]
         raise CheckpointError(
@@ -118,6 +117,36 @@ def open_stock(auto: Any, where: Any, **options: Any) -> Any:
         raise OSError("it is a run; export it, and name the exported folder")
     with _blame_files():
         return auto.from_pretrained(where, trust_remote_code=False, **options)
+
+
+def load_stock(auto: Any, model: str, where: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """The model of a folder or hub id with its weights, by default in float32, and which keys were missing, unexpected
+    or mismatched. Within `deferring()` the weights stay in their files, where that is possible.
+
+    where: the dotted key for messages. Raises OSError like open_stock()."""
+    options = {"dtype": "float32", "output_loading_info": True, **options}
+    if deferred.is_deferring():
+        made, found, why = None, {}, "it has 4 bits" if "quantization_config" in options else ""
+        if not why:
+            made, found = open_stock(auto, model, **options, device_map={"": "meta"})
+            why = _defer(made, found, model)
+        if not why:
+            return made, found
+        deferred.note_read(f"{where} is read whole by every rank: {why}")
+    made, found = open_stock(auto, model, **options)
+    return made, found
+
+
+def _defer(made: Any, found: dict[str, Any], model: str) -> str:
+    """Why the weights of a model on the meta device cannot stay in their files, or ""."""
+    if fresh := sorted(map(str, [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])])):
+        return f"its files have no {fresh[0]} ({len(fresh)} keys), which starts fresh"
+    try:
+        files = list_files(model)
+    except CheckpointError as reason:
+        return str(reason)
+    with _blame_files():
+        return defer_weights(made, files) if files else "it has no .safetensors files"
 
 
 def build_stock(auto: Any, config: Any, **options: Any) -> Any:

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from medvlm.core.arguments import refuse_values
 from medvlm.core.contracts import EncoderFacts, Features, Layers
+from medvlm.core.deferred import present
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import is_on_meta
 
@@ -65,7 +66,7 @@ class MeasuredEncoder(nn.Module):
             self.width, self.grid = facts.width, facts.grid
             return
         training = self.training
-        with torch.no_grad(), refuse_values("model.encoders: args, config or preprocess.size"):
+        with torch.no_grad(), present(self), refuse_values("model.encoders: args, config or preprocess.size"):
             features = self.eval()(torch.zeros(1, *input_shape))
         self.train(training)
         self.grid, self.width = tuple(features.grid), features.patches.shape[-1]

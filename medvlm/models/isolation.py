@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from medvlm.core.deferred import present
 from medvlm.core.errors import ShapeError
 from medvlm.core.sample import Batch
 from medvlm.models.attention import find_misfit
@@ -42,7 +43,7 @@ def check_isolated(model: Any, stock: Any = None, types: str = "", shares_rows: 
         feature_rows=torch.zeros(0, dtype=torch.long),
     )
     family = f"model: {type(stock).__name__}"
-    with evaluating(model):
+    with evaluating(model), present(model, ids):
         try:
             shared = model(row)["logits_LV"]
         except Exception as error:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
+from medvlm.core import deferred
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.lora_config import Lora
 from medvlm.core.quantize import is_quantized
@@ -65,6 +67,8 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
                 "lora.tokens: model.language adds no tokens whose rows could be trained; list them in special_tokens,"
                 " or leave out lora.tokens"
             )
+        deferred.fill(model.language.get_input_embeddings())
+        deferred.fill(model.language.get_output_embeddings() or nn.Identity())
         new_rows.attach(model.language, ids)
     if names:
         config = LoraConfig(
@@ -79,7 +83,8 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
         with warnings.catch_warnings():
             # peft detects by itself which layers store their weight transposed.
             warnings.filterwarnings("ignore", "fan_in_fan_out is set to False")
-            build_seeded(seed, "lora", lambda: inject_adapter_in_model(config, model))  # type: ignore[arg-type]
+            with _stand_in([model.get_submodule(name) for name in names]):
+                build_seeded(seed, "lora", lambda: inject_adapter_in_model(config, model))  # type: ignore[arg-type]
         _speed_up(model)
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
@@ -110,11 +115,52 @@ def merge(model: nn.Module) -> int:
                 full.weight += layer.get_delta_weight("default").to(full.weight)
                 layer.base_layer = full
             else:
-                layer.merge(safe_merge=True)
+                _merge_layer(layer)
     _unwrap(model, adapted)
     new_rows.fold(model)
     dequantize(model)
     return len(adapted)
+
+
+def _merge_layer(layer: Any) -> None:
+    base: Any = layer.get_base_layer()
+    if (source := deferred.source_of(base.weight)) is not None and not layer.lora_variant:
+        deferred.redefine(base.weight, _Merged(source, base.weight.dtype, layer))
+        return
+    deferred.fill(base)
+    layer.merge(safe_merge=True)
+
+
+class _Merged(deferred.Source):
+    """A deferred weight and its adapter, added as peft does it."""
+
+    reads_rows = False
+
+    def __init__(self, base: deferred.Source, dtype: torch.dtype, layer: Any):
+        super().__init__()
+        self.base, self.dtype, self.layer = base, dtype, layer
+
+    @torch.no_grad()
+    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        whole = self.base.read().to(self.dtype, copy=True)
+        whole += self.layer.get_delta_weight("default").to(self.dtype)
+        return whole[start:stop]
+
+
+@contextmanager
+def _stand_in(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Gives deferred weights of the layers a place on the CPU, without memory: peft puts adapters beside what they are
+    on, and those on the meta device would lose the values that they start with."""
+    own: dict[Any, Any] = {layer: layer.weight for layer in layers}
+    own = {layer: weight for layer, weight in own.items() if deferred.source_of(weight) is not None}
+    try:
+        for layer, weight in own.items():
+            place = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
+            layer.weight = nn.Parameter(place, requires_grad=False)
+        yield
+    finally:
+        for layer, weight in own.items():
+            layer.weight = weight
 
 
 def take_off(model: nn.Module) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -149,9 +195,8 @@ def put_in(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) ->
             f"{where}: its adapters do not fit this model ({sorted(wrong)[0]}); were they trained with other model"
             " settings?"
         )
-    with torch.no_grad():
-        for name, tensor in given.items():
-            own[name].copy_(tensor)
+    for name, tensor in given.items():
+        deferred.put(own[name], tensor)
 
 
 def dequantize(model: nn.Module) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from medvlm.core import deferred
 from medvlm.core.errors import CheckpointError
 from medvlm.core.lora_config import Lora
 from medvlm.core.published import require_published
@@ -40,7 +41,7 @@ def load_weights(
     if adapters:
         # The values come from `weights`, those of the base too.
         lora.attach(model, adapters.model_copy(update={"start": "zero"}), seed=0)
-    state = model.state_dict()
+    state = model.state_dict(keep_vars=True)
     own, weights = drop_states(model, state, where), drop_states(model, weights, where)
     modules = modules_of(list(own)) if modules is None else modules
     beside = {n: text for n, text in published.items() if module_of(n) in modules and n in state}
@@ -61,14 +62,15 @@ def load_weights(
                 f"{where}: {name} is {tuple(tensor.shape)}, this model needs {tuple(wanted[name].shape)}"
             )
     require_published(state, beside, where)
-    with torch.no_grad():
-        for name, tensor in given.items():
-            if not _is_rounded(wanted[name], tensor):
-                wanted[name].copy_(tensor)
+    for name, tensor in given.items():
+        if not _is_rounded(wanted[name], tensor):
+            deferred.put(wanted[name], tensor)
 
 
 def _is_rounded(own: torch.Tensor, stored: torch.Tensor) -> bool:
     """Whether a checkpoint holds a weight as it was published, rounded to bfloat16: a stage in mixed precision holds
     frozen weights so."""
     is_lower = stored.dtype == torch.bfloat16 and own.dtype == torch.float32
-    return is_lower and not own.is_meta and torch.equal(own.to(torch.bfloat16), stored.to(own.device))
+    if not is_lower or (own.is_meta and deferred.source_of(own) is None):
+        return False
+    return torch.equal(deferred.read(own, torch.bfloat16), deferred.read(stored))

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Outputs
+from medvlm.core.deferred import has_values
 from medvlm.core.media_words import list_media_ids
 from medvlm.core.sample import Batch
 from medvlm.models.attention import make_mask
@@ -41,7 +42,7 @@ def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_
         tuple(tokenizer.convert_tokens_to_ids(t) for t in kind.new_tokens(language)),
         list_media_ids(tokenizer),
     )
-    if not next(backbone.parameters()).is_meta:
+    if has_values(backbone):
         check_isolated(model)
     return model
 

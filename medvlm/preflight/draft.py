@@ -10,6 +10,7 @@ from typing import Any
 from medvlm.compositions._assemble import assemble
 from medvlm.core.composition import Assembly
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
+from medvlm.preflight.host import list_published
 from medvlm.preflight.rehearsal.ready import save_config
 from medvlm.preflight.samples import Look
 from medvlm.recipe.known import inline_configs, look_up_model
@@ -18,12 +19,13 @@ from medvlm.recipe.schema import Model, Recipe
 
 @dataclass(frozen=True)
 class Draft:
-    """assemblies: by composition. knows_words: whether the run's own tokenizers are used, so that text lengths are
-    exact."""
+    """assemblies: by composition. published: modules whose weights are read from published files. knows_words: whether
+    the run's own tokenizers are used, so that text lengths are exact."""
 
     recipe: Recipe
     assemblies: Mapping[str, Assembly]
     knows_words: bool
+    published: frozenset[str]
 
 
 def make_draft(given: Recipe, looks: Mapping[str, Look], place: Path) -> Draft:
@@ -42,7 +44,12 @@ def make_draft(given: Recipe, looks: Mapping[str, Look], place: Path) -> Draft:
     recipe = recipe.model_copy(update={"model": model, "stages": stages})
     texts = list(_list_texts(looks)) or ["no text"]
     made = assemble(recipe, place / "tokenizer", lambda size: train_tokenizer(texts, size, IMAGE))
-    return Draft(recipe, {name: assembly.estimate(knows_words) for name, assembly in made.items()}, knows_words)
+    return Draft(
+        recipe,
+        {name: assembly.estimate(knows_words) for name, assembly in made.items()},
+        knows_words,
+        list_published(given),
+    )
 
 
 def _knows_words(recipe: Recipe) -> bool:

@@ -19,6 +19,7 @@ from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.dealt import even_out, measure_share
 from medvlm.preflight.draft import Draft, make_draft
 from medvlm.preflight.gpus import GIB, Machines
+from medvlm.preflight.host import estimate_hosts, measure_building
 from medvlm.preflight.lighter import list_lighter
 from medvlm.preflight.memory import ENGINES, Memory, Recompute, recompute_all
 from medvlm.preflight.precision import convert_weights
@@ -28,6 +29,7 @@ from medvlm.preflight.simulate import Step, simulate
 from medvlm.preflight.staging import build_stage, count_steps, draw_longest, optimizers_of, prepare_items
 from medvlm.preflight.stored import count_stored
 from medvlm.recipe.files import list_missing_files
+from medvlm.recipe.graph import explain_whole
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.schema import Recipe
 from medvlm.train.terms import sum_of_losses
@@ -52,11 +54,11 @@ class StagePlan:
     steps: 0 if only packing could tell how many `epochs` are. micro: samples of the largest micro-batch; filled says
     it in words. checkpoint: bytes of one checkpoint. left_out: bytes of weights that it leaves to the published files.
     checkpoints: how many are kept at once. tokens: mean per sample. longest: maximum per sample. memory: engine -> GiB
-    by part for the longest micro-batch. chosen: the recipe's engine, a key of `memory`. seconds: per step. flops,
-    memory, fits and seconds are empty if the
-    stage was not run on the meta device; fits and seconds also if no GPU was given. scales: how large media are in the
-    file and as shown to the model. change: overrides with which it fits, and change_gib what it then needs; remedy says
-    this and more."""
+    by part for the longest micro-batch. chosen: the recipe's engine, a key of `memory`. host: engine -> GiB of a node's
+    own memory, for one rank (`rank`) and for all of its ranks (`node`). seconds: per step. flops, memory, host, fits
+    and seconds are empty if the stage was not run on the meta device; fits and seconds also if no GPU was given.
+    scales: how large media are in the file and as shown to the model. change: overrides with which it fits, and
+    change_gib what it then needs; remedy says this and more."""
 
     name: str
     kind: str
@@ -73,6 +75,7 @@ class StagePlan:
     flops: float = 0.0
     memory: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     chosen: str = ""
+    host: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     fits: bool | None = None
     change: str = ""
     change_gib: float = 0.0
@@ -187,7 +190,11 @@ def _plan_as_is(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machi
     if is_bound:  # a step has as many such micro-batches as its tokens fill
         passes = config.batch * found.tokens / (world * sum(map(stage.count_tokens, drawn)))
     weights = bytes_of.weights_of(stage.model, extra.values())
-    return _add_memory(_add_time(found, step, recipe, machines, mfu, passes), step, weights, recipe, machines, config)
+    found = _add_memory(_add_time(found, step, recipe, machines, mfu, passes), step, weights, recipe, machines, config)
+    building = measure_building(stage.model, draft.published, explain_whole(config))
+    kinds = _list_engines(_choose_engine(recipe, machines), world)
+    host = estimate_hosts(building, step, weights, recipe.engine, kinds, machines, found.checkpoint)
+    return replace(found, host=host)
 
 
 def _describe(stage: Any, config: StageConfig, world: int, stored: int, left_out: int) -> StagePlan:

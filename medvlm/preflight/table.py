@@ -73,6 +73,7 @@ def _list_stage_lines(stage: StagePlan, plan: Plan) -> Iterator[str]:
     for name, parts in stage.memory.items():
         mark = ">" if name == stage.chosen else " "
         yield f" {mark}{name:<20}" + "".join(f"{parts.get(c, 0.0):>11.2f}" for c in shown)
+    yield from _list_host_lines(stage)
     step = f"  {stage.flops / 1e12:,.1f} TFLOP per step"
     if stage.seconds is not None:
         step += f", {stage.seconds:.2f} s"
@@ -84,6 +85,13 @@ def _list_stage_lines(stage: StagePlan, plan: Plan) -> Iterator[str]:
             if stage.fits
             else f"  DOES NOT FIT: {stage.remedy}"
         )
+
+
+def _list_host_lines(stage: StagePlan) -> Iterator[str]:
+    yield f"  {'GiB of host memory':<20}{'rank':>11}{'node':>11}"
+    for name, gib in stage.host.items():
+        mark = ">" if name == stage.chosen.removesuffix(" recompute") else " "
+        yield f" {mark}{name:<20}{gib['rank']:>11.2f}{gib['node']:>11.2f}"
 
 
 def _format_count(number: int) -> str:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from medvlm.core.composition import Composition, composition_as_is, composition_of_stage, name_of
 from medvlm.core.errors import RecipeError
 from medvlm.core.lora_config import Lora
-from medvlm.core.stage_config import Merge
+from medvlm.core.stage_config import Merge, StageConfig
 from medvlm.recipe.origins import Origin, StageOrigin, name_outside
 from medvlm.recipe.schema import Recipe
 
@@ -55,6 +55,15 @@ def find_start_stages(recipe: Recipe, i: int) -> tuple[int, ...]:
         return (i - 1,) if i else ()
     wanted = set(recipe.stages[i].list_starts().values())
     return tuple(names.index(name) for name in sorted(wanted) if name in names)
+
+
+def explain_whole(config: StageConfig) -> str:
+    """Why a stage needs the values of all weights before an engine shards them, or ""."""
+    if isinstance(config.from_, Merge):
+        return "`from` merges models"
+    if config.lora and (config.lora.dora or config.lora.start == "pissa"):
+        return f"lora.{'dora' if config.lora.dora else 'start: pissa'} begins with values of the weights"
+    return ""
 
 
 def find_outside_origins(recipe: Recipe, i: int) -> dict[tuple[str, ...], Origin]:

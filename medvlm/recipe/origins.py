@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -20,11 +19,11 @@ from medvlm.core.layouts import Layout, find_layout
 from medvlm.core.lora_config import Lora, read_lora
 from medvlm.core.run import RunFolder, read_record
 from medvlm.core.stored import read_object
+from medvlm.core.weight_files import list_files
 from medvlm.models.parts import module_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 OTHER_STAGE = re.compile(r"(?P<run>[^:]+):(?P<stage>[A-Za-z0-9][A-Za-z0-9_-]*)")
-INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
 PIECE_BYTES = 8 << 20
 
 Weights = dict[str, torch.Tensor]
@@ -186,7 +185,7 @@ class FilesOrigin:
         return self._align(module, own) is not None
 
     def load(self, model: nn.Module, modules: set[str]) -> Start:
-        state = model.state_dict()
+        state = model.state_dict(keep_vars=True)
         weights: Weights = self._load_released(state, modules) if self._layout is not None else {}
         for module in modules if self._layout is None else ():
             own = [name.removeprefix(f"{module}.") for name in state if module_of(name) == module]
@@ -197,10 +196,10 @@ class FilesOrigin:
             keys = [key for key in self._keys if key.startswith(theirs)]
             weights |= {f"{module}.{ours}{key.removeprefix(theirs)}": self._read(key) for key in keys}
         # Of tied tensors, files hold only the first.
-        stored = {tensor.data_ptr(): name for name, tensor in state.items() if name in weights}
+        stored = {id(tensor): name for name, tensor in state.items() if name in weights}
         for name, tensor in state.items():
-            if name not in weights and module_of(name) in modules and tensor.data_ptr() in stored:
-                weights[name] = weights[stored[tensor.data_ptr()]]
+            if name not in weights and module_of(name) in modules and id(tensor) in stored:
+                weights[name] = weights[stored[id(tensor)]]
         return Start(weights)
 
     def _load_released(self, state: Weights, modules: set[str]) -> Weights:
@@ -285,30 +284,4 @@ class FilesOrigin:
 
     @cached_property
     def _files(self) -> list[Path]:
-        return list(_list_files(self._local if self._local.is_dir() else _fetch(self.where)))
-
-
-def _list_files(folder: Path) -> Iterator[Path]:
-    """The files of the index, if there is one: a hub repository may hold the same weights twice."""
-    if (folder / INDEX).is_file():
-        yield from sorted({folder / name for name in json.loads((folder / INDEX).read_text())["weight_map"].values()})
-    elif (folder / WHOLE).is_file():
-        yield folder / WHOLE
-    else:
-        yield from sorted(folder.glob("*.safetensors"))
-
-
-def _fetch(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", INDEX]))
-    except (OSError, ValueError) as reason:
-        first = str(reason).strip().splitlines()[0]
-        raise CheckpointError(
-            f"{hub_id}: cannot be downloaded ({first}); check the id, log in with `hf auth login` if the model is"
-            " gated, or give the folder of a copy"
-        ) from None
-    if not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"{hub_id}: has no .safetensors file; other formats are not supported")
-    return folder
+        return list_files(self.where)

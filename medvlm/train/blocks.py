@@ -1,4 +1,4 @@
-"""Finds the repeated blocks of a model, the units of sharding, activation recomputation and compilation."""
+"""Recomputes or compiles the blocks of a model."""
 
 from __future__ import annotations
 
@@ -9,33 +9,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from medvlm.core.blocks import find_blocks
 from medvlm.core.errors import RecipeError
 
 Matches = Callable[[str, str], bool]
-
-
-def find_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The layers of towers and language models, by name.
-
-    These are the children of the outermost ModuleLists and Sequentials whose children are all of one class and have
-    children and parameters themselves."""
-    found: list[tuple[str, nn.Module]] = []
-
-    def search(module: nn.Module, path: str) -> None:
-        for name, child in module.named_children():
-            layers = list(child.children())
-            if (
-                isinstance(child, nn.ModuleList | nn.Sequential)
-                and layers
-                and len({type(m) for m in layers}) == 1
-                and all(_is_composed(m) for m in layers)
-            ):
-                found.extend((f"{path}{name}.{i}", layer) for i, layer in child.named_children())
-            else:
-                search(child, f"{path}{name}.")
-
-    search(model, "")
-    return found
 
 
 def recompute(model: nn.Module, patterns: Sequence[str], matches: Matches) -> None:
@@ -74,10 +51,6 @@ def _add_recompute(forward: Callable[..., Any]) -> Callable[..., Any]:
         )
 
     return forward_again
-
-
-def _is_composed(module: nn.Module) -> bool:
-    return any(True for _ in module.children()) and any(True for _ in module.parameters())
 
 
 def _name_lists(known: Sequence[tuple[str, nn.Module]]) -> list[str]:

@@ -182,11 +182,11 @@ def restore(folder: Path, load: Callable[[Read, Collection[str]], None], rank: i
 
 
 def read_weights(folder: Path, extra_model: str = "") -> dict[str, torch.Tensor]:
-    """All weights of the model that are in a checkpoint, or those of one of its extra models, on the CPU. Raises
-    CheckpointError if the checkpoint is damaged."""
+    """All weights of the model that are in a checkpoint, or those of one of its extra models, as open_tensor() gives
+    them. Raises CheckpointError if the checkpoint is damaged."""
     require_whole(folder)
     reader, prefix = TensorReader(folder / "tensors"), f"models.{extra_model}." if extra_model else "model."
-    return {name.removeprefix(prefix): reader.read_tensor(name) for name in reader.stored if name.startswith(prefix)}
+    return {name.removeprefix(prefix): reader.open_tensor(name) for name in reader.stored if name.startswith(prefix)}
 
 
 def require_whole(folder: Path) -> None:

@@ -12,8 +12,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from medvlm.train.blocks import find_blocks
+from medvlm.core.blocks import find_blocks
 from medvlm.train.engine import Engine
+from medvlm.train.reading import name_sources, read_shards
 
 
 class Fsdp2(Engine):
@@ -36,6 +37,7 @@ class Fsdp2(Engine):
                 CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if self.config.offload else OffloadPolicy()
             ),
         }
+        sources = name_sources(model)
         for _, block in find_blocks(model):
             fully_shard(
                 block, mp_policy=MixedPrecisionPolicy(param_dtype=computes, reduce_dtype=torch.float32), **options
@@ -48,6 +50,7 @@ class Fsdp2(Engine):
             ),
             **options,
         )
+        read_shards(model, sources, self.steps_on)
         self._check_sharded(model)
 
     def setup(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> nn.Module:

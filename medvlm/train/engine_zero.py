@@ -13,10 +13,12 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
+from medvlm.core.deferred import list_deferred
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import RecipeError
 from medvlm.train.engine import Engine
-from medvlm.train.tensors import Read
+from medvlm.train.reading import read_partitions
+from medvlm.train.tensors import Read, shape_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET = 50_000_000
@@ -41,6 +43,9 @@ class Zero(Engine):
     def _place(self, model: nn.Module) -> None:
         if self.stage < 3:  # ZeRO-3 moves the weights itself, part by part
             model.to(self.device)
+        elif list_deferred(model):
+            deepspeed = _import_deepspeed(self.device)
+            read_partitions(model, deepspeed, self._make_settings(), self.device, self.is_first)
 
     def setup(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> nn.Module:
         """Raises RecipeError for several optimizers, and for extra models."""
@@ -168,7 +173,7 @@ class Zero(Engine):
     def load(self, read: Read, names: Collection[str]) -> None:
         chunk: dict[str, torch.Tensor] = {}
         for name, tensor in self._list_stored().items():
-            chunk[name] = torch.empty(getattr(tensor, "ds_shape", tensor.shape), dtype=tensor.dtype)
+            chunk[name] = torch.empty(shape_of(tensor), dtype=tensor.dtype)
             if sum(t.numel() for t in chunk.values()) > CHUNK:
                 self._load(chunk, read, names)
                 chunk = {}
@@ -281,7 +286,7 @@ class Zero(Engine):
                 offload._register_deepspeed_module(offload.module)
 
     def _check_sharded(self, model: nn.Module) -> None:
-        trained = sum(getattr(p, "ds_numel", p.numel()) for p in self._list_trained().values())
+        trained = sum(shape_of(p).numel() for p in self._list_trained().values())
         own = sum(flat.numel() for flat in self._list_flats())
         (together,) = self.sum_over_ranks([own])
         assert own <= trained / self.world + len(self._list_trained()) * self.world * 128, (

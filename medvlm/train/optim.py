@@ -13,6 +13,7 @@ from torch import nn
 from medvlm.core.errors import RecipeError
 from medvlm.core.stage_config import Optim, OptimOf
 from medvlm.train.muon import Muon, find_hidden_matrices
+from medvlm.train.tensors import shape_of
 
 Matches = Callable[[str, str], bool]
 CPU = torch.device("cpu")
@@ -66,7 +67,7 @@ def make_optimizer(
             raise RecipeError(f"stages.{stage}.optim.lr_of: {pattern!r} matches no trained parameter")
     for name, parameter in trained:
         factor = next((f for pattern, f in config.lr_of.items() if matches(name, pattern)), 1.0)
-        decay = config.weight_decay if parameter.ndim > 1 else 0.0
+        decay = config.weight_decay if len(shape_of(parameter)) > 1 else 0.0
         # The two factors of an adapter form a matrix only together, so they get AdamW.
         orthogonal = id(parameter) in matrices and not matches(name, "lora")
         groups.setdefault((factor, decay, orthogonal), []).append(parameter)

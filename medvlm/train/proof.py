@@ -11,6 +11,10 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from medvlm.core.errors import RecipeError
+from medvlm.train.tensors import shape_of
+
+PIECE = 1 << 24
+"""Elements."""
 
 GroupOf = Callable[[str], str]
 Whole = Callable[[torch.Tensor], torch.Tensor]
@@ -29,8 +33,9 @@ def holds_gradient(parameter: nn.Parameter) -> bool:
 def digest(tensors: list[torch.Tensor], whole: Whole = return_unchanged) -> str:
     """A hash of 16 hex digits over the bytes of the tensors, in order. whole: gathers a sharded tensor."""
     total = hashlib.sha256()
-    for tensor in (whole(tensor) for tensor in tensors):
-        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for tensor in tensors:
+        for piece in whole(tensor).detach().flatten().split(PIECE):  # the host need not hold all of it
+            total.update(piece.cpu().contiguous().view(torch.uint8).numpy())
     return total.hexdigest()[:16]
 
 
@@ -55,7 +60,8 @@ class Proof:
     def __post_init__(self) -> None:
         self.start = {key: digest(tensors, self.whole) for key, tensors in self._collect_tensors().items()}
         self.counts = {
-            key: sum(t.numel() for t in tensors) for key, tensors in self._collect_tensors(with_moving=True).items()
+            key: sum(shape_of(t).numel() for t in tensors)
+            for key, tensors in self._collect_tensors(with_moving=True).items()
         }
 
     def format_table(self) -> str:

@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from medvlm.core.deferred import Source, defer, is_deferring
 from medvlm.core.errors import CheckpointError
 from medvlm.train.contents import read_contents
 from medvlm.train.snapshot import size_of
@@ -167,6 +168,10 @@ class TensorReader(dcp.FileSystemReader):
             _narrow(whole, chunk.offsets, chunk.sizes).copy_(self._read_chunk(MetadataIndex(name, chunk.offsets)))
         return whole
 
+    def open_tensor(self, name: str) -> torch.Tensor:
+        """A full tensor on the CPU. Within core.deferred.deferring(), one whose values stay in the checkpoint."""
+        return _defer(self, name) if is_deferring() else self.read_tensor(name)
+
     def read_pieces(self, name: str) -> Iterator[Any]:
         """The bytes of a tensor in the layout of safetensors, in small pieces if a single rank wrote it."""
         chunks = self.stored[name].chunks
@@ -212,6 +217,27 @@ class TensorReader(dcp.FileSystemReader):
                     raise CheckpointError(f"{name} ends in the middle of {index.fqn}")
                 view = view[read:]
         return data.view(entry.properties.dtype).reshape(sizes)
+
+
+class _Saved(Source):
+    """A tensor of a checkpoint."""
+
+    reads_rows = False
+
+    def __init__(self, reader: TensorReader, name: str):
+        super().__init__()
+        self.reader, self.name = reader, name
+
+    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        whole = self.reader.read_tensor(self.name)
+        return whole[start:stop] if whole.ndim else whole
+
+
+def _defer(reader: TensorReader, name: str) -> torch.Tensor:
+    entry = reader.stored[name]
+    empty = torch.empty(entry.size, dtype=entry.properties.dtype, device="meta")
+    defer(empty, _Saved(reader, name))
+    return empty
 
 
 def _require_plain(data: bytes, name: str) -> None:

@@ -29,6 +29,12 @@ Optimizers = Mapping[str, torch.optim.Optimizer]
 NONE: Models = {}
 
 
+def shape_of(tensor: torch.Tensor) -> torch.Size:
+    """The shape of a whole tensor. One that ZeRO-3 has divided shows an empty part of itself."""
+    shape: torch.Size = getattr(tensor, "ds_shape", tensor.shape)
+    return shape
+
+
 def tensors_of(
     model: nn.Module, optimizers: Optimizers, extra_models: Models = NONE, without: Collection[str] = ()
 ) -> dict[str, Any]:

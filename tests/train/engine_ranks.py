@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import swap_tensors
 
+from medvlm.core.deferred import Held, defer
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.lora_config import Lora
@@ -288,6 +290,18 @@ class Quantized(Answering):
         return model
 
 
+class Deferred(Answering):
+    """The weights of the language model are read when it is sharded."""
+
+    def build(self) -> VLM:
+        model = vlm()
+        for parameter in model.language.parameters():
+            other = nn.Parameter(torch.empty_like(parameter, device="meta"))
+            swap_tensors(parameter, other)
+            defer(parameter, Held(other.detach()))
+        return model
+
+
 class Narrow(Answering):
     """The second rank has no memory for more than two samples at a time."""
 
@@ -320,6 +334,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "averaged": {"of": Averaged},
     "head": {"trains": ("connectors", "language")},
     "quantized": {"of": Quantized},
+    "read": {"of": Deferred},
 }
 
 

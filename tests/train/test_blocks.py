@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from medvlm.core.blocks import find_blocks
 from medvlm.core.errors import RecipeError
 from medvlm.encoders import timm
 from medvlm.models.parts import matches
-from medvlm.train.blocks import compile_blocks, find_blocks, recompute
+from medvlm.train.blocks import compile_blocks, recompute
 from tests.models.tiny import FAMILIES, batch_of, document, language, vlm
 
 

@@ -31,6 +31,7 @@ FAST = (
     "fsdp2 averaged",
     "fsdp2 head",
     "fsdp2 dealt",
+    "fsdp2 read",
     "fsdp2 averaged again",
     "zero2",
     "zero2 again",
@@ -61,6 +62,7 @@ SLOW = (
     "zero3 bf16",
     "zero3 head",
     "zero3 dealt",
+    "zero3 read",
     "fsdp2 zero1",
     "ddp zero3",
     "zero3 ddp",
@@ -180,6 +182,21 @@ def test_what_was_sharded_goes_on_to_the_last_bit(kind: str, fast: Ranks) -> Non
     check_goes_on(fast, kind)
 
 
+def check_read(ranks: Ranks, kind: str) -> None:
+    for read, whole in zip(found(ranks, f"{kind} read"), found(ranks, kind), strict=True):
+        assert read["left"] == 0 and read["loss"] == whole["loss"] and read["norm"] == whole["norm"]
+        assert differing(read["weights"], whole["weights"]) == []
+
+
+def test_weights_that_are_read_into_shards_are_those_that_are_sharded(fast: Ranks) -> None:
+    check_read(fast, "fsdp2")
+
+
+@pytest.mark.slow
+def test_weights_that_zero3_divides_one_by_one_are_those_that_it_divides_together(slow: Ranks) -> None:
+    check_read(slow, "zero3")
+
+
 def test_the_mean_over_a_ranks_own_labels_is_another_loss(fast: Ranks, one: dict[str, Any]) -> None:
     """A control: the comparison above would notice this difference."""
     assert off(found(fast, "fsdp2 own")[0], one) > 1e-4
@@ -258,6 +275,7 @@ def test_an_engine_that_flattens_parameters_refuses_several_optimizers(fast: Ran
         "zero3 recompute",
         "zero3 offload",
         "zero3 dealt",
+        "zero3 read",
     ],
 )
 def test_two_ranks_lose_what_one_process_loses_with_everything(case: str, slow: Ranks, one: dict[str, Any]) -> None:

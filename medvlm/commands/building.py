@@ -1,0 +1,58 @@
+"""Builds the model of a stage and gives it the weights that it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from medvlm.commands.initial_weights import Starts, put_start
+from medvlm.core.config import component
+from medvlm.core.deferred import deferring, fill, list_deferred
+from medvlm.core.lora_config import Lora
+from medvlm.core.published import Prints, Published
+from medvlm.core.stage_config import StageConfig
+from medvlm.recipe.graph import explain_whole
+from medvlm.stages._base import Setup
+
+
+@dataclass(frozen=True)
+class Began:
+    """What a stage begins with. started: module -> the origin of its weights. unchanged: fingerprints of the tensors
+    that are as published."""
+
+    started: dict[str, str]
+    adapters: Lora | None
+    unchanged: Prints
+
+
+def build_stage(config: StageConfig, setup: Setup, starts: Starts) -> tuple[Any, Began]:
+    """If the engine shards weights, they stay in their files and checkpoints until it does so, where that is possible;
+    what every rank reads whole is said."""
+    if not setup.engine.is_sharded or (why := explain_whole(config)):
+        if setup.engine.is_sharded and setup.engine.is_first:
+            print(f"stage {config.name}: every rank reads the model whole: {why}", flush=True)
+        return _build(config, setup, starts)
+    with deferring() as said:
+        built = _build(config, setup, starts)
+    for line in said if setup.engine.is_first else ():
+        print(f"stage {config.name}: {line}", flush=True)
+    return built
+
+
+def _build(config: StageConfig, setup: Setup, starts: Starts) -> tuple[Any, Began]:
+    stage = component("stages", config.kind).build(config, setup)
+    config = stage.count_steps()
+    published = Published(stage.model, lambda name: any(stage.matches(name, each) for each in config.trains))
+    started, adapters = put_start(stage.model, config, starts, setup.seed)
+    return stage, Began(started, adapters, published.find_unchanged(stage.model))
+
+
+def make_extra_models(stage: Any) -> dict[str, nn.Module]:
+    """The extra models of a stage, with values."""
+    extra: dict[str, nn.Module] = stage.make_extra_models()
+    if extra and list_deferred(stage.model):  # a copy of a deferred weight has no values
+        fill(stage.model)
+        extra = stage.make_extra_models()
+    return extra
