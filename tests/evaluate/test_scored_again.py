@@ -20,7 +20,7 @@ from medvlm.core.ask import Ask
 from medvlm.core.config import kinds
 from medvlm.core.protocols import FOLDER, Row
 from medvlm.core.run import RunFolder
-from medvlm.core.sample import Question, Sample
+from medvlm.core.sample import Question, Sample, make_truth
 from medvlm.evaluate.protocols import refusals
 from medvlm.evaluate.run import evaluate
 from medvlm.evaluate.saved import SETTINGS, read_saved
@@ -38,11 +38,14 @@ STEPS = {"modality": "Chest radiograph", "feature": "a round opacity"}
 class Able(Noisy):
     """Can do what any protocol asks for."""
 
-    can = frozenset({"answer", "draw", "embed", "represent", "decode"})
+    can = frozenset({"answer", "draw", "weigh", "embed", "represent", "decode"})
     identity = {"model": "able", "max_new_tokens": 16}
 
     def draw(self, asks: Sequence[Ask], copies: int, temperature: float, seed: int) -> list[list[str]]:
         return [[self._answer(ask), *["liver"] * (copies - 1)] for ask in asks]
+
+    def weigh(self, asks: Sequence[Ask], texts: Sequence[Sequence[str]]) -> list[list[tuple[float, int]]]:
+        return [[(-float(len(text)), len(text.split())) for text in own] for own in texts]
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         return np.stack(
@@ -68,7 +71,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
                 sample, files = make_sample(split, i)
                 side, *others = sample.questions
                 labels = Truth(classes=("edema", "mass"), labels=(i % 3 == 0, i % 2 == 0), exclusive=False)
+                pair = make_truth("preference", "A nodule.", rejected=f"A mass{' or two' * (i % 2)}.")
                 asked = (replace(side, steps=STEPS), *others, Question("What is there?", labels, "findings"))
+                asked += (Question("Describe it.", pair, "pair"),)
                 writer.write(replace(sample, questions=asked), files)
     return open_shards(folder)
 

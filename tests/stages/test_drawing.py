@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from medvlm.objectives.policies._contract import Tokens
 from medvlm.train.terms import LOSS
 from tests.stages.batches import first, weight_of
 from tests.stages.fixed_answers import ANSWERS
+from tests.tiny_run import REASON, cut_off, differing, recipe, trace, trained, weights, written
 
 Make = Callable[..., Any]
 
@@ -179,3 +181,16 @@ def test_a_bare_objective_is_one_with_its_default_settings(stage_of: Make) -> No
     assert bare == full and bare.policy_objective.clip_high == 0.28
     default = stage_of("grpo", clip=0.3, scale_by_deviation=False).config.policy_objective
     assert (default.kind, default.clip, default.scale_by_deviation) == ("grpo", 0.3, False)
+
+
+@pytest.mark.slow
+def test_a_run_that_replaces_questions_and_was_killed_goes_on_to_the_last_bit(tmp_path: Path) -> None:
+    stage = {**REASON, "lora": {"rank": 2}, "refill": 2, "objective": "gdpo", "updates": 2, "group": 2}
+    stage["rewards"] = {"format": 1.0, "medvlm.preflight.rehearsal.fake_reward": 0.01}
+    settings = {"stages": [stage], "plugins": ["medvlm"]}
+    whole = trained(written(tmp_path / "whole", recipe(name="whole", **settings)), tmp_path / "runs")
+    path = written(tmp_path / "cut", recipe(name="cut", **settings))
+    cut_off(path, tmp_path / "runs", "reason", 3)
+    run = trained(path, tmp_path / "runs")
+    assert trace(run, "reason") == trace(whole, "reason") and len(trace(run, "reason")) == stage["steps"]
+    assert differing(weights(run, "reason"), weights(whole, "reason")) == []

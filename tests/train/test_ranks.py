@@ -11,6 +11,7 @@ import torch
 
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint
+from tests.stages.test_preference import PAIRED, PREFER
 from tests.tiny_run import (
     INSTRUCT,
     PAIR,
@@ -36,7 +37,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("ranks")
     text = {"kind": "transformers", "config": {"model_type": "bert", **SMALL, **STILL, "num_hidden_layers": 1}}
     instruct = {**INSTRUCT, "lora": {"rank": 2, "alpha": 4}, "tasks": ["choice", "count", "boxes"], "questions": 3}
-    written(made, recipe(seed=11, stages=[{**PAIR, "text": text}, instruct, {**REASON, "steps": 3}]))
+    prefer = {**PREFER, "lora": {"rank": 2}, "steps": 2}
+    stages = [{**PAIR, "text": text}, instruct, {**REASON, "steps": 3}, prefer]
+    written(made, recipe(seed=11, stages=stages), PAIRED)
     return made
 
 
