@@ -15,8 +15,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "medvlm"
 SLOTS = """
 archive/readers backbones compositions connectors decoders encoders evaluate/protocols export/targets
-families objectives/heads objectives/pairs objectives/policies objectives/preferences released rewards rollouts scoring
-stages tasks tasks/codecs texts
+families objectives/heads objectives/pairs objectives/policies objectives/preferences objectives/ssl released rewards
+rollouts scoring stages tasks tasks/codecs texts
 """
 
 OTHER_MEANING = {
@@ -60,6 +60,7 @@ OTHER_MEANING = {
     ("commands/first_recipe.py", "siglip"): "model_type of transformers",
     ("io/phi/header.py", "gate"): "a parameter of a reader",
     ("objectives/policy.py", "mask"): "tokens whose ratio is out of bounds",
+    ("objectives/ssl/_masked.py", "heads"): "attention heads",
     ("preflight/memory.py", "heads"): "module of a dual encoder",
     ("preflight/samples.py", "report"): "a sample's report",
     ("preflight/rehearsal/shrink.py", "heads"): "attention heads",
@@ -71,6 +72,7 @@ OTHER_MEANING = {
     ("rewards/product.py", "choice"): "a reward of its examples",
     ("rewards/product.py", "length"): "a reward of its examples",
     ("stages/contrastive.py", "report"): "a sample's report is read",
+    ("stages/ssl.py", "encoder"): "its own setting",
     ("stages/supervised.py", "answers"): "how tokens are weighed",
     ("stages/_grpo_config.py", "grpo"): "the kind of its stage",
     ("stages/_supervised_config.py", "answers"): "how tokens are weighed",

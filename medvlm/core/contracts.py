@@ -197,6 +197,22 @@ class Features:
     grid: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Masking:
+    """What an encoder of patches is kept from seeing. T: its patches, row-major.
+
+    kept_NK: indices of the patches that it sees; the others are left out, and the grid of the Features is (K,).
+    hidden_NT: true for patches that are replaced by `token_E` before positions are added. layers: outputs of these
+    blocks, counted from the end, become the patch tokens, concatenated along the channels; -1 is normed. By default the
+    last. With none of these, the encoder sees all of an input, which may then have another size than its own: positions
+    are interpolated."""
+
+    kept_NK: torch.Tensor | None = None
+    hidden_NT: torch.Tensor | None = None
+    token_E: torch.Tensor | None = None
+    layers: tuple[int, ...] = ()
+
+
 Quantize = Literal["nf4"]
 """Precision of a frozen language model: 4-bit NormalFloat, see core/quantize.py."""
 
@@ -213,7 +229,7 @@ class EncoderModule(Protocol):
     path. If its `tower` is a model of another library with an export target: LIBRARY, its name, and not_stock(config)
     -> why the library alone cannot compute the encoder, or "". CAN_BE_FUSED, SEES_SLICES: whether `fused` and `slices`
     may build on it. scale_down(config) -> the config at toy size, if more than widths and numbers of layers must
-    change."""
+    change. A built encoder whose attribute `can_mask` is true has forward(pixels, masking), see Masking."""
 
 
 # --- connectors: medvlm/connectors/KIND.py ----------------------------------------------------------

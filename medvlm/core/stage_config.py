@@ -169,6 +169,10 @@ class StageConfig(Config):
         """What a sample must have. model: the section `model` of the recipe. Overridden by every kind of medvlm."""
         return Needs()
 
+    def list_beside(self) -> dict[tuple[str, ...], str]:
+        """Key -> a source that it reads besides `mix`, train and val. Overridden by kinds with such keys."""
+        return {}
+
     def shows_media(self) -> bool:
         """Whether samples are used with their images. Overridden by kinds that can do without."""
         return True
@@ -194,13 +198,8 @@ class StageConfig(Config):
         """The same settings at toy size. Overridden by kinds with further sizes."""
         deep = any(re.search(r"\.layers?\.", pattern) for pattern in self.trains)
         small: dict[str, Any] = {name: toy.shrink(text, deep) for name, text in self.list_text_towers().items()}
-        small |= {
-            "steps": toy.steps,
-            "epochs": None,
-            "batch": toy.batch,
-            "accumulate": 2 if self.micro_batches > 1 else 1,
-        }
-        small |= {"save_every": 1, "keep": "last"}
+        small |= {"steps": toy.steps, "epochs": None, "batch": toy.batch, "save_every": 1, "keep": "last"}
+        small["accumulate"] = 2 if self.micro_batches > 1 else 1
         if self.validate_ is not None:
             often = {"every": 1, "samples": toy.samples, "patience": 0}
             small["validate_"] = self.validate_.model_copy(update=often)

@@ -164,6 +164,16 @@ class ComposedPrepare:
         name, pixels = self.see(sample, files).media[0]
         return show_input(pixels, self.preprocess[name])
 
+    def resize(self, encoder: str, size: tuple[int, ...]) -> ComposedPrepare:
+        """The same with another size of the input of an encoder."""
+        before = self.preprocess[encoder].model_copy(update={"size": size})
+        make: Any = type(self.transforms[encoder])
+        return replace(
+            self,
+            preprocess={**self.preprocess, encoder: before},
+            transforms={**self.transforms, encoder: make(before)},
+        )
+
     def estimate(self, knows_words: bool) -> Prepare:
         dialogue = self.dialogue
         if not knows_words and isinstance(dialogue, Dialogue):

@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from medvlm.core.arguments import refuse_unknown
-from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Preprocess
+from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Masking, Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import read_file
 from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
+from medvlm.encoders._masking import open_monai
 
 Side = tuple[float, float, float]
 
@@ -142,10 +143,13 @@ class Volume(MeasuredEncoder):
             read_file(self.tower, config, "encoders")
         self.is_vit, self.vit_grid = config.net == "ViT", facts(config).grid if config.net == "ViT" else None
         self.has_class_token = config.class_token
+        self.can_mask, self.patch = self.is_vit, config.voxels if self.is_vit else ()
         self.layers = None if config.layer is None else select_layers(config.layer, count(config))
         self.measure(config.preprocess.shape, facts(config))
 
-    def forward(self, pixels_NCDHW: torch.Tensor) -> Features:
+    def forward(self, pixels_NCDHW: torch.Tensor, masking: Masking | None = None) -> Features:
+        if masking is not None:
+            return self._forward_masked(pixels_NCDHW, masking)
         if not self.is_vit:
             stages = self.stages(self.tower, pixels_NCDHW)
             return join_maps([stages[n] for n in self.layers or (-1,)])
@@ -155,6 +159,11 @@ class Volume(MeasuredEncoder):
         if self.has_class_token:
             return Features(tokens[:, 1:], tokens[:, 0], self.vit_grid)
         return Features(tokens, tokens.mean(1), self.vit_grid)
+
+    def _forward_masked(self, pixels_NCDHW: torch.Tensor, masking: Masking) -> Features:
+        assert self.vit_grid is not None
+        trunk = open_monai(self.tower, self.patch, self.vit_grid)
+        return trunk.encode(pixels_NCDHW, masking, self.has_class_token)
 
 
 def _find_modules() -> list[ModuleType]:

@@ -6,11 +6,13 @@ import math
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
-from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Preprocess
+from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Masking, Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
+from medvlm.encoders._masking import open_timm
 from medvlm.encoders._timm import create
 
 LIBRARY = "timm"
@@ -29,6 +31,8 @@ class Config(EncoderConfig, LoadedFile):
     layer: Layers | None = None
     """By default the output of the network after its last norm. -2 is the second to last block of a ViT, or stage of a
     CNN."""
+    pool: Literal["mean", "class"] = Field("mean", exclude_if=lambda pool: pool == "mean")
+    """The vector of the whole image: the mean of the patch tokens, or the class token of a ViT."""
     args: dict[str, Any] = {}
     """Extra arguments of timm.create_model, e.g. {depth: 4, embed_dim: 128}."""
     preprocess: Preprocess
@@ -79,10 +83,15 @@ class Net(MeasuredEncoder):
             if not hasattr(self.tower, "forward_intermediates"):
                 raise ShapeError(f"encoders: timm does not expose the inner layers of {config.net}; remove `layer`")
             self.layers = select_layers(config.layer, len(self.tower.feature_info))
-        self.net = config.net
+        self.net, self.pool = config.net, config.pool
+        if self.pool == "class" and (self.layers is not None or getattr(self.tower, "cls_token", None) is None):
+            raise ShapeError(f"encoders: pool: class needs a class token, and {config.net} gives none; use pool: mean")
+        self.can_mask = open_timm(self.tower) is not None
         self.measure(config.preprocess.shape, facts(config))
 
-    def forward(self, pixels_NCHW: torch.Tensor) -> Features:
+    def forward(self, pixels_NCHW: torch.Tensor, masking: Masking | None = None) -> Features:
+        if masking is not None:
+            return self._forward_masked(pixels_NCHW, masking)
         if self.layers is not None:
             wanted = sorted(self.layers)
             maps = dict(
@@ -103,4 +112,9 @@ class Net(MeasuredEncoder):
                 f" expected {self.prefix} prefix tokens and a grid of {list(self.vit_grid)}; choose a preprocess.size"
                 " that its patches tile, or another network"
             )
-        return Features(patches, patches.mean(1), self.vit_grid)
+        return Features(patches, features[:, 0] if self.pool == "class" else patches.mean(1), self.vit_grid)
+
+    def _forward_masked(self, pixels_NCHW: torch.Tensor, masking: Masking) -> Features:
+        trunk = open_timm(self.tower)
+        assert trunk is not None, self.net
+        return trunk.encode(pixels_NCHW, masking, self.pool == "class")

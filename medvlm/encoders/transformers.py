@@ -15,10 +15,11 @@ from pydantic import model_validator
 from torch import nn
 
 from medvlm.core.arguments import refuse_values
-from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, Loaded, Preprocess
+from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, Loaded, Masking, Preprocess
 from medvlm.core.errors import CheckpointError, ShapeError
 from medvlm.core.weights import from_pretrained, open_stock
 from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
+from medvlm.encoders._masking import MASKED, choose, find_grid, run_masked
 
 PLAIN = (
     "clip_vision_model",
@@ -152,9 +153,13 @@ class Tower(MeasuredEncoder):
         self.takes_grid = "grid_thw" in accepts and "merge_sizes" in accepts  # VideoLLaMA 3
         patch = getattr(known, "patch_size", 1)
         self.patch: int = patch if isinstance(patch, int) else patch[0]
+        self.can_mask = known.model_type in MASKED and self.layers in ((), (-1,))
+        self.can_resize = "interpolate_pos_encoding" in accepts
         self.measure(before.shape, facts(config))
 
-    def forward(self, pixels_NCHW: torch.Tensor) -> Features:
+    def forward(self, pixels_NCHW: torch.Tensor, masking: Masking | None = None) -> Features:
+        if masking is not None:
+            return self._forward_masked(pixels_NCHW, masking)
         vit_grid = tuple(side // self.patch for side in pixels_NCHW.shape[2:])
         given = {"pixel_values": pixels_NCHW}
         if self.takes_patches:
@@ -181,6 +186,21 @@ class Tower(MeasuredEncoder):
         if pooled is not None and pooled.flatten(1).shape[1] == features.patches.shape[-1]:
             features.pooled = pooled.flatten(1)
         return features
+
+    def _forward_masked(self, pixels_NCHW: torch.Tensor, masking: Masking) -> Features:
+        grid = find_grid(pixels_NCHW, (self.patch, self.patch))
+        options = {"interpolate_pos_encoding": True} if self.can_resize else {}
+
+        def run() -> Any:
+            return self.tower(pixel_values=pixels_NCHW, output_hidden_states=True, **options)
+
+        out = run_masked(self.tower, math.prod(grid), masking, run)
+        # The first of the hidden states are the embeddings. With layer: -1, the last one is taken before the norm.
+        states = [*out.hidden_states[1:-1], out.hidden_states[-1] if self.layers else out.last_hidden_state]
+        kept = math.prod(grid) if masking.kept_NK is None else masking.kept_NK.shape[1]
+        pooled = out.get("pooler_output")
+        is_whole = pooled is not None and pooled.shape[-1] == states[-1].shape[-1]
+        return choose(states, states[-1].shape[1] - kept, grid, masking, pooled if is_whole else None)
 
 
 def check_size(made_for: int, size: tuple[int, ...]) -> None:

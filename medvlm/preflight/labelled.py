@@ -1,4 +1,4 @@
-"""Made-up questions for the decoders of a recipe whose data are not available."""
+"""Made-up questions about classes, for the decoders of a recipe whose data are not available, and for probes."""
 
 from __future__ import annotations
 
@@ -33,6 +33,17 @@ def make_labelled(
                 names = {member.rpartition(".")[0]: member for member in files}
                 yield Question(text, truth.rename(names), decoder.answers or name), files
                 break
+
+
+def make_offered(rng: np.random.Generator, media: Sequence[Medium], offers: Mapping[str, Any]) -> Iterator[Question]:
+    """A question for each template with classes and without masks, for a model without decoders, whose features are
+    classified. offers: see core/content.py."""
+    for template, offer in sorted(offers.items()):
+        make, classes = find_task(offer.task).make_labelled, sorted(offer.classes)
+        if make is not None and classes and (made := make(rng, media, classes, True)):
+            text, truth, masks = made
+            if not masks:
+                yield Question(text, truth, template)
 
 
 def _encode(masks: Mapping[str, np.ndarray]) -> Iterator[tuple[str, bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -171,5 +172,6 @@ def _make_engine(world: int, config: EngineConfig) -> Any:
         merge_names=sorted,
         runs_all=False,
         gather=lambda *xs: xs if world == 1 else tuple(torch.cat([x, *[x.detach()] * (world - 1)]) for x in xs),
+        autocast=nullcontext,
         total=lambda values: [float(v) for v in values],
     )

@@ -44,7 +44,7 @@ def list_compositions(recipe: Recipe) -> list[Composition]:
 
 
 def list_used_sources(recipe: Recipe) -> set[str]:
-    mixed = {source for stage in recipe.stages for source in stage.mix}
+    mixed = {source for stage in recipe.stages for source in (*stage.mix, *stage.list_beside().values())}
     return mixed | {source for source, _ in recipe.evaluate.pairs()}
 
 

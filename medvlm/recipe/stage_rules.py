@@ -40,6 +40,7 @@ def check_stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[P
                 f"{source} has no samples to validate on (its card has {list_names(splits)}); remove `validate`, or"
                 " change its splits",
             )
+    yield from _check_beside(recipe, i, cards)
     composition = find_composition(recipe, i)
     may_reduce = composition is None or composition.TAKES_ANY_SIZE
     if stage.reduces_images() and not may_reduce:
@@ -70,6 +71,15 @@ def check_stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[P
         yield from _check_pattern(recipe, i, pattern, (*path, "optim", "lr_of", pattern))
     yield from _check_lora(recipe, i)
     yield from _check_engine(recipe, i)
+
+
+def _check_beside(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[Problem]:
+    for key, source in recipe.stages[i].list_beside().items():
+        path: KeyPath = ("stages", i, *key)
+        if source not in recipe.data:
+            yield Problem(path, describe_absent("source", source, recipe.data, "data"))
+        elif lacks := sorted({"train", "val"} - set(splits := list_splits(cards[source]))):
+            yield Problem(path, f"its card has no samples in {lacks[0]!r} (it has {list_names(splits)})")
 
 
 def _check_origin(recipe: Recipe, i: int) -> Iterator[Problem]:

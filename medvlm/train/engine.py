@@ -166,6 +166,11 @@ class Engine:
         context: AbstractContextManager[None] = self.fabric.autocast()
         return context
 
+    def autocast(self) -> AbstractContextManager[None]:
+        """Within this context an extra model computes in the precision of training."""
+        context: AbstractContextManager[None] = self.fabric.autocast()
+        return context
+
     def unshard(self, tensor: torch.Tensor) -> torch.Tensor:
         """The full parameter or buffer, on every rank. Called on every rank."""
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -70,10 +70,20 @@ def ready(folder: Path) -> dict[str, Any]:
     return recipe(model=model, stages=[{**INSTRUCT, **SHORT, "trains": ["encoders", "connectors", "lora"]}])
 
 
+def pretraining(folder: Path) -> dict[str, Any]:
+    tower = recipe()["model"]["encoders"]["film"]["config"] | {"model_type": "vit"}
+    look = {key: value for key, value in PAIR.items() if key not in ("text", "width")}
+    loss = {"kind": "mae", "width": 16, "layers": 1, "heads": 2}
+    stage = {**look, **SHORT, "kind": "ssl", "trains": ["encoders", "objective"], "loss": loss}
+    model = {"encoders": {"film": {"kind": "transformers", "config": tower}}}
+    return recipe(model=model, stages=[stage], export={"target": "custom"})
+
+
 EXAMPLES = {
     "vlm": Example(answering, "custom", {"logits_LV"}),
     "dual": Example(embedding, "custom", {"media_NP", "texts_NP", "log_scale", "bias"}),
     "native": Example(ready, "stock", {"logits_LV"}),
+    "bare": Example(pretraining, "custom", {"painted_NTP", "pooled_NE"}),
     "encoder": Example(decoding, "custom", {"decoders.square", "decoders.side", "decoders.traits"}),
 }
 
@@ -120,6 +130,8 @@ def say(model: Opened, held: list[tuple[Any, Any]]) -> list[Any]:
     if "decode" in model.can:
         decoding: Any = model
         return decoding.decode([Ask(s, files, question) for s, files in held for question in s.questions])
+    if "embed" not in model.can:
+        return [np.stack([next(model.embed_each(*each)).numpy() for each in held])]
     return [model.embed_media(held), model.embed_texts([s.report for s, _ in held])]
 
 

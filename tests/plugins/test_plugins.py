@@ -29,7 +29,7 @@ from tests.tiny_run import LANGUAGE, TOWER, cut_off, recipe, trace, written
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-STAGES = ("pair", "instruct", "reason", "outline", "same")
+STAGES = ("pair", "instruct", "reason", "outline", "look", "same")
 PARTS = {
     "reader": "bars",
     "task": "angle",
@@ -40,6 +40,7 @@ PARTS = {
     "objective": "margin",
     "decoder": "tiles",
     "loss of decoders": "tversky",
+    "method of pretraining": "twins",
     "composition": "siamese",
     "stage": "byol",
     "protocol": "neighbours",
@@ -236,6 +237,19 @@ UNLISTED: dict[str, dict[str, Any]] = {
     "decoder": {"model": {**recipe()["model"], "decoders": {"side": {"kind": "elsewhere.part", "classes": ["left"]}}}},
     "text tower": stage(0, {"text": {"kind": "elsewhere.part"}}),
     "objective": stage(0, {"loss": {"kind": "elsewhere.part"}}),
+    "method of pretraining": {
+        "model": {"encoders": {"film": TOWER}},
+        "stages": [
+            {
+                "name": "look",
+                "kind": "ssl",
+                "mix": {"films": 1},
+                "trains": ["encoders"],
+                "steps": 1,
+                "loss": {"kind": "elsewhere.part"},
+            }
+        ],
+    },
     "task": stage(1, {"tasks": ["elsewhere.part"]}),
     "reward": stage(2, {"rewards": {"elsewhere.part": 1.0}}),
     "stage": stage(1, {"kind": "elsewhere.part"}),

@@ -41,6 +41,7 @@ CASES = {
 def first_step(path: Path, runs: Path, name: str, *overrides: str) -> dict[str, Any]:
     """Loss, terms and gradients of a stage's first step, before any clipping, and the keys of this rank's samples."""
     stage = staged(path, runs, name, *overrides)
+    stage.make_extra_models()
     optimizer = make_optimizer(stage.model, Optim(), stage.matches, name)
     model = stage.engine.setup(stage.model, {"": optimizer})
     batches = stage.read_batches(0)

@@ -215,7 +215,23 @@ def write_decodings(trained: Trained, folder: Path) -> None:
     save(folder, {"kind": "decodings", "images": list(pictures.values()), "count": len(pixels)}, tensors)
 
 
-WRITERS = {"answer": write_answers, "embed": write_embeddings, "decode": write_decodings}
+def write_vectors(trained: Trained, folder: Path) -> None:
+    """Writes the features of every encoder."""
+    pixels, pictures = make_pixels(trained.preprocess, folder)
+    tensors: dict[str, torch.Tensor] = {}
+    with evaluating(trained.model):
+        for (encoder, number), stored in pixels.items():
+            features = encode(trained.model.encoders[encoder], stored[None], encoder)
+            tensors |= {f"patches.{encoder}.{number}": features.patches, f"pooled.{encoder}.{number}": features.pooled}
+    save(folder, {"kind": "vectors", "images": list(pictures.values()), "count": len(pixels)}, tensors)
+
+
+WRITERS = {
+    "answer": write_answers,
+    "embed": write_embeddings,
+    "decode": write_decodings,
+    "represent": write_vectors,
+}
 """What a model can do -> the function that writes its reference."""
 
 

@@ -23,7 +23,7 @@ from medvlm.io.images import encode_npy, encode_png
 from medvlm.io.opening import open_shards
 from medvlm.io.places import is_remote
 from medvlm.io.shards import ShardWriter
-from medvlm.preflight.labelled import make_labelled
+from medvlm.preflight.labelled import make_labelled, make_offered
 from medvlm.preflight.samples import read_archive
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.sources import add_secret, choose_form, locate_shards
@@ -141,6 +141,8 @@ def _make_up(
             if content.answered is None or question.template in content.answered:
                 questions.append(question)
                 files |= members
+        if not recipe.model.decoders:
+            questions += make_offered(rng, media, content.answered or {})
         yield (
             Sample(
                 f"made{i:04d}",
