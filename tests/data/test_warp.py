@@ -38,6 +38,13 @@ def test_a_zoom_shows_the_middle_larger() -> None:
     assert (ys.min(), ys.max() + 1, xs.min(), xs.max() + 1) == (20, 40, 30, 50)
 
 
+def test_a_box_of_which_less_than_half_is_left_in_a_zoom_is_dropped() -> None:
+    """Twice as large, the middle shows the rows 15 to 45 and the columns 20 to 60."""
+    warp = warp_of((60, 80), zoom=2)
+    assert warp.clip_box((8.0, 25.0, 26.0, 35.0)) is None, "a third of it"
+    assert warp.clip_box((12.0, 25.0, 30.0, 35.0)) == (0.0, 20.0, 20.0, 40.0)
+
+
 @pytest.mark.parametrize("change", [{"rotate_deg": 40}, {"scale": (0.6, 1.6)}, {"elastic": (3, 20)}, ALL], ids=str)
 def test_boxes_hold_what_they_held(change: dict[str, Any]) -> None:
     """The bounds of the painted pixels, to a pixel: bilinear pixels at the edge are a mixture."""

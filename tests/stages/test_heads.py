@@ -166,7 +166,7 @@ def test_the_answer_about_a_side_follows_a_mirrored_image(make: Make) -> None:
 @pytest.mark.parametrize("blend", [{"mixup": 1.0}, {"cutmix": 1.0}], ids=str)
 def test_a_mixture_is_of_two_samples_of_the_step_and_its_loss_of_both_labels(make: Make, blend: dict[str, Any]) -> None:
     losses = {"side": ["cross_entropy"], "traits": ["binary_cross_entropy"]}
-    plain, mixed = (first(make(batch=8, losses=losses, **more)) for more in ({}, {"blend": blend}))
+    plain, mixed = (first(make(batch=8, losses=losses, **more), 8) for more in ({}, {"blend": blend}))
     share = mixed[0].share
     assert 0 < share < 1 and {item.share for item in mixed} == {share}
     by_pixels = {}
