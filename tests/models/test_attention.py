@@ -305,8 +305,8 @@ def choose(model: Any, asked: str, device: str = "cpu", **engine: Any) -> str:
 
 def test_on_a_cpu_auto_goes_by_documents_and_the_others_are_as_asked() -> None:
     model = vlm()
-    for asked, kernels in (("dense", ("dense",)), ("auto", ("varlen", "dense")), ("flex", ("flex",))):
-        assert choose(model, asked) == "" and model.kernels == kernels
+    for asked, expected in (("dense", ("dense",)), ("auto", ("varlen", "dense")), ("flex", ("flex",))):
+        assert choose(model, asked) == "" and model.kernels == expected
     assert isinstance(make_mask(texts(), torch.float32, model.language.config, model.kernels), RowMask)
     assert choose(model, "varlen", precision="bf16-mixed") == "" and model.kernels == ("varlen",)
     with pytest.raises(RecipeError, match=r"engine.attention: varlen: samples doc-\d+, .* share a prompt"):
