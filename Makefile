@@ -6,8 +6,8 @@ WORKERS ?= $(shell .venv/bin/python -c "import os; print(min(8, os.cpu_count() +
 
 .PHONY: demo test test-all lint
 demo: .venv/.core ; .venv/bin/medvlm demo
-test: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile
-test-all: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile -m "slow or not slow"
+test: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+test-all: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow or not slow"
 lint: .venv/.test ; .venv/bin/ruff check . && .venv/bin/mypy
 
 # The installation is editable: changed sources take effect at once, a changed pyproject.toml reinstalls.

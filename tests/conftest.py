@@ -18,6 +18,35 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
+DEAREST = (
+    "archive/test_cards.py",
+    "plugins/test_plugins.py",
+    "archive/test_pack_resume.py",
+    "train/test_engines.py",
+    "archive/test_pack.py",
+    "archive/test_pack_hostile.py",
+    "archive/test_card_layouts.py",
+    "export/test_stock.py",
+    "test_training.py",
+    "test_broken_inputs.py",
+    "evaluate/test_evaluate.py",
+    "test_misspelling.py",
+    "preflight/test_plan.py",
+    "export/test_adapter.py",
+    "archive/test_pack_targets.py",
+    "test_native_runs.py",
+    "evaluate/test_meteor.py",
+    "archive/test_audit.py",
+    "test_recipes.py",
+    "test_starts.py",
+)
+"""The files that take longest. With `--no-loadscope-reorder` the workers begin with them, or one would still be busy
+with one of them when the others are done."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {ROOT / "tests" / name: place for place, name in enumerate(DEAREST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")

@@ -93,8 +93,14 @@ def packed(real_data, tmp_path_factory):
     return get
 
 
+@pytest.fixture(scope="module")
+def decoded():
+    """Files that were decoded, with their sizes: several cards are of the same images."""
+    return set()
+
+
 @pytest.mark.parametrize("name", QUICK_AND_SLOW)
-def test_samples_are_good_or_refused_as_expected_and_all_images_decode(packed, name):
+def test_samples_are_good_or_refused_as_expected_and_all_images_decode(packed, decoded, name):
     found = packed(name)
     reasons = [json.loads(line)["reason"] for line in (found.folder / "quarantine.jsonl").read_text().splitlines()]
     assert found.receipt.quarantined == len(reasons) == sum(REFUSED.get(name, {}).values())
@@ -103,7 +109,10 @@ def test_samples_are_good_or_refused_as_expected_and_all_images_decode(packed, n
     } == REFUSED.get(name, {})
     for sample, files in found.all:
         for medium in sample.media:
-            assert decode(files[medium.member], medium.member).shape[: len(medium.size)] == medium.size
+            stored = files[medium.member], medium.size
+            if stored not in decoded:
+                assert decode(stored[0], medium.member).shape[: len(medium.size)] == medium.size
+                decoded.add(stored)
     keys = [sample.key for sample in found.samples]
     assert len(set(keys)) == len(keys) and all(re.fullmatch("[0-9a-f]{16}", key) for key in keys)
 

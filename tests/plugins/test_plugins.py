@@ -175,13 +175,23 @@ def test_its_parts_are_in_an_export_that_medvlm_loads(lab: Path, whole: RunFolde
     assert {row["task"] for row in rows} == {"vqa", "angle", "reward", "image", "mylab.lenient"}
 
 
-def test_a_ready_model_of_its_own_family_is_trained_evaluated_and_exported(lab: Path) -> None:
+@pytest.fixture(scope="module")
+def ready(lab: Path) -> str:
+    """The override that names a ready model of its own family."""
     permit(["mylab"])
     save_tiny("vipllava", lab / "vipllava")
-    pretrained = f"model.pretrained={lab / 'vipllava'}"
-    call("plan", "ready.yaml", pretrained)
-    call("dry-run", "ready.yaml", pretrained)
-    call("train", "ready.yaml", pretrained)
+    return f"model.pretrained={lab / 'vipllava'}"
+
+
+def test_a_ready_model_of_its_own_family_is_planned_and_trained(ready: str) -> None:
+    call("plan", "ready.yaml", ready)
+    call("train", "ready.yaml", ready)
+
+
+@pytest.mark.slow
+def test_a_ready_model_of_its_own_family_is_dry_run_evaluated_and_exported(ready: str) -> None:
+    call("dry-run", "ready.yaml", ready)
+    call("train", "ready.yaml", ready)
     call("evaluate", "runs/ready")
     assert "parity proven in a fresh process" in call("export", "runs/ready", "--to", "ready")
 

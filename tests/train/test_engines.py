@@ -76,6 +76,9 @@ Ranks = list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """In this process, with as many micro-batches as two ranks have together."""
+    # It logs what it does not find, with a traceback that pytest keeps, and thereby the models of those who import it.
+    if find_spec("bitsandbytes"):
+        import bitsandbytes  # noqa: F401
     return run(tmp_path_factory.mktemp("one"), make_engine(EngineConfig(kind="single", device="cpu")))
 
 
@@ -102,12 +105,13 @@ def two_ranks(folder: Path, cases: tuple[str, ...]) -> Ranks:
 
 
 @pytest.fixture(scope="module")
-def fast(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+def fast(tmp_path_factory: pytest.TempPathFactory, one: dict[str, Any]) -> Ranks:
+    """After `one`, so that the forks need not import what a training does."""
     return two_ranks(tmp_path_factory.mktemp("fast"), FAST)
 
 
 @pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+def slow(tmp_path_factory: pytest.TempPathFactory, one: dict[str, Any]) -> Ranks:
     return two_ranks(tmp_path_factory.mktemp("slow"), SLOW)
 
 
