@@ -116,6 +116,9 @@ def _read_named(sentences: Sequence[Sentence], forms: Forms) -> str | None:
         mentions += found
     named = {mention.choice for mention in mentions if mention.is_denied is False}
     denied = {mention.choice for mention in mentions if mention.is_denied is not False}
+    sure = {mention.choice for mention in mentions if mention.is_denied}
+    if any(mention.is_denied is None and mention.choice in sure for mention in mentions):
+        return None  # `left, not right, or right`
     if len(named) == 1 and not named & denied:
         return named.pop()
     if named or len(denied) != 1 or not any(mention.is_denied for mention in mentions):

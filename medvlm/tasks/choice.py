@@ -130,6 +130,7 @@ EXAMPLES = [
     ("right", _SIDE, 0.0),
     # Naming more than one, all of them, or none is not an answer.
     ("left or right", _SIDE, 0.0),
+    ("left, not right, or right", _SIDE, 0.0),
     ("left right both", _SIDE, 0.0),
     ("A B C", _LETTER, 0.0),
     ("leftright", _SIDE, 0.0),
