@@ -1,1 +1,1 @@
-"""Language models. Each file offers Config, facts(), tokenizer(), new_tokens() and build()."""
+"""Language models. Each file offers Config, HAS_ENCODER, facts(), tokenizer(), new_tokens(), build(), standalone()."""

@@ -3,107 +3,46 @@ scratch."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import model_validator
 from torch import nn
 
-from medvlm.core import deferred
-from medvlm.core.arguments import refuse_values
-from medvlm.core.chat_templates import CONTENT, TEMPLATES, flatten_parts, refuse_template, try_template
-from medvlm.core.contracts import Loaded, Quantize
-from medvlm.core.errors import RecipeError, ShapeError, did_you_mean
+from medvlm.backbones import _language
+from medvlm.backbones._language import WIDTHS, LanguageConfig, find_first, read_config
+from medvlm.core.contracts import Quantize
+from medvlm.core.errors import ShapeError
 from medvlm.core.quantize import quantization_args, quantize_on_meta, settle
-from medvlm.core.weights import (
-    describe,
-    from_pretrained,
-    is_on_meta,
-    open_dialogue_tokenizer,
-    open_saved_tokenizer,
-    open_tokenizer,
-)
+from medvlm.core.weights import is_on_meta
 
-IMAGE = "<image>"
-"""The image token of a tokenizer without a reserved one; it is added as a new token."""
-RESERVED = (
-    r"<image>",
-    r"<\|image_pad\|>",
-    r"<\|image\|>",
-    r"<image_soft_token>",
-    r"\[IMG\]",
-    r"<im_patch>",
-    r"<\|reserved_special_token_\d+\|>",
-    r"<unused\d+>",
-    r"<\|placeholder\d+\|>",
-    r"<\|dummy_\d+\|>",
-    r"\[control_\d+\]",
-    r"<\|extra_id_\d+\|>",
-    r"<SPECIAL_\d+>",
-)
-"""Tokens that model families reserve for images or leave unused, as patterns in order of preference. They already have
-an embedding row, so nothing is resized, and adapters and servers accept the model unchanged."""
+HAS_ENCODER = False
+new_tokens = _language.new_tokens
 
 
-class Config(Loaded):
+class Config(LanguageConfig):
+    TYPES: ClassVar[str] = "qwen2, llama, gpt2"
     kind: Literal["causal"]
-    model: str = ""
-    """Hub id or local folder with weights and tokenizer."""
-    config: dict[str, Any] = {}
-    """Instead of `model`: the config of a model that starts from scratch, {model_type: qwen2, hidden_size: ...}, with a
-    tokenizer trained on the cards' text."""
-    tokenizer: str = Field("", exclude_if=lambda tokenizer: not tokenizer)
-    """With `config`: the hub id or folder of a tokenizer, in place of a trained one, for weights that a stage reads by
-    `from`. The config then says how large the vocabulary is (vocab_size)."""
-    vocabulary: int = Field(2048, gt=300)
-    """Vocabulary size of a tokenizer that is trained. Must hold at least the 256 bytes and the special tokens."""
-    around_image: tuple[str, str] = ("", "")
-    """Text before and after the tokens of each image. Each <word> in it is one token: [<Img>, </Img>] as in MiniGPT-4
-    and XrayGPT, [<fake_token_around_image><global-img>, <fake_token_around_image>] as in Idefics3."""
-    special_tokens: tuple[str, ...] = ()
-    """Further special tokens; each gets its own embedding row: [<end_of_utterance>]."""
-
-    template: str = Field("", exclude_if=lambda template: not template)
-    """The chat template, for a tokenizer without one or in place of its own: `vicuna`, `llama2`, `plain` (for base
-    models), or Jinja."""
     quantize: Quantize | None = None
     """Loads the model in 4 bits (QLoRA, arXiv 2305.14314): a quarter of the memory of 16 bits, for stages that train
     adapters only. Exports hold the dequantized weights that were computed with. Needs `pip install
     'medvlm[quantized]'`."""
 
-    @field_validator("template")
-    @classmethod
-    def _check_template(cls, template: str) -> str:
-        if reason := refuse_template(template):
-            raise ValueError(reason)
-        return template
-
     @model_validator(mode="after")
-    def _one_source(self) -> Config:
-        if bool(self.model) == bool(self.config):
-            raise ValueError("give either `model` (hub id or folder) or `config` (from scratch)")
+    def _quantizes_weights(self) -> Config:
         if self.quantize and not self.model:
             raise ValueError(
                 "quantize needs `model`: a model that starts from scratch is trained in full; remove quantize"
             )
-        if self.tokenizer and not self.config.get("vocab_size"):
-            raise ValueError("tokenizer needs config.vocab_size, the number of rows of the embeddings")
-        if self.config and "model_type" not in self.config:
-            raise ValueError("config.model_type is missing, e.g. qwen2, llama, gpt2")
         return self
 
 
 def facts(config: Config) -> int | None:
     """Width of the token embeddings, or None if it can't be read without transformers. Raises ShapeError for heads that
     do not divide it."""
-    known = _read_config(config)
-    width, heads, groups = (
-        next((known[k] for k in names if isinstance(known.get(k), int)), None) for names in WIDTH_HEADS_GROUPS
-    )
+    known = read_config(config)
+    width, heads, groups = (find_first(known, names) for names in (WIDTHS, *HEADS_AND_GROUPS))
     if width and heads and width % heads and not known.get("head_dim"):
         raise ShapeError(f"model.language: {heads} heads do not divide the width of {width}; change one of them")
     if heads and groups and heads % groups:
@@ -113,120 +52,29 @@ def facts(config: Config) -> int | None:
     return width
 
 
-WIDTH_HEADS_GROUPS = (
-    ("hidden_size", "n_embd", "d_model", "dim"),
-    ("num_attention_heads", "n_head", "num_heads"),
-    ("num_key_value_heads",),
-)
-"""The names that model families use for width, heads, and key and value heads."""
+HEADS_AND_GROUPS = (("num_attention_heads", "n_head", "num_heads"), ("num_key_value_heads",))
+"""The names that model families use for heads, and for key and value heads."""
 
 
 def tokenizer(config: Config, train: Callable[[int], Any], folder: Path) -> Any:
-    """The tokenizer of the run: loaded from `folder`, or made and saved there if the folder has none.
-
-    train: trains a tokenizer of a given size on the cards' text, for a model that starts from scratch. The result has
-    an `image_token`, which is a reserved token of the vocabulary if there is one, and a chat template that accepts both
-    texts and lists of parts."""
-    if (folder / "tokenizer_config.json").is_file():
-        return open_dialogue_tokenizer(folder)
-    key, where = ("tokenizer", config.tokenizer) if config.tokenizer else ("model", config.model)
-    made = open_tokenizer(where, f"model.language.{key}") if where else train(config.vocabulary)
-    if config.template:
-        made.chat_template = TEMPLATES.get(config.template, config.template)
-        try_template(made, "model.language.template")
-    if not made.chat_template:
-        raise RecipeError(
-            f"model.language: the tokenizer of {where} has no chat template; give it one, e.g. template:"
-            " vicuna, or use an instruction-tuned model"
-        )
-    image = find_image_token(made.get_vocab()) or IMAGE
-    made.chat_template = flatten_parts(made.chat_template, image)
-    before, after = config.around_image
-    if before or after:
-        made.chat_template = made.chat_template.replace(
-            CONTENT, f"{CONTENT} | replace({image!r}, {before + image + after!r})", 1
-        )
-    made.add_special_tokens(
-        {"additional_special_tokens": [image, *new_tokens(config)]}, replace_extra_special_tokens=False
-    )
-    if made.pad_token is None:
-        made.pad_token = made.eos_token
-    # Loaded again to set image_token, which is then saved too.
-    made.save_pretrained(folder)
-    made = open_saved_tokenizer(folder, image_token=image)
-    made.save_pretrained(folder)
-    return made
-
-
-def new_tokens(config: Config) -> list[str]:
-    """Tokens that the recipe adds to the vocabulary, apart from the image token: the words of `around_image`, and
-    `special_tokens`."""
-    return list(dict.fromkeys([*re.findall(r"<[^<>]+>", "".join(config.around_image)), *config.special_tokens]))
-
-
-def find_image_token(vocabulary: dict[str, int]) -> str | None:
-    """The token of a vocabulary that can stand for an image: the one with the lowest id that matches the first pattern
-    of RESERVED with any match. None if nothing matches."""
-    for pattern in RESERVED:
-        if found := [token for token in vocabulary if re.fullmatch(pattern, token)]:
-            return min(found, key=lambda token: vocabulary[token])
-    return None
+    """See make_tokenizer."""
+    return _language.make_tokenizer(config, train, folder)
 
 
 def build(config: Config, tokenizer: Any) -> nn.Module:
     """Loads or initialises the model. Rows for new tokens are added at the end of the embedding table."""
-    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    if config.model:
-        is_read = bool(config.quantize) and not is_on_meta()
-        options = quantization_args("model.language.quantize") if is_read else {}
-        model: Any = from_pretrained(AutoModelForCausalLM, config.model, config, "model.language", **options)
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            deferred.fill(model.get_input_embeddings())  # new rows get the mean of the others
-            deferred.fill(model.get_output_embeddings())
-            model.resize_token_embeddings(len(tokenizer))
-        return _quantize(model, config)
-    # Copied, because transformers writes into nested settings.
-    rest = {k: deepcopy(v) for k, v in config.config.items() if k != "model_type"}
-    ids = {
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    if config.tokenizer and len(tokenizer) > config.config["vocab_size"]:
-        raise RecipeError(
-            f"model.language: config.vocab_size is {config.config['vocab_size']}, and the tokenizer has"
-            f" {len(tokenizer)} tokens with those that the recipe adds"
-        )
-    kind = config.config["model_type"]
-    if kind not in CONFIG_MAPPING:
-        near = did_you_mean(kind, CONFIG_MAPPING)
-        raise RecipeError(f"model.language: transformers has no model of type {kind!r}{near}")
-    with refuse_values("model.language.config"):
-        made = AutoConfig.for_model(kind, **{"vocab_size": len(tokenizer), **ids, **rest})
-        built: Any = AutoModelForCausalLM.from_config(made, trust_remote_code=False)
-    return _quantize(built, config)
-
-
-def _quantize(model: Any, config: Config) -> nn.Module:
+    is_read = bool(config.quantize) and not is_on_meta()
+    options = quantization_args("model.language.quantize") if is_read else {}
+    model: Any = _language.build_language(AutoModelForCausalLM, config, tokenizer, **options)
     if config.quantize and is_on_meta():
         quantize_on_meta(model, [model.get_output_embeddings()])
     settle(model)
     return model  # type: ignore[no-any-return]
 
 
-def standalone(config: Config, built: Any) -> Config:
+def standalone(config: Config, built: Any) -> Any:
     """A config that builds the same without an id or a path."""
-    if not config.model:
-        return config.model_copy(update={"tokenizer": ""})
-    return config.model_copy(update={"model": "", "config": describe(built), "quantize": None})
-
-
-def _read_config(config: Config) -> dict[str, Any]:
-    """The language model's config, if the recipe or a local folder gives it, else {}; transformers is not imported."""
-    if config.config:
-        return config.config
-    stored = Path(config.model) / "config.json"
-    found: dict[str, Any] = json.loads(stored.read_text()) if stored.is_file() else {}
-    inner: dict[str, Any] = found.get("text_config", found)
-    return inner
+    made = _language.make_standalone(config, built)
+    return made.model_copy(update={"quantize": None}) if config.model else made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,9 +25,11 @@ from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.config import Slot, component
 from medvlm.core.errors import CheckpointError
 from medvlm.core.sample import Sample
+from medvlm.data.composed import ComposedPrepare
 from medvlm.data.dialogue import Dialogue
+from medvlm.models.compose import build_vlm
 from medvlm.models.parts import encode, evaluating
-from medvlm.models.vlm import VLM, build_vlm
+from medvlm.models.vlm import VLM
 
 CAN = frozenset({"answer", "draw", "weigh", "represent"})
 PARTS = ("encoders", "connectors", "language", "lora")
@@ -57,7 +60,11 @@ def prepare(recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
     if recipe.model.system:
         add_system(tokenizer, recipe.model.system)
     path = make_data_path(recipe.model, Dialogue(tokenizer, tokenizer.image_token))
-    return Assembly(recipe.model, recipe.seed, tokenizer, path)
+    return Assembly(recipe.model, recipe.seed, tokenizer, _arrange_rows(path, recipe.model.language))
+
+
+def _arrange_rows(path: ComposedPrepare, language: Any) -> ComposedPrepare:
+    return replace(path, shares_rows=not component("backbones", language.kind).HAS_ENCODER)
 
 
 def build(assembly: Assembly, stage: Any, weights: bool = True) -> VLM:
@@ -98,7 +105,7 @@ def restore(manifest: Manifest, tokenizer: Any) -> SplicedModel:
         raise CheckpointError("model.json: image_token is no token of the tokenizer; copy the folder again")
     model = build_vlm(manifest.encoders, manifest.language, tokenizer, manifest.image_token, seed=0)
     path = restore_data_path(manifest, Dialogue(tokenizer, manifest.image_token))
-    return SplicedModel(CAN, model, path, tokenizer)
+    return SplicedModel(CAN, model, _arrange_rows(path, manifest.language), tokenizer)
 
 
 def open_published(where: str, device: str) -> None:

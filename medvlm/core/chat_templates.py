@@ -46,6 +46,14 @@ TEMPLATES = {
         answered="'Answer: ' + message['content']",
         opening="Answer:",
     ),
+    # T5: the text that the encoder reads ends with the end token, as does the one that the decoder writes.
+    "encoded": _TURNS.format(
+        start="{{ system + '\\n' if system else '' }}",
+        again="",
+        asked="message['content']",
+        answered="eos_token + message['content']",
+        opening="{{ eos_token }}",
+    ),
 }
 
 CONTENT = "'content': part.text"

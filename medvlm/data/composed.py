@@ -10,11 +10,12 @@ import torch
 
 from medvlm.core.contracts import Preprocess
 from medvlm.core.decoder_config import DecoderConfig
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
 from medvlm.core.tasks import find_task
 from medvlm.data.dialogue import Dialogue, TokenSequence, Turn, join_turns
+from medvlm.data.encoded import split_prompts
 from medvlm.data.estimate import BlankTransform, EstimatedDialogue, make_blank_labels
 from medvlm.data.prepare import Prepare, Seen, ask, place_truth, weigh_answers
 from medvlm.data.rows import collate
@@ -33,7 +34,8 @@ Transform = Callable[[Any, str, Medium], tuple[torch.Tensor, Canvas | None]]
 class ComposedPrepare:
     """preprocess: encoder -> its preprocessing. transforms: the same as functions. routes: kind of medium -> encoder.
     dialogue: None for a model that answers no questions. image_tokens: encoder -> tokens per medium in the language
-    model. boxes: how they are written."""
+    model. boxes: how they are written. shares_rows: False for a model whose encoder reads a prompt and whose decoder
+    writes the answer: a row has one prompt, with the answers to it."""
 
     preprocess: Mapping[str, Preprocess]
     transforms: Mapping[str, Transform]
@@ -49,6 +51,8 @@ class ComposedPrepare:
     @property
     def media_ids(self) -> frozenset[int]:
         assert self.dialogue is not None
+        if not self.shares_rows:
+            raise RecipeError("loss: all: an encoder reads the prompts of this model; only answers can be trained")
         return frozenset({self.dialogue.image_id})
 
     def takes(self, kind: str) -> bool:
@@ -158,7 +162,10 @@ class ComposedPrepare:
         return sum(self.image_tokens[name] for name, _ in seen.media)
 
     def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True, width: int = 0) -> Batch:
-        return collate(documents, self.image_tokens, pad_id, pack, width=width)
+        if self.shares_rows or self.dialogue is None:
+            return collate(documents, self.image_tokens, pad_id, pack, width=width)
+        split = [part for d in documents for part in split_prompts(d, self.dialogue.image_id, self.image_tokens)]
+        return collate(split, self.image_tokens, pad_id, pack=False)
 
     def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
         name, pixels = self.see(sample, files).media[0]

@@ -26,10 +26,14 @@ def stock_class_of(connector: Any) -> str:
 
 
 def check_one_tower(model: Any, library: str = TRANSFORMERS) -> str | None:
-    """Why the model does not have exactly one encoder, of this library, with stock preprocessing. None if it does."""
+    """Why the model does not have exactly one encoder, of this library, with stock preprocessing, and a language model
+    that stock classes take, if any. None if it does."""
     if len(model.encoders) != 1:
         return f"it has {len(model.encoders)} encoders ({', '.join(model.encoders)}), and the stock class takes one"
     ((name, encoder),) = model.encoders.items()
+    language = model.language
+    if language is not None and component("backbones", language.kind).HAS_ENCODER:
+        return f"model.language is of kind {language.kind}, and the stock class takes a causal language model"
     if library_of("encoders", encoder) != library:
         return f"encoders.{name} is of kind {encoder.kind}, and the stock class needs a tower of {library}"
     return check_preprocessing(name, encoder)

@@ -21,6 +21,8 @@ class Answering(Protocol):
 
     barred_ids: Sequence[int]
     """Tokens that stand for media. They are never generated."""
+    has_encoder: bool
+    """Whether an encoder reads the prompt, and a decoder writes the answer."""
 
     @property
     def language(self) -> Any:
@@ -35,8 +37,8 @@ class Answering(Protocol):
         """The transformers module that takes the cache."""
 
     def prefill(self, rows: Batch, cache: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the token after each row [B, V], and its position [B]. rows: one document each, padded on the
-        left."""
+        """Logits of the first token of the answer to each row [B, V], and its position [B]. rows: one document each,
+        padded on the left, or on the right for an encoder."""
 
     def step(
         self, tokens_B: torch.Tensor, seen_BT: torch.Tensor, at_B: torch.Tensor, cache: Mapping[str, Any]
@@ -62,7 +64,7 @@ def generate(
     above it, tokens are drawn by inverting the cumulative distribution at `draws[row](token number)[copy]`, so that
     the result depends on the position of the prompt in the stream, not on its rank or batch.
     """
-    rows = _pad_left(prompts)
+    rows = prompts if model.has_encoder else _pad_left(prompts)
     seen = (rows.docs_BT >= 0).long()
     cache, remembered, attention = _make_cache(model, len(seen), copies)
     logits, places = model.prefill(rows, remembered)
@@ -119,11 +121,14 @@ def is_cut(ids: Sequence[int], max_new_tokens: int, end_ids: Sequence[int]) -> b
 def _make_cache(model: Answering, rows: int, copies: int) -> tuple[Any, dict[str, Any], AbstractContextManager[None]]:
     """A cache that forward fills in place, the keyword arguments to pass it, and the context of the steps after that.
     The name of the argument changed in transformers 5.24."""
-    from medvlm.models.shared_cache import RowCache, SharedCache, attending, can_share
+    from medvlm.models.shared_cache import EncodedCache, RowCache, SharedCache, attending, can_share
 
     config = model.language.config
-    is_shared = copies > 1 and can_share(model.decoder, config)
-    cache = SharedCache(config) if is_shared else RowCache(config, rows)
+    is_shared = copies > 1 and not model.has_encoder and can_share(model.decoder, config)
+    if model.has_encoder:
+        cache: Any = EncodedCache(model.decoder.config)
+    else:
+        cache = SharedCache(config) if is_shared else RowCache(config, rows)
     name = "cache" if "cache" in inspect.signature(model.cached.forward).parameters else "past_key_values"
     return cache, {name: cache, "use_cache": True}, attending(config) if is_shared else nullcontext()
 

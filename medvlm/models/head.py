@@ -50,10 +50,12 @@ def read_head(model: Any, hidden_LW: torch.Tensor, targets_L: torch.Tensor, read
 
 def compute_logits(model: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Logits of a transformers model, from its last hidden states."""
+    config = model.config.get_text_config()
+    if getattr(config, "scale_decoder_outputs", False):  # T5
+        hidden = hidden * config.d_model**-0.5
     # Not called as a module: ZeRO-3 gathers weights at every call, and ranks have different numbers of chunks. It
     # gathers a parameter that is read elsewhere once, for the whole pass.
     logits: torch.Tensor = model.get_output_embeddings().forward(hidden)
-    config = model.config.get_text_config()
     if scale := getattr(config, "logit_scale", None):  # Cohere
         logits = logits * scale
     if scaling := getattr(config, "logits_scaling", None):  # Granite

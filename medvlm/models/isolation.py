@@ -1,4 +1,4 @@
-"""Checks that a new model computes the same for texts that share a row as for each text alone."""
+"""Checks that a new model computes the same for texts that share a row or a prompt as for each text alone."""
 
 from __future__ import annotations
 
@@ -62,4 +62,53 @@ def check_isolated(model: Any, stock: Any = None, types: str = "", shares_rows: 
             f"{family} gives other logits for a text that shares its row than for the text alone (off by {off:.2%} of"
             " the largest): its attention or what follows its head is of a kind that rows do not support; choose"
             " another language model"
+        )
+
+
+def check_encoded(model: Any) -> None:
+    """Compares a VLM with an encoder and a decoder with its language model on each answer alone, for two prompts of
+    unequal length with two answers and one.
+
+    Raises ShapeError if they differ: because of a head that changes logits in a way that `compute_logits` does not
+    know, or of positions that depend on padding."""
+    stock = model.language
+    size = stock.get_input_embeddings().num_embeddings
+    ids = list(islice((i for k in count() if (i := (7 * k + 5) % size) != model.image_token_id), 16))
+    prompts, answers = (ids[:5], ids[5:8]), (ids[8:11], ids[11:13], ids[13:16])
+    rows = [prompts[0] + answers[0] + answers[1], prompts[1] + answers[2]]
+    T = len(rows[0])
+    batch = Batch(
+        ids_BT=torch.tensor([rows[0], rows[1] + ids[:4]]),
+        positions_BT=torch.tensor([[*range(8), 5, 6], [*range(T)]]),
+        docs_BT=torch.tensor([[0] * T, [0] * 6 + [-1] * 4]),
+        branches_BT=torch.tensor([[0] * 5 + [1] * 3 + [2] * 2, [0] * T]),
+        targets_L=torch.tensor([i for answer in answers for i in answer]),
+        from_L=torch.tensor([4, 5, 6, 4, 8, T + 2, T + 3, T + 4]),
+        answers_L=torch.tensor([0] * 3 + [1] * 2 + [2] * 3),
+        feature_rows=torch.zeros(0, dtype=torch.long),
+    )
+    family = f"model: {type(stock).__name__}"
+    with evaluating(model), present(model, [*ids, model.start_id]):
+        try:
+            found = model(batch)["logits_LV"]
+        except Exception as error:
+            raise ShapeError(
+                f"{family} cannot read prompts of unequal length ({type(error).__name__}: {error}); choose another"
+                " language model"
+            ) from error
+        alone = [
+            stock(
+                input_ids=torch.tensor([prompts[number]]),
+                decoder_input_ids=torch.tensor([[model.start_id, *answer[:-1]]]),
+                use_cache=False,
+            ).logits[0]
+            for number, answer in zip((0, 0, 1), answers, strict=True)
+        ]
+    expected = torch.cat(alone)
+    off = float((found - expected).abs().max() / expected.abs().max())
+    if not off <= TOLERANCE:
+        raise ShapeError(
+            f"{family} gives other logits for an answer in a batch than for the answer alone (off by {off:.2%} of the"
+            " largest): its positions or what follows its head are of a kind that is not supported; choose another"
+            " language model"
         )

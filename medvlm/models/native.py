@@ -123,6 +123,8 @@ class NativeVLM(nn.Module):
     """What may compute the attention of the language model, see models/attention.py."""
     only_dense = ""
     """Why no other kernel can, or ""."""
+    has_encoder = False
+    """Whether an encoder reads the prompt, and a decoder writes the answer."""
 
     def __init__(self, stock: Any, blank: Mapping[str, torch.Tensor], barred_ids: Sequence[int] = ()):
         super().__init__()

@@ -13,7 +13,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, get_layer_types_and_kwargs
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    EncoderDecoderCache,
+    get_layer_types_and_kwargs,
+)
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -46,6 +52,27 @@ class RowCache(DynamicCache):
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         self.reorder_cache(indices)
+
+
+class EncodedCache(EncoderDecoderCache):
+    """Of a decoder, with what the encoder made of each prompt.
+
+    states_BTW: its last hidden states. seen_BT: 1 for tokens, 0 for padding. Both are set by a forward pass over the
+    prompts, and follow the rows from then on."""
+
+    states_BTW: torch.Tensor
+    seen_BT: torch.Tensor
+
+    def __init__(self, config: Any):
+        super().__init__(DynamicCache(config=config), DynamicCache(config=config))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self.states_BTW, self.seen_BT = (x.repeat_interleave(repeats, 0) for x in (self.states_BTW, self.seen_BT))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self.states_BTW, self.seen_BT = self.states_BTW[indices], self.seen_BT[indices]
 
 
 class SharedCache(Cache):

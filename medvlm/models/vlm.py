@@ -13,38 +13,13 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from medvlm.core.config import component
 from medvlm.core.contracts import Outputs
-from medvlm.core.deferred import has_values
-from medvlm.core.media_words import list_media_ids
 from medvlm.core.sample import Batch
 from medvlm.models.attention import make_mask
 from medvlm.models.deepstack import StackedConnector, find_layers, inject
 from medvlm.models.head import Read, read_head
 from medvlm.models.isolation import check_isolated
-from medvlm.models.parts import build_connectors, build_encoders, build_seeded, complete_media, encode, is_trained
-
-
-def build_vlm(encoders: Mapping[str, Any], language: Any, tokenizer: Any, image_token: str, seed: int) -> VLM:
-    """encoders: name -> encoder config with its connector. language: a backbone config.
-
-    Raises ShapeError for a language model that cannot read several texts in one row.
-    """
-    kind = component("backbones", language.kind)
-    backbone = build_seeded(seed, "language", lambda: kind.build(language, tokenizer))
-    towers = build_encoders(encoders, seed)
-    connectors = build_connectors(encoders, towers, backbone.get_input_embeddings().embedding_dim, seed)
-    model = VLM(
-        towers,
-        connectors,
-        backbone,
-        tokenizer.convert_tokens_to_ids(image_token),
-        tuple(tokenizer.convert_tokens_to_ids(t) for t in kind.new_tokens(language)),
-        list_media_ids(tokenizer),
-    )
-    if has_values(backbone):
-        check_isolated(model)
-    return model
+from medvlm.models.parts import complete_media, encode, is_trained
 
 
 class VLM(nn.Module):
@@ -61,6 +36,8 @@ class VLM(nn.Module):
     """Why no other kernel can, or ""."""
     reads_both_ways = False
     """Whether some tokens attend to later ones."""
+    has_encoder = False
+    """Whether an encoder reads the prompt, and a decoder writes the answer."""
 
     def __init__(
         self,
@@ -80,6 +57,10 @@ class VLM(nn.Module):
             find_layers(language, self.depth)
         words = language.get_input_embeddings().num_embeddings  # a tokenizer may have more
         self.barred_ids = tuple(sorted({image_token_id, *(i for i in barred_ids if i < words)}))
+
+    def check(self) -> None:
+        """Raises ShapeError if a batch gives other logits than the language model alone."""
+        check_isolated(self)
 
     def forward(self, batch: Batch, read: Read | None = None) -> Outputs:
         embeds_BTW, deep = self._splice(batch)

@@ -45,6 +45,12 @@ class Adapted(nn.Module):
         self.lora_A = nn.ModuleDict({"default": nn.Linear(base.in_features, lora.rank, bias=False, **kind)})
         self.lora_B = nn.ModuleDict({"default": nn.Linear(lora.rank, base.out_features, bias=False, **kind)})
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """As in peft. T5 looks for its dtype."""
+        weight: torch.Tensor = self.base_layer.weight
+        return weight
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = self.base_layer(x)
         low = self.lora_A["default"](self.lora_dropout["default"](x.to(self.lora_A["default"].weight.dtype)))

@@ -110,7 +110,8 @@ def _record_all(model: nn.Module) -> None:
 
 
 def stacks_of(model: nn.Module) -> dict[str, Any]:
-    """Lists of at least three layers of the same class and shape, by name, outermost first."""
+    """Lists of at least three layers of the same class and shape, by name, outermost first. The first layer may have
+    more parameters, as in T5."""
     found: dict[str, Any] = {}
     for name, module in model.named_modules():
         if any(name.startswith(f"{outer}.") for outer in found) or not isinstance(
@@ -121,8 +122,9 @@ def stacks_of(model: nn.Module) -> dict[str, Any]:
         shapes = [[(n, p.shape, p.requires_grad) for n, p in child.named_parameters()] for child in children]
         if (
             len(children) > SHALLOW
-            and shapes[0]
-            and all(s == shapes[0] for s in shapes)
+            and shapes[1]
+            and all(s == shapes[1] for s in shapes[2:])
+            and all(shape in shapes[0] for shape in shapes[1])
             and len({type(c) for c in children}) == 1
         ):
             found[name] = module

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from medvlm.backbones import causal
+from medvlm.backbones import _language, causal
 from medvlm.core.errors import CheckpointError, RecipeError, ShapeError
 from medvlm.data.dialogue import Dialogue
 from medvlm.data.vocabulary import IMAGE, TEMPLATE, train_tokenizer
@@ -253,7 +253,7 @@ def test_heads_that_do_not_divide_the_width_are_refused_before_building(changes:
     ({"<|endoftext|>": 1}, None),
 ])  # fmt: skip
 def test_an_image_token_is_preferred_to_an_unused_one(vocabulary: dict[str, int], expected: str | None) -> None:
-    assert causal.find_image_token(vocabulary) == expected
+    assert _language.find_image_token(vocabulary) == expected
 
 
 @pytest.mark.parametrize("spare", ["<|image_pad|>", "<|reserved_special_token_0|>"])

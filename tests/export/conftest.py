@@ -15,10 +15,10 @@ from medvlm.core.run import RunFolder, write_json
 from medvlm.data.vocabulary import IMAGE, train_tokenizer
 from medvlm.export.proof import parity, reference, stock_child
 from medvlm.export.trained import Trained
+from medvlm.models.compose import build_vlm
 from medvlm.models.lora import attach
 from medvlm.models.parts import preprocess_of
 from medvlm.models.towers import build_dual
-from medvlm.models.vlm import build_vlm
 from medvlm.recipe.load import find_shipped
 from medvlm.recipe.schema import Recipe
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from medvlm.backbones import causal
 from medvlm.core.errors import ShapeError
+from medvlm.models.compose import build_vlm
 from medvlm.models.isolation import check_isolated
-from medvlm.models.vlm import VLM, build_vlm
+from medvlm.models.vlm import VLM
 from tests.models.tiny import FAMILIES, IMAGE_ID, Ids, language
 
 

@@ -18,9 +18,10 @@ from medvlm.core.config import component, kinds
 from medvlm.core.errors import ShapeError
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.rows import collate
+from medvlm.models.compose import build_vlm
 from medvlm.models.parts import evaluating, tokens_of
 from medvlm.models.restore import load_weights
-from medvlm.models.vlm import VLM, build_vlm
+from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import token_losses
 from tests.models.tiny import FAMILIES, GROUPED, IMAGE_ID, PAD_ID, Ids
 

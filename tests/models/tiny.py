@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from medvlm.backbones import causal
+from medvlm.backbones import causal, seq2seq
 from medvlm.connectors import mlp, resampler
 from medvlm.data.dialogue import TokenSequence
+from medvlm.data.encoded import split_prompts
 from medvlm.data.rows import collate
 from medvlm.encoders import monai, transformers
+from medvlm.models.compose import choose_class
 from medvlm.models.vlm import VLM
 
 IMAGE_ID, PAD_ID, END_ID, VOCABULARY = 63, 0, 2, 64
@@ -50,6 +52,36 @@ WINDOWED: dict[str, dict[str, Any]] = {
     "mistral": {**GROUPED, "sliding_window": 3},
     "gemma2": {**FAMILIES["gemma2"], "sliding_window": 3},
 }
+T5 = {
+    "model_type": "t5",
+    "vocab_size": VOCABULARY,
+    "d_model": 16,
+    "d_kv": 8,
+    "d_ff": 32,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "num_heads": 2,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 16,
+    "dropout_rate": 0.0,
+}
+ENCODED: dict[str, dict[str, Any]] = {
+    "t5": T5,
+    "t5 1.1": {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "mt5": {**T5, "model_type": "mt5"},
+    "bart": {
+        "model_type": "bart",
+        "vocab_size": VOCABULARY,
+        "d_model": 16,
+        **{f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in (("layers", 2), ("ffn_dim", 32))},
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "max_position_embeddings": 64,
+        "dropout": 0.0,
+        "forced_eos_token_id": None,
+    },
+}
+"""Language models of an encoder and a decoder."""
 
 FILM, FILM_TOKENS = (3, 16, 16), 4
 VOLUME, VOLUME_TOKENS = (1, 4, 8, 8), 3
@@ -73,6 +105,11 @@ def language(family: str, **changes: Any) -> nn.Module:
     return causal.build(config, Ids()).eval()
 
 
+def encoded(family: str = "t5", **changes: Any) -> nn.Module:
+    config = seq2seq.Config(kind="seq2seq", config={**ENCODED[family], **changes})
+    return seq2seq.build(config, Ids()).eval()
+
+
 def vlm(family: str = "qwen2", seed: int = 0) -> VLM:
     """With an encoder for films [3, 16, 16] of 4 tokens, and one for volumes [1, 4, 8, 8] of 3."""
     torch.manual_seed(seed)
@@ -93,9 +130,9 @@ def vlm(family: str = "qwen2", seed: int = 0) -> VLM:
             resampler.Config(kind="resampler", tokens=VOLUME_TOKENS, layers=1, heads=2), 24, 16, (2, 2, 2)
         ),
     }
-    return VLM(
-        nn.ModuleDict({"film": film, "volume": volume}), nn.ModuleDict(to_language), language(family), IMAGE_ID
-    ).eval()
+    built = encoded(family) if family in ENCODED else language(family)
+    towers = nn.ModuleDict({"film": film, "volume": volume})
+    return choose_class(family in ENCODED)(towers, nn.ModuleDict(to_language), built, IMAGE_ID).eval()
 
 
 def spread(model: nn.Module, by: float = 8.0) -> nn.Module:
@@ -127,3 +164,8 @@ def document(
 
 def batch_of(documents: Sequence[TokenSequence], pack: bool = True) -> Any:
     return collate(documents, TOKENS, PAD_ID, pack)
+
+
+def encoded_batch_of(documents: Sequence[TokenSequence]) -> Any:
+    """One prompt per row, with the answers to it."""
+    return collate([part for d in documents for part in split_prompts(d, IMAGE_ID, TOKENS)], TOKENS, PAD_ID, False)

@@ -21,19 +21,20 @@ COUNTED = [pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else 
 
 @pytest.mark.parametrize("path", COUNTED)
 def test_a_described_model_has_as_many_parameters_as_the_published_one(path: Path) -> None:
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+        AutoModelForSeq2SeqLM,
+    )
 
     record = json.loads(path.read_text())
     config = dict(record["config"])
     kind = config.pop("model_type")
     towers = ("siglip", "clip", "dinov2", "bert", "longformer")
-    auto = (
-        AutoModelForImageTextToText
-        if kind in kinds("families")
-        else AutoModel
-        if kind in towers
-        else AutoModelForCausalLM
-    )
+    whole = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM
+    auto = AutoModelForImageTextToText if kind in kinds("families") else AutoModel if kind in towers else whole
     with torch.device("meta"):
         model = auto.from_config(AutoConfig.for_model(kind, **config))
     assert record["parameters"] in (None, sum(p.numel() for p in model.parameters()))

@@ -13,8 +13,9 @@ from torch.nn.functional import avg_pool3d, gelu, layer_norm, linear, softmax
 
 from medvlm.core.errors import CheckpointError
 from medvlm.data.vocabulary import IMAGE
+from medvlm.models.compose import build_vlm
 from medvlm.models.restore import load_weights
-from medvlm.models.vlm import VLM, build_vlm
+from medvlm.models.vlm import VLM
 from medvlm.recipe.load import find_shipped
 from medvlm.recipe.origins import FilesOrigin
 from medvlm.recipe.schema import Recipe

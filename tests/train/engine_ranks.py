@@ -44,7 +44,7 @@ from medvlm.train.stage import Stage
 from medvlm.train.storage import TensorReader
 from medvlm.train.terms import LOSS, Loss, Measured, Term, Terms
 from medvlm.train.watch import Watch
-from tests.models.tiny import VOCABULARY, batch_of, document, vlm
+from tests.models.tiny import VOCABULARY, batch_of, document, encoded_batch_of, vlm
 
 BATCH, STEPS, NORM = 8, 4, 2.0
 LR = 1e-3
@@ -305,6 +305,24 @@ class Deferred(Answering):
         return model
 
 
+class Encoded(Answering):
+    """Its language model has an encoder and a decoder. Its adapters are small, because T5 does not scale the scores of
+    its attention: large ones would make each rounding error grow from step to step."""
+
+    def __init__(self, config: StageConfig, engine: Engine):
+        super().__init__(config, engine)
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                if ".lora_B" in name:
+                    parameter.mul_(0.02)
+
+    def build(self) -> VLM:
+        return vlm("t5")
+
+    def make_micros(self, prepared: list[TokenSequence], count: int) -> list[Batch]:
+        return [encoded_batch_of(part) for part in split_evenly(prepared, count)]
+
+
 class Narrow(Answering):
     """The second rank has no memory for more than two samples at a time."""
 
@@ -338,6 +356,7 @@ STAGES: dict[str, dict[str, Any]] = {
     "head": {"trains": ("connectors", "language")},
     "quantized": {"of": Quantized},
     "read": {"of": Deferred},
+    "encoded": {"of": Encoded},
 }
 
 

@@ -22,6 +22,7 @@ FAST = (
     "ddp dealt",
     "ddp auto",
     "ddp head",
+    "ddp encoded",
     "ddp blind",
     "ddp averaged",
     "ddp averaged again",
@@ -30,6 +31,7 @@ FAST = (
     "fsdp2 own",
     "fsdp2 averaged",
     "fsdp2 head",
+    "fsdp2 encoded",
     "fsdp2 dealt",
     "fsdp2 read",
     "fsdp2 averaged again",
@@ -61,6 +63,7 @@ SLOW = (
     "zero3 offload",
     "zero3 bf16",
     "zero3 head",
+    "zero3 encoded",
     "zero3 dealt",
     "zero3 read",
     "fsdp2 zero1",
@@ -87,6 +90,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """In this process, with the language model and its head trained."""
     engine = make_engine(EngineConfig(kind="single", device="cpu"))
     return run(tmp_path_factory.mktemp("whole"), engine, **STAGES["head"])
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """In this process, with a language model of an encoder and a decoder."""
+    engine = make_engine(EngineConfig(kind="single", device="cpu"))
+    return run(tmp_path_factory.mktemp("encoded"), engine, **STAGES["encoded"])
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +189,13 @@ def test_ranks_that_share_their_images_lose_what_one_process_loses(case: str, fa
 @pytest.mark.parametrize("case", ["ddp head", "fsdp2 head", "zero2 head"])
 def test_a_trained_head_reads_labels_in_chunks_on_every_rank(case: str, fast: Ranks, whole: dict[str, Any]) -> None:
     check_first_update(found(fast, case)[0], whole)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_ranks_with_an_encoder_and_a_decoder_lose_what_one_process_loses(
+    kind: str, fast: Ranks, encoded: dict[str, Any]
+) -> None:
+    check_alike(fast, f"{kind} encoded", encoded)
 
 
 @pytest.mark.parametrize("kind", ["fsdp2", "zero2"])
@@ -301,6 +318,13 @@ def test_an_engine_goes_on_from_the_checkpoint_of_another(case: str, slow: Ranks
 @pytest.mark.slow
 def test_a_trained_head_that_is_sharded_by_zero3_reads_labels_in_chunks(slow: Ranks, whole: dict[str, Any]) -> None:
     check_first_update(found(slow, "zero3 head")[0], whole)
+
+
+@pytest.mark.slow
+def test_an_encoder_and_a_decoder_sharded_by_zero3_lose_what_one_process_loses(
+    slow: Ranks, encoded: dict[str, Any]
+) -> None:
+    check_alike(slow, "zero3 encoded", encoded)
 
 
 @pytest.mark.slow

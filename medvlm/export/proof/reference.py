@@ -249,8 +249,13 @@ def _compute_logits(
     model: VLM, ids: list[int], media: list[tuple[str, torch.Tensor]], counts: Mapping[str, int], pad_id: int
 ) -> torch.Tensor:
     """Logits [T, V] at every position. A model returns logits only where the next token is trained, so all tokens after
-    the first are marked as trained. A pad token is added at the end, so that the last id has a next token."""
-    document = TokenSequence("proof", ids[:1], [([*ids[1:], pad_id], 0)], media)
+    the first are marked as trained. A pad token is added at the end, so that the last id has a next token. A decoder
+    that an encoder precedes writes the words of the prompt."""
+    if model.has_encoder:
+        words = [token for token in ids if token not in model.barred_ids]
+        document = TokenSequence("proof", ids, [([*words, pad_id], 0)], media)
+    else:
+        document = TokenSequence("proof", ids[:1], [([*ids[1:], pad_id], 0)], media)
     outputs: Outputs = model(collate([document], counts, pad_id))
     return outputs["logits_LV"]
 

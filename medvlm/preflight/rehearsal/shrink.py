@@ -19,6 +19,8 @@ SIZES = {
     "intermediate_size": 2 * WIDTH,
     "ffn_dim": 2 * WIDTH,
     "n_inner": 2 * WIDTH,
+    "d_ff": 2 * WIDTH,
+    "d_kv": WIDTH // HEADS,
     "num_attention_heads": HEADS,
     "n_head": HEADS,
     "num_heads": HEADS,
@@ -27,6 +29,8 @@ SIZES = {
     "projection_dim": WIDTH,
     "num_hidden_layers": LAYERS,
     "n_layer": LAYERS,
+    "num_layers": LAYERS,
+    "num_decoder_layers": LAYERS,
     "depth": LAYERS,
     "query_pre_attn_scalar": WIDTH // HEADS,
     "width": WIDTH,
@@ -34,13 +38,14 @@ SIZES = {
     "layers": LAYERS,
 }
 """Key of a config -> its largest value in a small model. Keys are never added to a config."""
-DEPTHS = ("num_hidden_layers", "n_layer", "depth", "layers", "attention_window")
+DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "num_decoder_layers", "depth", "layers", "attention_window")
 DROPPED = (
     "vocab_size",
     "layer_types",
     "pad_token_id",
     "bos_token_id",
     "eos_token_id",
+    "decoder_start_token_id",
     "max_window_layers",
     "tie_word_embeddings",
 )
