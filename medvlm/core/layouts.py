@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from medvlm.core.config import component, is_available, kinds, list_permitted
 
@@ -23,11 +23,13 @@ Convert = Callable[["torch.Tensor", "torch.Size"], "torch.Tensor"]
 class KeyRule:
     """keys: a regular expression for whole keys of the release. ours: the name of the tensor in a composed model, with
     \\1 for the groups of `keys` and {encoder} for the name of the encoder. convert: (tensor, our shape) -> the tensor
-    as our module holds it; it returns the tensor unchanged if it does not fit that shape."""
+    as our module holds it; it returns the tensor unchanged if it does not fit that shape. rows: if the tensor is only
+    the first or the last rows of ours. Rows that no tensor of the release has get the mean of the first."""
 
     keys: str
     ours: str
     convert: Convert | None = None
+    rows: Literal["", "first", "last"] = ""
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,11 @@ class Layout:
     recipe: str
     keeps: tuple[str, ...] = ()
 
-    def find_place(self, key: str, encoder: str) -> tuple[str, Convert | None] | None:
-        """Our name of a tensor of the release, and how it is converted; None if no rule is for it."""
+    def find_place(self, key: str, encoder: str) -> tuple[str, KeyRule] | None:
+        """Our name of a tensor of the release, and its rule; None if no rule is for it."""
         for rule in self.rules:
             if (found := re.fullmatch(rule.keys, key)) is not None:
-                return found.expand(rule.ours).replace(ENCODER, encoder), rule.convert
+                return found.expand(rule.ours).replace(ENCODER, encoder), rule
         return None
 
     def is_left_out(self, key: str) -> bool:
@@ -67,3 +69,14 @@ def find_layout(keys: Collection[str]) -> Layout | None:
                 found: Layout = layout
                 return found
     return None
+
+
+def join_rows(rows: Mapping[str, torch.Tensor], count: int) -> torch.Tensor:
+    """`count` rows, or more if there are: the first ones, their mean where there are none, and the last ones."""
+    import torch
+
+    first = rows["first"]
+    last = rows.get("last", first[:0])
+    missing = max(0, count - len(first) - len(last))
+    mean = first.mean(0, keepdim=True, dtype=torch.float32).to(first.dtype)
+    return torch.cat([first, mean.expand(missing, *first.shape[1:]), last.to(first.dtype)])

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from medvlm.core.errors import CheckpointError
-from medvlm.core.layouts import Layout, find_layout
+from medvlm.core.layouts import Layout, find_layout, join_rows
 from medvlm.core.lora_config import Lora, read_lora
 from medvlm.core.run import RunFolder, read_record
 from medvlm.core.stored import read_object
@@ -213,16 +213,20 @@ class FilesOrigin:
                 f"{self.where}: {layout.title} has one encoder, and the model has {', '.join(encoders)}; say which is"
                 f" meant, e.g. from: {{encoders.{encoders[0]}: {self.where}, connectors.{encoders[0]}: {self.where}}}"
             )
-        weights: Weights = {}
+        weights, rows = Weights(), dict[str, Weights]()
         for key in self._keys:
             place = layout.find_place(key, encoders[0] if encoders else "")
             if place is None and not layout.is_left_out(key):
                 raise CheckpointError(f"{self.where}: {key} is not known in the layout of {layout.title}")
             if place is None or module_of(place[0]) not in modules:
                 continue
-            name, convert = place
+            name, rule = place
             tensor = self._read(key)
-            weights[name] = convert(tensor, state[name].shape) if convert and name in state else tensor
+            if rule.rows:
+                rows.setdefault(name, {})[rule.rows] = tensor
+            else:
+                weights[name] = rule.convert(tensor, state[name].shape) if rule.convert and name in state else tensor
+        weights |= {name: join_rows(own, len(state.get(name, ()))) for name, own in rows.items() if "first" in own}
         kept = [name for name in state if any(fnmatchcase(name, pattern) for pattern in layout.keeps)]
         return {**{name: state[name] for name in kept if module_of(name) in modules}, **weights}
 

@@ -125,6 +125,17 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "layer": "all",
         "preprocess": {"size": (4, 8, 12), "spacing_mm": (2.5, 2, 2), "fit": "crop", **GREY},
     },
+    "ViT of RadFM": {
+        "kind": "vit3d",
+        "patch": (4, 8, 8),
+        "width": 24,
+        "layers": 2,
+        "heads": 2,
+        "head_width": 8,
+        "mlp_width": 16,
+        "positions": (4, 4, 3),
+        "preprocess": {"size": (8, 16, 24), **GREY},
+    },
     "SwinUNETR": {
         "kind": "monai",
         "net": "SwinUNETR",
@@ -203,7 +214,11 @@ def test_gradients_reach_the_first_layer_and_shapes_are_the_same_on_meta(name: s
     encoder = build_encoder(config_of(name))
     encode(encoder, torch.randn(2, *encoder.input_shape), name).patches.square().sum().backward()
     # The patch embedding or the first convolution.
-    first = next(p for n, p in encoder.named_parameters() if p.ndim > 3 or "patch_embedding.weight" in n)
+    first = next(
+        p
+        for n, p in encoder.named_parameters()
+        if p.ndim > 3 or "patch_embedding.weight" in n or n == "tower.project.weight"
+    )
     assert first.grad is not None and first.grad.any()
     with torch.device("meta"):
         shapes = component("encoders", ENCODERS[name]["kind"]).build(config_of(name))

@@ -50,6 +50,17 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "heads": 2,
         "preprocess": {"size": (8, 32, 32), **GREY},
     },
+    "vit3d": {
+        "kind": "vit3d",
+        "patch": (4, 8, 8),
+        "width": 24,
+        "layers": 1,
+        "heads": 2,
+        "head_width": 8,
+        "mlp_width": 16,
+        "positions": (4, 4, 4),
+        "preprocess": {"size": (8, 32, 32), **GREY},
+    },
     "inflated": {
         "kind": "inflated",
         "net": "resnet18",
@@ -64,6 +75,7 @@ CONNECTORS: dict[str, dict[str, Any]] = {
     "pool2d": {"to": (2, 2)},
     "pool3d": {"to": (1, 2, 2)},
     "resampler": {"tokens": 3, "layers": 1, "heads": 2},
+    "perceiver": {"tokens": 3, "layers": 1, "heads": 2, "head_width": 4},
     "qformer": {"tokens": 3, "width": 16, "layers": 2, "heads": 2},
     "global_query": {"layers": 1, "heads": 2},
     "temporal": {"layers": 2, "heads": 2},
@@ -162,7 +174,7 @@ def check(case: Case, folder: Path) -> None:
     still = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()}
     assert not {n for n in still if n.startswith("connectors.")}
     for name, encoder in model.encoders.items():
-        first = next(n for n, p in encoder.named_parameters() if p.ndim > 3)
+        first = next(n for axes in (4, 2) for n, p in encoder.named_parameters() if p.ndim >= axes)
         assert f"encoders.{name}.{first}" not in still
     save_file({n: t.clone() for n, t in model.state_dict().items()}, folder / "model.safetensors")
     again = build(case, seed=2)
