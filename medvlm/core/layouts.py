@@ -49,8 +49,8 @@ class Layout:
     keeps: tuple[str, ...] = ()
 
     def find_place(self, key: str, encoder: str) -> tuple[str, KeyRule] | None:
-        """Our name of a tensor of the release, and its rule; None if no rule is for it."""
-        for rule in self.rules:
+        """Our name of a tensor of the release, and its rule; None if no rule is for it, or it is left out."""
+        for rule in () if self.is_left_out(key) else self.rules:
             if (found := re.fullmatch(rule.keys, key)) is not None:
                 return found.expand(rule.ours).replace(ENCODER, encoder), rule
         return None

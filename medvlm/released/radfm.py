@@ -47,7 +47,7 @@ LAYOUTS = (
             KeyRule(r"lang_model\.model\.embed_tokens\.weight", WORDS, rows="first"),
             KeyRule(r"embedding_layer\.figure_token_weight", WORDS, rows="last"),
             KeyRule(r"lang_model\.lm_head\.weight", "language.lm_head.weight", rows="first"),
-            KeyRule(r"lang_model\.(model\.(?:layers|norm)\.(?!.*rotary_emb).+)", r"language.\1"),
+            KeyRule(r"lang_model\.(model\.(?:layers|norm)\..+)", r"language.\1"),
         ),
         left_out={
             "embedding_layer.weight": "the embeddings of the language model again",
