@@ -38,8 +38,10 @@ class ImageCheck:
         self.num_seen += 1
         if number not in (0, GRACE) and number % EVERY:
             return
-        with evaluating(model), self.engine.gather_weights(model):
-            if not len(batch.feature_rows) or not len(batch.targets_L) or uses_images(model, batch):
+        can_tell = bool(len(batch.feature_rows) and len(batch.targets_L))
+        with evaluating(model), self.engine.autocast():
+            # As in training: weights of all blocks at once may be more than a rank can hold.
+            if not (can_tell or self.engine.runs_all) or uses_images(model, batch) or not can_tell:
                 return
         if number >= GRACE or not is_trained(model.connectors):
             raise ImageNotUsed(

@@ -167,7 +167,8 @@ class Engine:
         return context
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Within this context an extra model computes in the precision of training."""
+        """Within this context the unwrapped model and extra models compute in the precision of training. Every rank
+        calls them equally often if ranks exchange something within them."""
         context: AbstractContextManager[None] = self.fabric.autocast()
         return context
 

@@ -83,7 +83,7 @@ class Zero(Engine):
         super().release()
 
     def _gather(self, model: nn.Module) -> AbstractContextManager[None]:
-        return self._gather_all(model) if self.stage == 3 else self._autocast()
+        return self._gather_all(model) if self.stage == 3 else self.autocast()
 
     def unshard(self, tensor: torch.Tensor) -> torch.Tensor:
         if not hasattr(tensor, "ds_id"):
@@ -261,7 +261,7 @@ class Zero(Engine):
             "steps_per_print": None,
         }
 
-    def _autocast(self) -> AbstractContextManager[None]:
+    def autocast(self) -> AbstractContextManager[None]:
         return (
             torch.autocast(self.device.type, torch.bfloat16) if self.config.precision == "bf16-mixed" else nullcontext()
         )  # type: ignore[return-value]
@@ -280,7 +280,7 @@ class Zero(Engine):
             for parameter in model.parameters():
                 parameter.ds_active_sub_modules.clear()  # type: ignore[attr-defined]
             try:
-                with self._autocast():
+                with self.autocast():
                     yield
             finally:
                 offload._register_deepspeed_module(offload.module)

@@ -20,6 +20,7 @@ from medvlm.encoders import slices, transformers
 from medvlm.models.parts import matches, set_trained
 from medvlm.models.vlm import VLM
 from medvlm.objectives.next_token import read_losses
+from medvlm.stages._image_check import ImageCheck
 from medvlm.train.dealing import Dealing
 from medvlm.train.engine import Engine
 from medvlm.train.engines import make_engine
@@ -134,6 +135,8 @@ def train(case: str, kind: str, deals: bool) -> dict[str, Any]:
         forward = count.number
         engine.backward(loss / 12)
     ran = dict(ran)
+    text = TokenSequence("text", [1, 5, 6], [([7, 8], 0)], [])
+    ImageCheck("test", engine).look(model, collate([text] if engine.rank else own, TOKENS, PAD_ID))
     with torch.no_grad(), engine.gather_weights(model):  # as for answers: the second rank calls it more often
         for _ in range(1 + engine.rank):
             model(collate(own, TOKENS, PAD_ID), read_losses)
