@@ -17,8 +17,10 @@ from medvlm.commands.export import export
 from medvlm.commands.lineage import describe_lineage
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder
+from medvlm.export.proof import parity
 from medvlm.recipe.load import load
 from medvlm.train import checkpoint
+from tests.export.conftest import unproven
 from tests.tiny_run import INSTRUCT, LANGUAGE, PAIR, TOWER, recipe, trained, weights, written
 
 SHORT = {"steps": 2, "save_every": 0}
@@ -91,7 +93,9 @@ def exported(run: RunFolder) -> Path:
     """The model that its second stage left, in our own format."""
     to = run.root.parent.parent / "model"
     if not to.exists():
-        export(run, to, ["custom"], "whole")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(parity, "prove", unproven)
+            export(run, to, ["custom"], "whole")
     return to
 
 
