@@ -106,8 +106,21 @@ VERBS = {
     "audit": Verb(("data", "audit", "shards"), (*SHARDS, "shards/card.yaml"), ("shards/audit.json", *INDEXES)),
     "stats": Verb(("data", "stats", "shards", "--to", "stats.html"), SHARDS, ("stats.html", *INDEXES)),
     "tasks": Verb(("data", "tasks", "shards", "--to", "tasks"), (*SHARDS, "shards/card.yaml"), ("tasks", *INDEXES)),
+    "test": Verb(("tasks", "test", "cases.yaml"), ("cases.yaml",)),
     "show": Verb(("data", "show", "shards", "--to", "show.html"), SHARDS, ("show.html", *INDEXES)),
 }  # fmt: skip
+
+
+SIDE = {"task": "choice", "answer": "left", "choices": ["left", "right"]}
+CASES = {
+    "rewards": {"choice": 0.9, "format": {"weight": 0.1}},
+    "cases": [
+        {"answer": "left", "truth": SIDE, "score": 1.0},
+        {"answer": "right", "truth": SIDE, "is": "wrong", "source": "films", "steps": {"side": "left"}},
+        {"answer": "left or right", "truth": SIDE, "is": "cheat", "image_gain": 0.5},
+    ],
+}
+"""Of `medvlm tasks test`."""
 
 
 def make_world(to: Path) -> Path:
@@ -120,6 +133,7 @@ def make_world(to: Path) -> Path:
     write_evidence(RunFolder(to / "runs/scored"), to / "pack")
     labelled_run.write_archive(to / "archive")
     (to / "squares.yaml").write_text(yaml.safe_dump(labelled_run.CARD))
+    (to / "cases.yaml").write_text(yaml.safe_dump(CASES))
     whole = yaml.safe_load((to / "recipe.yaml").read_text())
     whole["stages"] = [stage for stage in whole["stages"] if stage["name"] in ("pair", "read")]
     (to / "small.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))

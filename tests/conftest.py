@@ -66,9 +66,18 @@ def one_decoder() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def plugins_of_other_files_are_forgotten() -> Iterator[None]:
+    """Plug-ins are permitted for a whole process: what one file permits must not pass in another."""
+    yield from _forget_plugins()
+
+
 @pytest.fixture(autouse=True)
 def plugins_of_other_tests_are_forgotten() -> Iterator[None]:
-    """Plug-ins are permitted for a whole process: what one test permits must not pass in another."""
+    yield from _forget_plugins()
+
+
+def _forget_plugins() -> Iterator[None]:
     before = set(config._PERMITTED)
     yield
     config._PERMITTED.clear()

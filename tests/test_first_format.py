@@ -81,7 +81,7 @@ def list_measured(rows: Sequence[Any], *baselines: str) -> dict[str, dict[str, A
     }
 
 
-LATER_TERMS = {"padding", "entropy"}
+LATER_TERMS = {"padding", "entropy", "cut"}
 """Terms that were not logged then."""
 
 

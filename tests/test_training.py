@@ -165,7 +165,7 @@ def test_it_was_killed_in_the_middle_of_the_stage(stage: str, folder: Path, cut:
     """What the test above says nothing about if the process had ended by itself or begun anew."""
     left = RunFolder(folder / f"killed-in-{stage}")
     assert [step for step, *_ in trace(left, stage)] == [1, 2, 3] and not (left.stage(stage) / "stage.json").exists()
-    assert [p.name for p in left.stage(stage).iterdir()] == ["step-2"]
+    assert [p.name for p in left.stage(stage).iterdir() if p.name != "rollouts"] == ["step-2"]
 
 
 def test_without_the_state_of_the_stream_the_samples_are_others(

@@ -21,13 +21,14 @@ from medvlm.core.tasks import find_task, list_tasks
 from medvlm.evaluate.measures import join_measures
 from medvlm.metrics.bootstrap import value
 from medvlm.metrics.retrieval import chance, ranks, top
-from medvlm.tasks import _brackets, boxes, choice, count, labels, open, report
+from medvlm.tasks import _brackets, boxes, choice, count, labels, open, quantity, report
 
 metrics = pytest.importorskip("sklearn.metrics")
 TESTS = Path(__file__).parent.parent
 HERE = "metrics/test_references.py"
 OF_LABELS = "tasks/test_label_measures.py:test_each_class_has_the_measures_of_scikit_learn_over_its_known_labels"
 OF_SETS = "tasks/test_findings.py:test_measures_are_those_of_scikit_learn_on_sets_with_their_parents"
+OF_SURVIVAL = "metrics/test_survival.py:test_metrics_are_those_of_their_definitions"
 COMPARED = {
     "vqa accuracy": f"{HERE}:test_accuracy",
     "vqa f1_open": f"{HERE}:test_words_of_short_answers",
@@ -35,6 +36,12 @@ COMPARED = {
     "count mae": f"{HERE}:test_counts",
     "count correlation": "tasks/test_count.py:test_the_correlation_is_that_of_the_standard_library",
     "count exact": f"{HERE}:test_counts",
+    "quantity mae": f"{HERE}:test_quantities",
+    "quantity rmse": f"{HERE}:test_quantities",
+    "quantity correlation": f"{HERE}:test_quantities",
+    "survival c_index": OF_SURVIVAL,
+    "survival auroc_by": OF_SURVIVAL,
+    "survival brier_by": OF_SURVIVAL,
     "boxes mean_iou": f"{HERE}:test_boxes",
     "boxes hit_rate": f"{HERE}:test_boxes",
     "report bleu": "metrics/test_text.py:test_bleu_is_that_of_pycocoevalcap",
@@ -162,6 +169,19 @@ def test_counts(spread: int) -> None:
     mae = metrics.mean_absolute_error(true, told)
     assert measure("count", "mae", answers, truths) == pytest.approx(mae, abs=1e-6)
     assert measure("count", "exact", answers, truths) == pytest.approx(metrics.accuracy_score(true, told), abs=1e-6)
+
+
+def test_quantities() -> None:
+    rng = np.random.default_rng(0)
+    true, told = rng.normal(50, 9, (2, 60)).tolist()
+    truths = [quantity.Truth(number=n, label="age", unit="years") for n in true]
+    of = {"mae": metrics.mean_absolute_error(true, told), "rmse": metrics.root_mean_squared_error(true, told),
+          "correlation": np.corrcoef(true, told)[0, 1]}  # fmt: skip
+    for metric, expected in of.items():
+        (own,) = (each for each in quantity.MEASURES if each.metric == metric)
+        found: Any = [own.columns(*each) for each in zip(told, truths, strict=True)]
+        columns = np.array([each[""] for each in found])
+        assert value(columns, own.statistic) == pytest.approx(expected, abs=1e-6), metric
 
 
 @pytest.mark.parametrize("present", [3, 1])

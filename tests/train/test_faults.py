@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from medvlm.commands import train as training
+from medvlm.commands import building
 from medvlm.core.errors import CheckpointError, DataError
 from medvlm.core.run import RunFolder
 from medvlm.train import checkpoint
@@ -166,7 +166,7 @@ def test_a_log_that_finds_no_room_says_so_too(path: Path, runs: Path, monkeypatc
 def test_a_signal_while_the_model_is_built_ends_the_run_as_preempted(
     path: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "put_start", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(building, "put_start", lambda *_: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Preempted, match="nothing to save"):
         trained(path, runs)
     assert status(run_of(path, runs)) == ("preempted", "")
