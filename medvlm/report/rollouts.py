@@ -85,8 +85,8 @@ def _make_answers(asked: list[Record]) -> Html:
         advantage = f"{float(one.get('advantage') or 0):+.2f}"
         said = tag("span", shorten_text(text), cut)
         reward = numbers.format_value(one.get("score") or 0.0)
-        rows.append([said, str(len(same)), reward, *parts, advantage, str(one.get("tokens", ""))])
-    columns = ["answer", "times", "reward", *names, "advantage", "tokens"]
+        rows.append([said, str(len(same)), reward, advantage, *parts, str(one.get("tokens", ""))])
+    columns = ["answer", "times", "reward", "advantage", *names, "tokens"]
     return make_table("Drawn answers", columns, rows, set(range(1, len(columns))))
 
 
