@@ -199,6 +199,7 @@ def cut_off(path: Path, runs: Path, stage: str, step: int, at: str = "logged") -
 def _die(path: Path, *arguments: str) -> None:
     torch.set_num_threads(1)
     os.chdir(path.parent)
+    _begin_anew_unless_it_trains("-m", "tests.drills.dying", path, *arguments)
     dying.main(str(path), *map(str, arguments))
 
 
@@ -227,8 +228,17 @@ def _run_rank(words: list[str], rank: int, ranks: int, port: int) -> None:
     }
     os.environ.update({key: str(value) for key, value in {**place, **named}.items()})
     torch.set_num_threads(1)
+    _begin_anew_unless_it_trains(*words)
     sys.argv = words
     runpy.run_path(words[0], run_name="__main__")
+
+
+def _begin_anew_unless_it_trains(*words: object) -> None:
+    """Replaces a fork by a process of its own if an earlier test has started threads of autograd, which forks lack."""
+    try:
+        torch.ones(1, requires_grad=True).sum().backward()
+    except RuntimeError:
+        os.execve(sys.executable, [sys.executable, *map(str, words)], environment())
 
 
 def trace(run: RunFolder, stage: str) -> list[tuple[int, str, dict[str, str]]]:

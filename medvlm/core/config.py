@@ -81,6 +81,8 @@ class Slot:
     """An attribute of the module. Only kinds for which it is true are allowed, and all kinds of plug-ins."""
     or_name: bool = False
     """Whether a bare kind is allowed, for one without settings. It stays a string."""
+    or_default: bool = False
+    """Whether a bare kind is allowed, which stands for its default settings."""
 
     @property
     def kinds(self) -> list[str]:
@@ -104,7 +106,7 @@ class Slot:
         options.append(
             {"type": "object", "properties": {"kind": {"type": "string", "pattern": r"\."}}, "required": ["kind"]}
         )
-        if self.or_name:
+        if self.or_name or self.or_default:
             options += [{"enum": self.kinds}, {"type": "string", "pattern": r"\."}]
         return {"anyOf": [*options, {"type": "null"}] if self.optional else options}
 
@@ -115,6 +117,7 @@ class Slot:
         if self.or_name and isinstance(value, str):
             check_kind(self.folder, value, plugins, self.kinds)
             return value
+        value = {"kind": value} if self.or_default and isinstance(value, str) else value
         if not isinstance(value, dict):
             raise wrap_problems([Problem((), expected="keys and values with a `kind`", found=shorten(value))])
         if "kind" not in value:

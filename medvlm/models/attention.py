@@ -103,8 +103,9 @@ def use_attention(model: Any, engine: EngineConfig, device: torch.device) -> str
         return ""
     dtype = torch.float32 if engine.precision == "32-true" else torch.bfloat16
     usable, refused = [], []
-    # Without a GPU flex computes the same as dense.
-    for kernel in (asked,) if asked != "auto" else ("varlen", "flex") if on_gpu else ("varlen",):
+    # Without a GPU flex computes the same as dense, and torch.compile would break its graphs at every document.
+    tried = ("varlen", "flex") if on_gpu else () if engine.compile else ("varlen",)
+    for kernel in tried if asked == "auto" else (asked,):
         why = _explain_unfit(kernel, model, dtype, on_gpu) or (
             _try(kernel, decoder.config, dtype, device) if on_gpu and not is_meta else ""
         )

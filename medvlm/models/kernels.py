@@ -184,19 +184,12 @@ def _run_by_document(
     parts = [x.transpose(0, 1).flatten(1, 2).split(sizes, 1) for x in (query, key, value)]
     groups, found = query.shape[1] != key.shape[1], []
     for size, q, k, v in zip(sizes, *parts, strict=True):
-        is_whole = rows.window is None or size <= rows.window
-        near = None if is_whole else _see_near(size, rows.window, q.device)
-        found.append(
-            F.scaled_dot_product_attention(
-                q[None], k[None], v[None], near, 0.0, is_whole, scale=scale, enable_gqa=groups
-            )
-        )
+        near = None
+        if rows.window is not None and size > rows.window:
+            near = torch.ones(size, size, dtype=torch.bool, device=q.device).tril().triu(1 - rows.window)
+        how: dict[str, Any] = {"is_causal": near is None, "scale": scale, "enable_gqa": groups}
+        found.append(F.scaled_dot_product_attention(q[None], k[None], v[None], near, **how))
     return torch.cat(found, 2)[0].unflatten(1, (len(query), -1)).transpose(0, 1)
-
-
-def _see_near(size: int, window: int | None, device: torch.device) -> torch.Tensor:
-    assert window is not None
-    return torch.ones(size, size, dtype=torch.bool, device=device).tril().triu(1 - window)
 
 
 def compute_densely(

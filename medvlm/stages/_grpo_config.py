@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from medvlm.core.config import Config as BaseConfig
 from medvlm.core.config import Slot, component, plugins_in
@@ -18,11 +18,6 @@ from medvlm.objectives.policy import Correction
 from medvlm.rewards._compose import Composer
 from medvlm.rewards._config import Rewards, read_rewards
 from medvlm.rollouts._contract import make_default
-
-
-def _add_settings(objective: Any) -> Any:
-    """Replaces a bare kind by its default settings."""
-    return component(SLOT, objective).Config(kind=objective) if isinstance(objective, str) else objective
 
 
 class RolloutLog(BaseConfig):
@@ -63,7 +58,7 @@ class Config(StageConfig):
     sampling, DAPO, arXiv 2503.14476, equation 11). They are drawn from the same source, and cost a rollout each."""
     updates: int = Field(1, gt=0)
     """Optimizer updates on the answers of one step (mu in the paper). Clipping has an effect from the second one on."""
-    objective: Annotated[Any, Slot(SLOT, optional=True, or_name=True), AfterValidator(_add_settings)] = Field(
+    objective: Annotated[Any, Slot(SLOT, optional=True, or_default=True)] = Field(
         None, exclude_if=lambda objective: objective is None
     )
     """How advantages and losses follow from rewards, as a kind or as settings; by default `grpo` with the next two

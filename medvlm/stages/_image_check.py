@@ -40,9 +40,10 @@ class ImageCheck:
             return
         can_tell = bool(len(batch.feature_rows) and len(batch.targets_L))
         with evaluating(model), self.engine.autocast():
-            # As in training: weights of all blocks at once may be more than a rank can hold.
-            if not (can_tell or self.engine.runs_all) or uses_images(model, batch) or not can_tell:
-                return
+            # As in training, and on all ranks then: weights of all blocks at once may be more than a rank can hold.
+            matters = (can_tell or self.engine.runs_all) and uses_images(model, batch)
+        if matters or not can_tell:
+            return
         if number >= GRACE or not is_trained(model.connectors):
             raise ImageNotUsed(
                 f"stages.{self.stage}: the answers to {', '.join(batch.keys[:3])} are exactly as probable with a blank"

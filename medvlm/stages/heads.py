@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import nn
 
 from medvlm.core.config import Slot, component, kinds
@@ -32,12 +32,7 @@ NEEDS = "decode"
 SLOT = "objectives.heads"
 
 
-def _add_settings(loss: Any) -> Any:
-    """Replaces a bare kind by its default settings."""
-    return component(SLOT, loss).Config(kind=loss) if isinstance(loss, str) else loss
-
-
-HeadLosses = tuple[Annotated[Any, Slot(SLOT, or_name=True), AfterValidator(_add_settings)], ...]
+HeadLosses = tuple[Annotated[Any, Slot(SLOT, or_default=True)], ...]
 
 
 class Config(StageConfig):

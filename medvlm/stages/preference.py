@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import Field
 from torch import nn
 from torch.nn.functional import logsigmoid
 
@@ -31,16 +31,9 @@ from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Ter
 NEEDS = "answer"
 
 
-def _add_settings(objective: Any) -> Any:
-    """Replaces a bare kind by its default settings."""
-    return component(SLOT, objective).Config(kind=objective) if isinstance(objective, str) else objective
-
-
 class Config(StageConfig):
     kind: Literal["preference"]
-    objective: Annotated[Any, Slot(SLOT, or_name=True), AfterValidator(_add_settings)] = Field(
-        default_factory=make_default
-    )
+    objective: Annotated[Any, Slot(SLOT, or_default=True)] = Field(default_factory=make_default)
     """What is learned from a pair: a kind, or its settings."""
     max_tokens: int = Field(2048, gt=0)
     """Maximum number of tokens of a pair: the question with its images, and both answers."""

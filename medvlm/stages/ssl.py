@@ -58,8 +58,9 @@ class Config(StageConfig):
                 f"accumulate: {self.loss.kind} compares the samples of a batch with each other, so it cannot be split;"
                 " leave it at 1"
             )
-        if self.keep == "best" and self.loss.has_teacher:
-            raise ValueError("keep: best chooses by a loss that the teacher itself sets; leave it at last")
+        chooses = {"keep: best": self.keep == "best", "validate.patience": self.validate_ and self.validate_.patience}
+        for key in [key for key, is_set in chooses.items() if is_set and self.loss.has_teacher]:
+            raise ValueError(f"{key} goes by a loss that the teacher itself sets; remove it")
         return self
 
     def find_needs(self, model: Any) -> Needs:

@@ -35,7 +35,7 @@ def is_counted(step: int, steps: int) -> bool:
 @contextmanager
 def count_flops(active: bool) -> Iterator[Count]:
     """Counts matrix products, convolutions and attention (two operations a multiplication with its addition), as
-    torch.utils.flop_counter does, which lacks attention on a CPU."""
+    torch.utils.flop_counter does, which lacks attention on a CPU and products that are added in place."""
     found = Count()
     if not active:
         yield found
@@ -48,8 +48,12 @@ def count_flops(active: bool) -> Iterator[Count]:
     def backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return int(sdpa_backward_flop_count(grad, query, key, value))
 
+    def product(out: Any, left: Any, right: Any, *_: Any, **__: Any) -> int:
+        return int(2 * left[0] * left[1] * right[1])
+
     on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     mapping = {on_cpu: forward, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward}
+    mapping |= {torch.ops.aten.addmm_: product}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         yield found
     found.flops = counter.get_total_flops()

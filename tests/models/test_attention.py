@@ -305,6 +305,7 @@ def choose(model: Any, asked: str, device: str = "cpu", **engine: Any) -> str:
 
 def test_on_a_cpu_auto_goes_by_documents_and_the_others_are_as_asked() -> None:
     model = vlm()
+    assert choose(model, "auto", compile=("language",)) == "" and model.kernels == ("dense",)
     for asked, expected in (("dense", ("dense",)), ("auto", ("varlen", "dense")), ("flex", ("flex",))):
         assert choose(model, asked) == "" and model.kernels == expected
     assert isinstance(make_mask(texts(), torch.float32, model.language.config, model.kernels), RowMask)

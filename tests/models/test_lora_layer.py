@@ -15,6 +15,7 @@ from torch import nn
 from medvlm.core.stage_config import Lora
 from medvlm.models import lora
 from medvlm.models.lora_layer import LoraLinear
+from medvlm.train.flops import count_flops
 
 Measured = tuple[torch.Tensor, ...]
 
@@ -115,3 +116,13 @@ def test_several_adapters_are_added_up() -> None:
     x = torch.randn(5, 12)
     both = sum(own.lora_B[n](own.lora_A[n](x)) * own.scaling[n] for n in ("default", "other"))
     torch.testing.assert_close(own(x), own.base_layer(x) + both)
+
+
+def test_the_operations_that_are_counted_are_those_of_peft() -> None:
+    own, x = layer(), torch.randn(4, 12, dtype=torch.float64)
+    counts = []
+    for module in (own, peft_of(own)):
+        with count_flops(True) as count:
+            module(x).sum().backward()
+        counts.append(count.flops)
+    assert counts[0] and counts[0] == counts[1]

@@ -136,7 +136,8 @@ def test_a_teacher_that_tells_no_images_apart_stops_the_stage(make: Make) -> Non
         ({"loss": {**MAE, "crop": [0.5, 0.2]}}, "expected two shares in order"),
         ({"loss": {**MAE, "heads": 3}}, "3 heads do not divide the decoder's width of 16"),
         ({"trains": ["heads"]}, r"'heads' is not a part of a ssl stage \(accepts encoders, objective\)"),
-        ({"loss": DINO, "keep": "best", "validate": {"every": 2}}, "keep: best chooses by a loss that the teacher"),
+        ({"loss": DINO, "keep": "best", "validate": {"every": 2}}, "keep: best goes by a loss that the teacher"),
+        ({"loss": DINO, "validate": {"every": 2, "patience": 3}}, "validate.patience goes by a loss that the teacher"),
     ],
 )
 def test_a_stage_that_does_not_fit_is_refused(change: dict[str, Any], message: str, packed: Path) -> None:
