@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from medvlm.commands.data_verbs import Say, Where, audit, pack, show, stats, tasks  # noqa: F401
+from medvlm.commands.data_verbs import Say, Where, audit, pack, show, stats, tasks, turns  # noqa: F401
 
 if TYPE_CHECKING:
     from medvlm.commands.dry_run import Line

@@ -262,6 +262,15 @@ def run_audit(args: argparse.Namespace) -> None:
     api.audit(args.sets, against=args.against, to=args.to, strict=args.strict, salt_file=args.salt_file, say=Live())
 
 
+def run_turns(args: argparse.Namespace) -> None:
+    from medvlm.core.live import Live
+
+    live = Live()
+    made = api.turns(args.shards, args.to, recipe=args.recipe, say=live)
+    live.clear()
+    print(made)
+
+
 def run_tasks(args: argparse.Namespace) -> None:
     from medvlm.commands.lmms_tasks import write_task
 

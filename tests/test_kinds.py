@@ -15,8 +15,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "medvlm"
 SLOTS = """
 archive/readers backbones compositions connectors decoders encoders evaluate/protocols export/targets
-families objectives/heads objectives/pairs objectives/policies objectives/preferences objectives/ssl released rewards
-rollouts scoring stages tasks tasks/codecs texts
+families knowledge objectives/heads objectives/pairs objectives/policies objectives/preferences objectives/ssl released
+rewards rollouts scoring stages tasks tasks/codecs texts tools
 """
 
 OTHER_MEANING = {
@@ -49,6 +49,7 @@ OTHER_MEANING = {
     ("export/proof/stock_child.py", "timm"): "name of a library",
     ("export/proof/stock_child.py", "transformers"): "name of a library",
     ("export/card/page.py", "findings"): "what an audit found",
+    ("export/card/text.py", "window"): "a setting of preprocessing",
     ("export/part.py", "heads"): "module of a dual encoder",
     ("export/proof/reference.py", "count"): "key of a reference",
     ("export/targets/custom.py", "format"): "metadata of safetensors",
@@ -58,6 +59,7 @@ OTHER_MEANING = {
     ("commands/first_recipe.py", "heads"): "module of a dual encoder",
     ("commands/first_recipe.py", "report"): "key of a card's reader",
     ("commands/first_recipe.py", "siglip"): "model_type of transformers",
+    ("export/trained.py", "window"): "a setting of preprocessing",
     ("io/phi/header.py", "gate"): "a parameter of a reader",
     ("objectives/policy.py", "mask"): "tokens whose ratio is out of bounds",
     ("objectives/ssl/_masked.py", "heads"): "attention heads",
@@ -65,6 +67,7 @@ OTHER_MEANING = {
     ("preflight/samples.py", "report"): "a sample's report",
     ("preflight/rehearsal/shrink.py", "heads"): "attention heads",
     ("report/provenance.py", "open"): "terms of access",
+    ("report/results.py", "measure"): "a column of the results",
     ("report/stats_media.py", "slices"): "axis of a volume",
     ("rewards/gate.py", "choice"): "a reward of its examples",
     ("rewards/gate.py", "format"): "a reward of its examples",

@@ -17,12 +17,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"core"},
     # A measure of a task is a statistic over items.
     "tasks": {"metrics", "core"},
+    "knowledge": {"core"},
+    # A box in a call is read as in an answer.
+    "tools": {"knowledge", "io", "tasks", "core"},
     # An answer is read for a reward as its task reads it.
     "rewards": {"tasks", "core"},
     "scoring": {"core"},
     "objectives": {"core"},
     "models": {"core"},
-    "rollouts": {"models", "data", "core"},
+    "rollouts": {"tools", "models", "data", "io", "tasks", "core"},
     "train": {"core"},
     # Slices of a volume through a 2D network: an encoder may build on another one.
     **{part: {part, "core"} for part in PARTS},
@@ -30,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"io", "tasks", "core"},
     # A recipe's sources are packed and opened, and its settings are those of the data path.
     "recipe": {"archive", "data", "models", "train", "io", "tasks", "core"},
-    "compositions": {"recipe", "data", "models", "train", "io", "tasks", "core"},
+    "compositions": {"recipe", "data", "models", "train", "tools", "io", "tasks", "core"},
 }
 BELOW_STAGES = {
     "compositions",
@@ -40,6 +43,8 @@ BELOW_STAGES = {
     "objectives",
     "rewards",
     "rollouts",
+    "tools",
+    "knowledge",
     "metrics",
     "train",
     "io",

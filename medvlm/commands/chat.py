@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from medvlm.commands.files import read_files, require_files
 from medvlm.core.errors import RecipeError
@@ -12,8 +13,9 @@ Talk = Callable[[str], str]
 
 
 def talk(model: str, paths: Sequence[Path], kind: str = "", stage: str = "", max_new_tokens: int = 256) -> Talk:
-    """A function from question to greedy answer. Each question is about all the files and starts a new conversation;
-    it raises DataError for one that is not Unicode.
+    """A function from question to greedy answer. Above the answer stand replies that called tools, and what these
+    showed. Each question is about all the files and starts a new conversation; it raises DataError for one that is not
+    Unicode.
 
     model: a run's folder, an exported folder, or a folder or hub id of transformers. kind: the kind of media of the
     files, one that the model has an encoder for; by default the first that takes films or volumes. Raises UserError if
@@ -31,6 +33,12 @@ def talk(model: str, paths: Sequence[Path], kind: str = "", stage: str = "", max
 
     def ask(question: str) -> str:
         asked = Ask(sample, files, make_own_question(question), "media" if paths else "none")
-        return str(answerer.answer([asked])[0])
+        return describe(answerer.answer([asked])[0])
 
     return ask
+
+
+def describe(answer: str) -> str:
+    """An answer, after the replies that called tools."""
+    steps: Sequence[Any] = getattr(answer, "steps", ())
+    return "\n".join([*(f"{step.said}\n  {step.tell()}" for step in steps), str(answer)])

@@ -90,6 +90,11 @@ def add_data_verbs(verbs: Any) -> None:
     show.add_argument("--split", default=None, help="show only this split (default: all)")
     show.add_argument("--count", type=read_count, default=48, help="number of samples (default: 48)")
 
+    turns = add_verb(data, "turns", "write shards of dialogues in which an expert calls the tools of a recipe")
+    turns.add_argument("shards", help="a folder of shards")
+    turns.add_argument("--recipe", required=True, metavar="FILE", help="a recipe whose `environment` has the tools")
+    turns.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write the new shards to")
+
     tasks = add_verb(data, "tasks", "write a task folder for the package lmms-eval")
     tasks.add_argument("shards", metavar="SHARDS[:SPLIT]", help="a folder of shards (default split: test)")
     tasks.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to write to; other tasks stay")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from medvlm.archive.packing.pack import PackReceipt
+    from medvlm.commands.turns import Taught
 
 Where = str | Path
 Say = Callable[[str], None]
@@ -54,6 +55,13 @@ def tasks(shards: Where, to: Where, *, max_new_tokens: int = 64) -> str:
     from medvlm.commands.lmms_tasks import write_task
 
     return write_task(str(shards), Path(to), max_new_tokens).name
+
+
+def turns(shards: Where, to: Where, *, recipe: Where, say: Say = lambda line: None) -> Taught:
+    """Write shards of dialogues in which an expert calls the tools of a recipe."""
+    from medvlm.commands.turns import write_turns
+
+    return write_turns(str(shards), str(recipe), Path(to), say)
 
 
 def stats(shards: Where, to: Where, *, recipe: Where = "") -> Path:

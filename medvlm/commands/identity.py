@@ -22,9 +22,11 @@ from medvlm.core.errors import UserError
 from medvlm.core.run import RunFolder, write_json
 from medvlm.core.stage_config import StageConfig
 from medvlm.core.stored import read_object
+from medvlm.core.tool_config import Environment
 from medvlm.recipe.load import LoadedRecipe, load_run
 from medvlm.recipe.origins import StageOrigin
 from medvlm.recipe.sources import OpenSource
+from medvlm.tools._episode import describe_files
 
 FILE = "identities.json"
 FORM = "2-"
@@ -47,8 +49,17 @@ def identify(config: StageConfig, loaded: LoadedRecipe, sources: Mapping[str, Op
             if len(starts) == 1
             else [[share, _describe_origins(origins)] for share, origins in starts],
             "precision": loaded.recipe.engine.precision,
+            **(_describe_environment(loaded.recipe.environment) if config.acts() else {}),
         }
     )
+
+
+def _describe_environment(environment: Environment | None) -> dict[str, Any]:
+    """The tools that answers may call, with what they read from files."""
+    if environment is None:
+        return {}
+    files = describe_files(environment)
+    return {"environment": drop_defaults(environment), **({"files": files} if files else {})}
 
 
 def _describe_origins(origins: Origins) -> dict[str, list[str]]:

@@ -287,6 +287,7 @@ def _make_setup(
         workers=recipe.engine.workers,
         quarantine=quarantine,
         folder=run.stage(config.name),
+        environment=recipe.environment,
     )
 
 

@@ -15,6 +15,7 @@ from medvlm.compositions._composed import refuse_to_train
 from medvlm.compositions._folder import is_model_folder, open_folder
 from medvlm.compositions._opened import AssembledModel, Opened
 from medvlm.compositions._stock import StockAnswering, StockLanguage, StockTower, is_language_model
+from medvlm.compositions._with_tools import give_tools
 from medvlm.core.composition import composition_as_is, composition_of_stage, name_of
 from medvlm.core.config import component, kinds
 from medvlm.core.errors import CheckpointError, RecipeError
@@ -84,7 +85,7 @@ def open_run(
         model.max_new_tokens = max_new_tokens
         if dtype := _choose_dtype(precision, device, bool(recipe.stages)) if "answer" in model.can else None:
             model.set_precision(dtype)
-    return opened
+    return give_tools(opened, recipe.environment)
 
 
 def _choose_dtype(precision: str, device: str, is_trained: bool) -> torch.dtype | None:
@@ -185,7 +186,7 @@ def open_start(recipe: Any, run: RunFolder, stage: str, device: str, max_new_tok
     opened.max_new_tokens = max_new_tokens
     if dtype := _choose_dtype(precision, device, True) if "answer" in opened.can else None:
         opened.set_precision(dtype)
-    return opened
+    return give_tools([opened], recipe.environment)[0]
 
 
 def list_finished_stages(recipe: Any, run: RunFolder, stage: str = "") -> list[Any]:

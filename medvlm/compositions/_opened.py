@@ -12,6 +12,7 @@ import torch
 
 from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.errors import RecipeError
+from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Sample, Truth, make_truth
 from medvlm.data.dialogue import join_turns
 from medvlm.data.order import draw
@@ -19,6 +20,7 @@ from medvlm.data.prepare import Prepare, Seen
 from medvlm.io.images import encode_png
 from medvlm.models.generate import find_end_ids, generate, is_cut
 from medvlm.models.parts import evaluating
+from medvlm.tasks._writing import Writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,9 +99,17 @@ class AssembledModel(Opened):
     def kind_of(self, axes: int, asked: str = "") -> str:
         return self.prepare.kind_of(axes, asked)
 
+    def find_canvas(self, ask: Ask) -> Canvas | None:
+        """How the model perceives medium 0; None if it is not shown as stored."""
+        return self.prepare.see(ask.sample, ask.files).canvas
+
+    def find_writing(self) -> Writing:
+        """How it writes boxes."""
+        return self.prepare.boxes
+
     def find_box_extent(self, ask: Ask) -> tuple[float, float]:
         """(width, height) of the canvas that the model perceives, in the units in which boxes are written."""
-        canvas = self.prepare.see(ask.sample, ask.files).canvas
+        canvas = self.find_canvas(ask)
         return self.prepare.boxes.extent(canvas) if canvas else (1.0, 1.0)
 
     def place_truth(self, ask: Ask) -> Truth:
@@ -138,11 +148,11 @@ class AnsweringModel(AssembledModel):
     def _perceive(self, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Callable[..., Any], list[tuple[str, Any]]]]:
         """Each ask, what makes a turn about its sample, and its media."""
         perceived_once: dict[
-            tuple[str, int], Seen
+            tuple[str, ...], Seen
         ] = {}  # questions about one sample share its pixels, so they are encoded once
         for ask in asks:
             sample, files = ask.media_of or (ask.sample, ask.files)
-            shown = sample.key, len(sample.media)
+            shown = sample.key, *(medium.member for medium in sample.media)
             if shown not in perceived_once:
                 perceived_once[shown] = self.prepare.see(sample, files)
             seen = perceived_once[shown]

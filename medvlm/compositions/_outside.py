@@ -35,21 +35,25 @@ class OutsideModel(Opened):
     def kind_of(self, axes: int, asked: str = "") -> str:
         return asked or "own"
 
+    def find_writing(self) -> Writing | None:
+        """How it writes boxes; None if nobody said."""
+        return self.boxes
+
     def find_box_extent(self, ask: Ask) -> tuple[float, float]:
-        return (self.boxes or Writing()).extent(self._find_canvas(ask))
+        return (self.boxes or Writing()).extent(self.find_canvas(ask))
 
     def place_truth(self, ask: Ask) -> Truth:
         """Raises DataError for a question that is answered with boxes, if it is not known how the model writes them."""
         if self.boxes is None and find_task(ask.question.truth.task).NEEDS_CANVAS:
             raise DataError("how this model writes boxes is not known; set model.boxes.codec")
-        return place_truth(ask.question, self._find_canvas(ask), self.boxes or Writing())
+        return place_truth(ask.question, self.find_canvas(ask), self.boxes or Writing())
 
     def draw_thumbnail(self, ask: Ask) -> bytes:
         first = ask.sample.media[0]
         shown = show(first, ask.files[first.member])
         return encode_png(np.asarray(shown[len(shown) // 2]))
 
-    def _find_canvas(self, ask: Ask) -> Canvas:
+    def find_canvas(self, ask: Ask) -> Canvas:
         height, width = ask.sample.media[0].size[-2:]
         return resize((height, width), (height, width))
 

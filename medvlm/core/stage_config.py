@@ -181,6 +181,10 @@ class StageConfig(Config):
         """Whether several answers share a prompt in a row. Overridden by kinds that do this."""
         return False
 
+    def acts(self) -> bool:
+        """Whether the model draws answers, which may call the tools of `environment`. Overridden by such kinds."""
+        return False
+
     def reduces_images(self) -> bool:
         """Whether images are made smaller if a sample is too long. Overridden by kinds that can do this."""
         return False

@@ -20,7 +20,8 @@ from medvlm.data.estimate import BlankTransform, EstimatedDialogue, make_blank_l
 from medvlm.data.prepare import Prepare, Seen, ask, place_truth, weigh_answers
 from medvlm.data.rows import collate
 from medvlm.data.steps import place_mask
-from medvlm.data.transforms import MediaTransform, show_input
+from medvlm.data.transforms import MediaTransform, show_input, to_pictures
+from medvlm.io.images import decode
 from medvlm.io.masks import decode_mask
 from medvlm.tasks._writing import Writing
 
@@ -47,6 +48,10 @@ class ComposedPrepare:
     is_estimate: bool = False
     """For a plan: no file is read."""
     shares_rows: bool = True
+
+    @property
+    def shares_before_media(self) -> bool:
+        return self.shares_rows
 
     @property
     def media_ids(self) -> frozenset[int]:
@@ -170,6 +175,17 @@ class ComposedPrepare:
     def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
         name, pixels = self.see(sample, files).media[0]
         return show_input(pixels, self.preprocess[name])
+
+    def show(self, sample: Sample, files: Mapping[str, Any]) -> list[list[np.ndarray]]:
+        shown = []
+        for medium in sample.media:
+            before = self.preprocess[self.routes[medium.kind]]
+            if len(before.size) != 2:
+                raise DataError(f"{sample.source}/{sample.key}: media of kind {medium.kind!r} are volumes, no pictures")
+            stored = files[medium.member]
+            array = decode(stored, medium.member) if isinstance(stored, bytes) else stored
+            shown.append([to_pictures(array, before, medium)])
+        return shown
 
     def resize(self, encoder: str, size: tuple[int, ...]) -> ComposedPrepare:
         """The same with another size of the input of an encoder."""

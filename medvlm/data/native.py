@@ -44,6 +44,11 @@ class NativePrepare:
         return self.processor.family.shares_rows
 
     @property
+    def shares_before_media(self) -> bool:
+        """False, because positions in a grid depend on all pictures before."""
+        return False
+
+    @property
     def media_ids(self) -> frozenset[int]:
         if self.processor.family.reads_prompt_both_ways:
             raise RecipeError("loss: all: this family reads its prompt in both directions; only answers can be trained")
@@ -128,6 +133,16 @@ class NativePrepare:
         x1, y1, x2, y2 = (round(v) for v in canvas.to_stored((0.0, 0.0, float(size[1]), float(size[0]))))
         framed = np.pad(whole, ((max(-y1, 0), max(y2 - height, 0)), (max(-x1, 0), max(x2 - width, 0)), (0, 0)))
         return np.ascontiguousarray(framed[max(y1, 0) : max(y1, 0) + y2 - y1, max(x1, 0) : max(x1, 0) + x2 - x1])
+
+    def show(self, sample: Sample, files: Mapping[str, Any]) -> list[list[np.ndarray]]:
+        shown = []
+        for medium in sample.media:
+            own = self._pictures(medium, files[medium.member], sample)
+            pictures = [each for each in own if not isinstance(each, Clip)]
+            if len(pictures) < len(own):
+                raise DataError(f"{sample.source}/{sample.key}: is shown as a video, which is no picture")
+            shown.append(pictures)
+        return shown
 
     def estimate(self, knows_words: bool) -> Prepare:
         dialogue = self.dialogue if knows_words else EstimatedNativeDialogue(self.processor)

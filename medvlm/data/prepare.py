@@ -46,6 +46,10 @@ class Prepare(Protocol):
         """Whether several documents may be in one row."""
 
     @property
+    def shares_before_media(self) -> bool:
+        """Whether answers that share a prompt may have media of their own."""
+
+    @property
     def media_ids(self) -> frozenset[int]:
         """The ids of tokens that stand for media, or for their beginnings and ends. Raises RecipeError for a model of
         which only answers can be trained."""
@@ -85,6 +89,10 @@ class Prepare(Protocol):
 
     def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
         """What the model sees of medium 0, 8-bit [H, W] or [H, W, 3]: a whole film, or the middle slice of a volume."""
+
+    def show(self, sample: Sample, files: Mapping[str, Any]) -> list[list[np.ndarray]]:
+        """Each medium as 8-bit pictures, for the processor of another program that computes the same model. Raises
+        DataError for a medium that is not shown as pictures."""
 
     def estimate(self, knows_words: bool) -> Prepare:
         """The same for a plan, which reads no files: pixels have sizes but no values. knows_words: whether the

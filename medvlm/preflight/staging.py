@@ -94,6 +94,7 @@ def build_stage(draft: Draft, number: int, world: int, looks: Mapping[str, Look]
         engine=_make_engine(world, recipe.engine),
         workers=0,
         quarantine=lambda *_: None,
+        environment=recipe.environment,
     )
     with torch.device("meta"):
         stage = component("stages", config.kind).build(config, setup)

@@ -15,6 +15,7 @@ from medvlm.core.judge_config import Rubrics
 from medvlm.core.problems import Problem, wrap_problems
 from medvlm.core.protocols import MOST_RESAMPLES, list_baselines, read_protocols, refuse_baseline
 from medvlm.core.radeval_config import RadEvalConfig
+from medvlm.core.tool_config import Environment
 from medvlm.core.track_config import TrackConfig
 from medvlm.data.augment import Augment
 from medvlm.data.order import Order
@@ -267,6 +268,8 @@ class Recipe(Config):
     cache: CacheConfig = CacheConfig()
     stages: tuple[Annotated[Any, Slot("stages")], ...] = ()
     """What is trained, in order. Without stages, `medvlm evaluate` evaluates the model as it is."""
+    environment: Environment | None = Field(None, exclude_if=lambda environment: environment is None)
+    """Tools that the model may call before it answers, in stages with rewards, in evaluation and in chat."""
     engine: EngineConfig = EngineConfig()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()

@@ -128,6 +128,7 @@ class DrawnAnswer(ShownAnswer, total=False):
     """One that was drawn in training."""
 
     answer: str
+    before: list[list[str]]
     score: float | None
     advantage: float | None
     tokens: int | None

@@ -76,7 +76,7 @@ def _make_answers(asked: list[Record]) -> Html:
     names = list(dict.fromkeys(name for answer in asked for name in answer.get("rewards") or {}))
     times: dict[str, list[Record]] = {}
     for answer in asked:
-        times.setdefault(str(answer.get("answer", "")), []).append(answer)
+        times.setdefault(_tell(answer), []).append(answer)
     rows: list[list[Child]] = []
     for text, same in sorted(times.items(), key=lambda item: -float(item[1][0].get("score") or 0)):
         one = same[0]
@@ -88,6 +88,12 @@ def _make_answers(asked: list[Record]) -> Html:
         rows.append([said, str(len(same)), reward, advantage, *parts, str(one.get("tokens", ""))])
     columns = ["answer", "times", "reward", "advantage", *names, "tokens"]
     return make_table("Drawn answers", columns, rows, set(range(1, len(columns))))
+
+
+def _tell(answer: Record) -> str:
+    """The answer, after the replies that called tools and what these showed."""
+    before = [f"{said} \N{RIGHTWARDS ARROW} {shown}" for said, shown in answer.get("before") or ()]
+    return " \N{RIGHTWARDS ARROW} ".join([*before, str(answer.get("answer", ""))])
 
 
 def _convert(box: Box) -> Box:

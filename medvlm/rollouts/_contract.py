@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from medvlm.core.config import Config, component
-from medvlm.core.sample import Batch, Sample, Truth
-from medvlm.data.dialogue import TokenSequence
+from medvlm.core.sample import Batch, Question, Sample, Truth
+from medvlm.data.dialogue import Span, TokenSequence, Turn
+from medvlm.data.prepare import Seen
+from medvlm.tasks._writing import Writing
 
 if TYPE_CHECKING:
-    from torch import device, nn
+    import numpy as np
+    from torch import Tensor, device, nn
 
 
 DEFAULT = "local"
@@ -38,7 +42,8 @@ class Prompt:
     document: the tokens of the prompt, without an answer. text: the question without the chat template. sample, files:
     the media, augmented if the recipe says so. truth: the right answer, in answer coordinates. position: in the stream;
     seeds the random numbers. attempt: 0, or its number among the questions that are tried in place of the one at this
-    position. steps: what leads to the answer, name of a step -> its text.
+    position. steps: what leads to the answer, name of a step -> its text. question: what is
+    asked, with the turns before it. reply: 0, or how many replies have called a tool before, of which answer (`copy`).
     """
 
     key: str
@@ -51,14 +56,21 @@ class Prompt:
     source: str = ""
     attempt: int = 0
     steps: Mapping[str, str] = field(default_factory=dict)
+    question: Question | None = None
+    reply: int = 0
+    copy: int = 0
 
-    def add_answers(self, answers: Sequence[Sequence[int]]) -> TokenSequence:
-        """The prompt followed by these answers, each trained in full. Without answers, the prompt can be continued.
+    def add_answers(self, answers: Sequence[Answer]) -> TokenSequence:
+        """The prompt followed by these answers, of which all tokens are trained that the policy wrote. Without answers,
+        the prompt can be continued.
 
         The whole prompt is the shared prefix: its last token predicts the first token of every answer.
         """
         prompt = [*self.document.prefix, *(token for ids, _ in self.document.branches for token in ids)]
-        return replace(self.document, prefix=prompt, branches=[(list(answer), 0) for answer in answers])
+        branches = [(answer.list_tokens(), 0) for answer in answers]
+        media = [*self.document.media, *(medium for answer in answers for medium in answer.media)]
+        spans = [answer.find_spans() for answer in answers] if any(answer.earlier for answer in answers) else []
+        return replace(self.document, prefix=prompt, branches=branches, media=media, answers=spans)
 
 
 @dataclass(frozen=True)
@@ -71,15 +83,60 @@ class SamplingParams:
 
 
 @dataclass(frozen=True)
+class Observed:
+    """What a tool showed: as tokens, from the end of the reply that called it to the opening of the next one, and the
+    media in them; and as text. is_refused: whether it could not follow the call."""
+
+    ids: list[int]
+    media: list[tuple[str, Any]]
+    text: str = ""
+    is_refused: bool = False
+
+
+@dataclass(frozen=True)
 class Answer:
     """ids: tokens, including the end token if it was reached. log_probabilities: of each token under the policy that
-    generated it; None if the engine does not return them."""
+    generated it; None if the engine does not return them. earlier: the replies before it, each with what the tool that
+    it called showed. log_probabilities are those of their tokens too, in order."""
 
     ids: list[int]
     log_probabilities: tuple[float, ...] | None = None
+    earlier: tuple[tuple[list[int], Observed], ...] = ()
+
+    @property
+    def written(self) -> list[int]:
+        """The tokens that the policy wrote, in all replies."""
+        return [*chain.from_iterable(ids for ids, _ in self.earlier), *self.ids]
+
+    @property
+    def media(self) -> list[tuple[str, Any]]:
+        return [medium for _, observed in self.earlier for medium in observed.media]
+
+    def list_tokens(self) -> list[int]:
+        """Everything that follows the prompt."""
+        return [*chain.from_iterable([*ids, *observed.ids] for ids, observed in self.earlier), *self.ids]
+
+    def find_spans(self) -> list[Span]:
+        """Where the policy wrote, with the weight 1."""
+        spans, at = list[Span](), 0
+        for ids, observed in self.earlier:
+            spans.append((at, at + len(ids), 1.0))
+            at += len(ids) + len(observed.ids)
+        return [*spans, (at, at + len(self.ids), 1.0)]
 
 
-class Collates(Protocol):
+class Prepares(Protocol):
+    """The part of data.prepare.Prepare that rollouts use."""
+
+    @property
+    def boxes(self) -> Writing: ...
+
+    def see(self, sample: Sample, files: Mapping[str, Any]) -> Seen: ...
+
+    def turn(self, sample: Sample, question: Question, seen: Seen, shows: Sequence[str], answered: bool) -> Turn: ...
+
+    def show(self, sample: Sample, files: Mapping[str, Any]) -> list[list[np.ndarray]]: ...
+
     def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True) -> Batch: ...
 
 
@@ -89,7 +146,16 @@ class Computes(Protocol):
     @property
     def device(self) -> device: ...
 
+    @property
+    def is_first(self) -> bool: ...
+
     def gather_weights(self, model: nn.Module) -> Any: ...
+
+    def unshard(self, tensor: Tensor) -> Tensor: ...
+
+    def sum_over_ranks(self, values: Sequence[float]) -> list[float]: ...
+
+    def barrier(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -97,7 +163,7 @@ class Parts:
     """Model, data path, tokenizer, engine and name of the stage that asks, and the seed of the run."""
 
     model: Any
-    prepare: Collates
+    prepare: Prepares
     tokenizer: Any
     engine: Computes
     seed: int
@@ -105,6 +171,8 @@ class Parts:
 
 
 class Rollouts(Protocol):
+    """Optional: take_counts() -> dict[str, float], what happened since it was last called, for the log of a step."""
+
     def draw(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Answer]]:
         """The answers to each prompt under the current policy. Called on every rank, with the prompts of that rank, of
         which there may be none."""

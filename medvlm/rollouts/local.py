@@ -49,4 +49,6 @@ class Local:
 
 
 def _name(prompt: Prompt) -> tuple[int, ...]:
+    if prompt.reply:
+        return prompt.position, prompt.attempt, prompt.reply, prompt.copy
     return (prompt.position, prompt.attempt) if prompt.attempt else (prompt.position,)

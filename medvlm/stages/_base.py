@@ -16,6 +16,7 @@ from medvlm.core.composition import Assembly, Composition
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Sample
 from medvlm.core.stage_config import Optim, StageConfig
+from medvlm.core.tool_config import Environment
 from medvlm.data.augment import Augment, augment
 from medvlm.data.epochs import count_steps
 from medvlm.data.order import Order, draw, draw_below
@@ -42,7 +43,7 @@ class Setup(Assembly):
     """composition: of the stage's model. open_source(source, `train` or `val` or `test`, wants) -> the samples of the
     source that the stage wants. augments: source -> its augmentation. quarantine: called with shard, sample key and
     reason for every sample that cannot be used. folder: of the stage in the run folder, for what is stored beside
-    checkpoints; None in a plan."""
+    checkpoints; None in a plan. environment: the tools that answers may call; None for none."""
 
     composition: Composition
     open_source: Callable[[str, str, Wants], SourceView]
@@ -51,6 +52,7 @@ class Setup(Assembly):
     workers: int
     quarantine: Callable[[str, str, str], None]
     folder: Path | None = None
+    environment: Environment | None = None
     orders: Mapping[str, Order] = field(default_factory=dict)
 
 

@@ -47,7 +47,7 @@ class Drawn:
 
     @property
     def lengths_A(self) -> torch.Tensor:
-        return torch.tensor([len(answer.ids) for answer in self.answers])
+        return torch.tensor([len(answer.written) for answer in self.answers])
 
     def list_flat(self) -> list[int]:
         """The numbers of the questions whose answers all earn the same: they have no advantage and give no gradient."""
@@ -85,8 +85,7 @@ class Drawer:
         groups = self.rollouts.draw(prompts, sampling)
         gains: Iterator[float | None] = repeat(None)
         if self.composer.needs_image_gain:
-            said = [[answer.ids for answer in group] for group in groups]
-            gains = iter(self.policy.compute_image_gain(prompts, said))
+            gains = iter(self.policy.compute_image_gain(prompts, groups))
         scored = []
         for prompt, group in zip(prompts, groups, strict=True):
             own = [gain if prompt.sample.media else None for gain in islice(gains, len(group))]
@@ -135,6 +134,10 @@ def measure(drawn: Drawn, is_cut: Sequence[bool]) -> Terms:
         "cut": Term(float(sum(is_cut)), len(is_cut)),
     }
     G = rewards_PG.shape[1]
+    if any(answer.earlier for answer in drawn.answers):
+        calls = [observed for answer in drawn.answers for _, observed in answer.earlier]
+        found["calls"] = Term(float(len(calls)), len(drawn.answers))
+        found["refused_calls"] = Term(float(sum(observed.is_refused for observed in calls)), len(calls))
     for p, prompt in enumerate(drawn.prompts):
         join(found, {OfSource(prompt.source, "reward"): Term(float(rewards_PG[p].sum()), G)})
         of_prompt: dict[str, Term] = {

@@ -135,6 +135,9 @@ class Config(StageConfig):
     def shares_prompts(self) -> bool:
         return True
 
+    def acts(self) -> bool:
+        return True
+
     def list_rewards(self) -> dict[str, Any]:
         return dict(self.rewards)
 

@@ -19,7 +19,7 @@ from medvlm.models.generate import bar_words, find_end_ids, is_cut
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import entropy, log_probability
 from medvlm.objectives.policy import sum_answers
-from medvlm.rollouts._contract import Parts, Prompt
+from medvlm.rollouts._contract import Answer, Parts, Prompt
 from medvlm.stages._base import Setup
 from medvlm.stages._image_check import blank_images
 
@@ -48,11 +48,18 @@ class Policy:
         seen = prepare.see(sample, files)
         document = prepare.document(sample, [question], seen, ["media"], answered=False)
         truth = prepare.truth(question, seen.canvas)
-        return Prompt(sample.key, document, tell(question), sample, files, truth, position, steps=question.steps)
+        steps = question.steps
+        return Prompt(
+            sample.key, document, tell(question), sample, files, truth, position, steps=steps, question=question
+        )
 
-    def collate(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[Sequence[int]]]) -> Batch:
-        """A batch of prompts with their answers, all of which are trained, in order. Answers to one prompt share it."""
-        documents = [prompt.add_answers(own) for prompt, own in zip(prompts, answers, strict=True)]
+    def collate(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[Answer]]) -> Batch:
+        """A batch of prompts with their answers, all of which are trained, in order. Answers to one prompt share it,
+        unless they have media of their own and the model does not allow that."""
+        pairs = list(zip(prompts, answers, strict=True))
+        if not self.setup.prepare.shares_before_media and any(each.media for own in answers for each in own):
+            pairs = [(prompt, [answer]) for prompt, own in pairs for answer in own]
+        documents = [prompt.add_answers(own) for prompt, own in pairs]
         return self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id)
 
     def read(self, ids: Sequence[int]) -> str:
@@ -90,7 +97,7 @@ class Policy:
             began = {name: self.reference[name].to(dtype).requires_grad_() for name, dtype in now.items()}
             return functional_call(self.model, began, (batch, self._read))["log_L"].cpu()
 
-    def compute_image_gain(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[Sequence[int]]]) -> list[float]:
+    def compute_image_gain(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[Answer]]) -> list[float]:
         """For each answer, by how much more probable its tokens are with the images than with blank ones, in nats per
         token. Called on every rank, with or without prompts."""
         with evaluating(self.model), self.engine.gather_weights(self.model):
@@ -98,7 +105,7 @@ class Policy:
                 return []
             batch = self.collate(prompts, answers).to(self.engine.device)
             own_L, blank_L = (self.model(each, self._read)["log_L"] for each in (batch, blank_images(batch)))
-        lengths = torch.tensor([len(ids) for own in answers for ids in own])
+        lengths = torch.tensor([len(answer.written) for own in answers for answer in own])
         gains: list[float] = (sum_answers((own_L - blank_L).cpu(), lengths) / lengths).tolist()
         return gains
 

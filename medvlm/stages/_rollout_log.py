@@ -36,10 +36,15 @@ def write_rollouts(
         for answer, (total, parts), advantage in answers:
             own = {
                 "answer": policy.read(answer.ids),
+                **(
+                    {"before": [[policy.read(ids), seen.text] for ids, seen in answer.earlier]}
+                    if answer.earlier
+                    else {}
+                ),
                 "score": total,
                 "rewards": parts,
                 "advantage": advantage,
-                "tokens": len(answer.ids),
+                "tokens": len(answer.written),
                 **({"cut": ["answer"]} if is_cut(answer) else {}),
             }
             lines.append(json.dumps({**asked, **own}, ensure_ascii=False))

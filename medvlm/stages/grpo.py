@@ -18,6 +18,7 @@ from medvlm.objectives.policies._contract import SLOT, Tokens
 from medvlm.objectives.policy import correct, divergence
 from medvlm.rewards._compose import Composer
 from medvlm.rollouts._contract import Answer, Prompt, Rollouts, SamplingParams
+from medvlm.rollouts._turns import Turns
 from medvlm.stages._base import Base, Setup, split_evenly
 from medvlm.stages._drawn import Drawer, Drawn, measure, measure_tokens
 from medvlm.stages._grpo_config import Config
@@ -70,7 +71,10 @@ class Grpo(Base):
         self.composer = Composer(config.rewards)
         self.policy = Policy(self.model, setup, config.temperature)
         engine = component("rollouts", config.rollouts.kind)
-        self.rollouts: Rollouts = engine.build(config.rollouts, self.policy.make_parts(config.name))
+        parts = self.policy.make_parts(config.name)
+        self.replies: Rollouts = engine.build(config.rollouts, parts)
+        self.turns = Turns(self.replies, setup.environment, parts) if setup.environment else None
+        self.rollouts: Rollouts = self.turns or self.replies
         self.drawer = Drawer(config, self.policy, self.rollouts, self.composer)
         self.objective: Any = component(SLOT, config.policy_objective.kind)
         self.warnings = RewardWarnings(config.name, self.engine)
@@ -90,6 +94,11 @@ class Grpo(Base):
         (question,) = choose(sample, tasks, 1, epoch, self.setup.seed, self.config.name)
         return self.policy.make_prompt(show_until(sample, question), files, question, position)
 
+    def count(self, prepared: list[Prompt]) -> Terms:
+        """Adds what the rollout engine counts."""
+        counts: dict[str, float] = self.replies.take_counts() if hasattr(self.replies, "take_counts") else {}
+        return {**super().count(prepared), **{name: Term(value, 1) for name, value in counts.items()}}
+
     def count_tokens(self, item: Prompt) -> int:
         return len(item.document)
 
@@ -105,10 +114,9 @@ class Grpo(Base):
     def make_heaviest(self, items: list[Prompt]) -> Rollout:
         """Every answer has the maximum length."""
         config = self.config
-        longest = Answer(
-            [len(self.setup.tokenizer) - 1] * config.max_new_tokens
-        )  # an ordinary token; special ones come first
-        groups, score = [[longest] * config.group for _ in items], (0.0, dict[str, float]())
+        ids = [len(self.setup.tokenizer) - 1] * config.max_new_tokens  # an ordinary token; special ones come first
+        longest = [self.turns.make_longest(item, ids) if self.turns else Answer(ids) for item in items]
+        groups, score = [[each] * config.group for each in longest], (0.0, dict[str, float]())
         drawn = Drawn(items, groups, [[score] * config.group for _ in items])
         rollout = self._collate(drawn, torch.zeros(len(items), config.group))
         blank_L = torch.zeros(len(rollout.batch.targets_L))
@@ -190,7 +198,7 @@ class Grpo(Base):
     def _collate(self, drawn: Drawn, advantage_PG: torch.Tensor) -> Rollout:
         drawn.advantage_PG = advantage_PG
         config, lengths_A = self.config, drawn.lengths_A
-        batch = self.policy.collate(drawn.prompts, [[answer.ids for answer in group] for group in drawn.groups])
+        batch = self.policy.collate(drawn.prompts, drawn.groups)
         is_cut = [self.drawer.is_cut(answer) for answer in drawn.answers]
         kept_A = lengths_A.masked_fill(torch.tensor(is_cut), 0) if config.mask_cut else lengths_A
         factor_A, weight = self.objective.share_out(config.policy_objective, kept_A, config.max_new_tokens)

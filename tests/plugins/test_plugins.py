@@ -44,6 +44,7 @@ PARTS = {
     "composition": "siamese",
     "stage": "byol",
     "protocol": "neighbours",
+    "tool": "gauge",
     "export target": "weights",
 }
 """Every part that recipe.yaml needs, by the file that is it."""
@@ -264,6 +265,7 @@ UNLISTED: dict[str, dict[str, Any]] = {
     "reward": stage(2, {"rewards": {"elsewhere.part": 1.0}}),
     "stage": stage(1, {"kind": "elsewhere.part"}),
     "export target": {"export": {"target": "elsewhere.part"}},
+    "tool": {"environment": {"tools": [{"kind": "elsewhere.part"}]}},
     "protocol": {"evaluate": {"on": ["films:test"], "protocols": ["elsewhere.part"]}},
 }
 

@@ -47,7 +47,7 @@ def score(text: str) -> float:
 def stock_log_probability(stage: Any, prompt: Any, answer: list[int]) -> torch.Tensor:
     """Log-probability of each token of one answer: the stock model on the plain sequence, at the same temperature and
     without the image placeholder."""
-    batch = collate([prompt.add_answers([answer])], stage.setup.prepare.image_tokens, 0)
+    batch = collate([prompt.add_answers([Answer(answer)])], stage.setup.prepare.image_tokens, 0)
     logits = stage.model.language(inputs_embeds=stage.model.embed(batch)).logits[0, -len(answer) - 1 : -1]
     logits = logits.index_fill(-1, torch.tensor([stage.model.image_token_id]), -torch.inf)
     return (logits / 0.8).log_softmax(-1)[torch.arange(len(answer)), torch.tensor(answer)]

@@ -98,13 +98,12 @@ def test_grounding_is_measured_against_blank_images(stage_of: Make) -> None:
     stage = stage_of("grpo", rewards={"grounded": 1.0, "choice": 1.0, "count": 1.0})
     prompts = first(stage)
     drawn = stage.drawer._draw(prompts)
-    answers = [[answer.ids for answer in group] for group in drawn.groups]
-    gains = stage.policy.compute_image_gain(prompts, answers)
-    batch = stage.policy.collate(prompts, answers)
+    gains = stage.policy.compute_image_gain(prompts, drawn.groups)
+    batch = stage.policy.collate(prompts, drawn.groups)
     own_L = stage.policy.compute_answers(stage.model, batch).detach()
     batch.media["film"] = torch.ones_like(batch.media["film"])
     blank_L = stage.policy.compute_answers(stage.model, batch).detach()
-    expected = [float(x.mean()) for x in (own_L - blank_L).split([len(a) for group in answers for a in group])]
+    expected = [float(x.mean()) for x in (own_L - blank_L).split([len(a.ids) for a in drawn.answers])]
     assert gains == pytest.approx(expected, abs=1e-5) and any(abs(gain) > 1e-6 for gain in gains)
     paid = [parts["grounded"] for group in drawn.scored for _, parts in group]
     assert paid == pytest.approx([1 - 2.718281828 ** -max(0.0, g) for g in gains], abs=1e-5)

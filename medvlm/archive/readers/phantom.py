@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 
 from medvlm.archive.phantom.film import FILM_MM, draw_film
 from medvlm.archive.phantom.finding import MAX_CLIPS, Finding, concept_of, draw_finding
+from medvlm.archive.phantom.mark import draw_mark
 from medvlm.archive.phantom.text import ask, ask_pair, write_report
 from medvlm.archive.phantom.volume import VOLUME_MM, draw_volume
 from medvlm.core import config
@@ -41,6 +42,10 @@ class Config(config.Config):
     """Whether each study also has a pair of descriptions, of which the better one says what it shows (task
     `preference`). Nothing else changes."""
 
+    marks: bool = Field(False, exclude_if=lambda marks: not marks)
+    """Whether each radiograph has a striped mark, and only questions about it: which way the stripes run, which a
+    64 x 64 encoder cannot see (film_px: 256 or more), and where the mark is."""
+
     @model_validator(mode="after")
     def _makes_something(self) -> Config:
         if not self.films and not self.volumes:
@@ -64,8 +69,9 @@ def read(config: Config, root: Path | None) -> Iterator[Deferred]:
 
 def list_content(config: Config) -> Content:
     media = {"film": config.films, "volume": config.volumes}
+    whole = not config.marks or config.volumes
     return Content(
-        tasks=name_asked(choice=True, count=True, report=True, boxes=config.films, preference=config.pairs),
+        tasks=name_asked(choice=True, count=whole, report=whole, boxes=config.films, preference=config.pairs),
         media=frozenset(kind for kind, number in media.items() if number),
         has_reports=True,
         answered={},
@@ -84,10 +90,13 @@ def film_study(config: Config, index: int) -> RawSample:
     film = draw_film(rng, finding, num_clips, config.film_px, config.bits)
     questions = tuple(ask(rng, "film", finding, report, num_clips, film.finding_box, film.clip_boxes))
     questions += _ask_pair(config, (2, index), "film", finding)
+    pixels = film.pixels
+    if config.marks:
+        pixels, questions = draw_mark(np.random.default_rng([config.seed, 4, index]), pixels)
     spacing_mm = FILM_MM / config.film_px
-    medium = Medium("film", "0.png", film.pixels.shape, (spacing_mm, spacing_mm), "display", "DX")
+    medium = Medium("film", "0.png", pixels.shape, (spacing_mm, spacing_mm), "display", "DX")
     sample = Sample(_film_key(index), "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
-    return RawSample(sample, {"0.png": film.pixels})
+    return RawSample(sample, {"0.png": pixels})
 
 
 def volume_study(config: Config, index: int) -> RawSample:

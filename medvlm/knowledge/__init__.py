@@ -1,0 +1,1 @@
+"""Named providers of context for a sample, one file each."""

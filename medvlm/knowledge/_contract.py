@@ -1,0 +1,50 @@
+"""The interface of knowledge providers.
+
+A kind is a module of medvlm/knowledge with a `Config` (a KnowledgeConfig) and build(config) -> Provider. Providers are
+built once a process. fingerprint(config) -> str, optional: of the files that it reads, so that a stage is not resumed
+with others. Raises RecipeError for files that are missing or in another form.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from medvlm.core.config import Config, component
+from medvlm.core.errors import RecipeError
+
+
+class KnowledgeConfig(Config):
+    kind: str
+
+
+class Provider(Protocol):
+    def look_up(self, asked: str) -> Sequence[str]:
+        """What is known about it, the best first; [] for nothing."""
+
+
+def open_provider(config: Any) -> Provider:
+    """The provider of these settings."""
+    return _open(config.kind, config.model_dump_json())
+
+
+@lru_cache
+def _open(kind: str, settings: str) -> Provider:
+    module = component("knowledge", kind)
+    provider: Provider = module.build(module.Config.model_validate_json(settings))
+    return provider
+
+
+def hash_file(path: str) -> str:
+    return hashlib.sha256(read_file(path).encode()).hexdigest()[:16]
+
+
+def read_file(path: str) -> str:
+    """Raises RecipeError for a file that cannot be read as UTF-8."""
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as reason:
+        raise RecipeError(f"knowledge: {path} cannot be read as UTF-8 ({type(reason).__name__}: {reason})") from None

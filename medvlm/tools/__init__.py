@@ -1,0 +1,1 @@
+"""What a model can ask for in the middle of an answer, one file each."""

@@ -1,0 +1,93 @@
+"""Dictionaries and retrieval, compared with what is computed by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medvlm.core.config import component
+from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.sample import Sample, make_truth
+from medvlm.knowledge._contract import open_provider
+from medvlm.knowledge.dictionary import Dictionary
+from medvlm.knowledge.retrieval import Index
+from medvlm.tasks._writing import Writing
+from medvlm.tools._contract import Scene, Shown
+
+SCENE = Scene(Sample("k", "s", "test"), {}, 0, lambda: None, Writing())
+PASSAGES = ["a nodule is a small round opacity", "a mass is larger", "an effusion is fluid and an effusion is heavy"]
+
+
+def test_terms_are_found_whole_and_the_longest_first() -> None:
+    known = Dictionary({"nodule": "small", "pulmonary nodule": "small, in the lung", "mass": "larger"})
+    assert known.look_up("Is it a  Pulmonary Nodule or a mass?") == [
+        "pulmonary nodule: small, in the lung",
+        "mass: larger",
+    ]
+    parts = Dictionary({"lung": "organ", "lung base": "its lower part"})
+    assert parts.look_up("a lung base") == ["lung base: its lower part"]
+    assert known.look_up("nodules, massive") == [] and known.look_up("mass, mass") == ["mass: larger"]
+
+
+def test_passages_are_ranked_by_bm25() -> None:
+    """By the formula, for each passage and word."""
+    index, asked = Index(PASSAGES, most=2), "is a nodule an effusion"
+    words = [passage.split() for passage in PASSAGES]
+    mean = sum(map(len, words)) / 3
+
+    def score(own: list[str]) -> float:
+        total = 0.0
+        for word in dict.fromkeys(asked.split()):
+            n, times = sum(word in each for each in words), own.count(word)
+            total += (
+                math.log(1 + (3 - n + 0.5) / (n + 0.5)) * times * 2.2 / (times + 1.2 * (0.25 + 0.75 * len(own) / mean))
+            )
+        return total
+
+    assert index.score(asked) == pytest.approx({n: score(own) for n, own in enumerate(words)})
+    assert index.look_up(asked) == [PASSAGES[2], PASSAGES[0]]
+    assert index.look_up("pneumothorax") == []
+
+
+def consult(provider: dict[str, Any]) -> tuple[Any, Any]:
+    module = component("tools", "consult")
+    return module, module.Config.model_validate({"kind": "consult", "provider": provider})
+
+
+def test_a_model_consults_what_files_hold(tmp_path: Path) -> None:
+    (tmp_path / "terms.yaml").write_text("effusion: fluid\n")
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in PASSAGES))
+    (tmp_path / "texts.txt").write_text("\n".join(PASSAGES))
+    module, config = consult({"kind": "dictionary", "file": str(tmp_path / "terms.yaml")})
+    assert module.use(config, "effusion", SCENE) == Shown("effusion: fluid")
+    with pytest.raises(DataError, match="nothing is known"):
+        module.use(config, "mass", SCENE)
+    for name in ("texts.jsonl", "texts.txt"):
+        module, config = consult({"kind": "retrieval", "file": str(tmp_path / name), "most": 1})
+        assert module.use(config, "an effusion", SCENE).text == PASSAGES[2]
+    call = module.write_call(config, make_truth("boxes", boxes=((0, 0, 1, 1),), label="effusion"))
+    assert call == make_truth("open", "consult effusion")
+    before = module.fingerprint(config)
+    (tmp_path / "texts.txt").write_text("other")
+    assert module.fingerprint(config) != before
+    assert open_provider(config.provider) is open_provider(config.provider), "read once"
+
+
+def test_files_in_another_form_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("- effusion")
+    (tmp_path / "a.jsonl").write_text('{"passage": 1}')
+    (tmp_path / "empty.txt").write_text("\n")
+    wrong = [("dictionary", "a.yaml", "terms and their meanings"), ("retrieval", "a.jsonl", "a line for each passage")]
+    for kind, name, why in [
+        *wrong,
+        ("retrieval", "empty.txt", "no passage"),
+        ("retrieval", "none.txt", "cannot be read"),
+    ]:
+        with pytest.raises(RecipeError, match=why):
+            open_provider(consult({"kind": kind, "file": str(tmp_path / name)})[1].provider)
+    with pytest.raises(Exception, match="either `terms` or a `file`"):
+        component("knowledge", "dictionary").Config(kind="dictionary")

@@ -1,0 +1,113 @@
+"""Each tool, compared with what is computed by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medvlm.core.config import component
+from medvlm.core.errors import DataError
+from medvlm.core.geometry import resize
+from medvlm.core.sample import Medium, Sample, make_truth
+from medvlm.core.tool_config import Environment, ToolConfig
+from medvlm.io.images import encode_npy, encode_png
+from medvlm.tasks._writing import Writing
+from medvlm.tools._contract import Scene, Shown
+
+GREY = np.random.default_rng(0).integers(0, 200, (100, 200), dtype=np.uint8)
+
+
+def scene(
+    pixels: np.ndarray = GREY, spacing_mm: tuple[float, ...] | None = (0.5, 0.25), unit: Any = "display"
+) -> Scene:
+    axes = 2 if pixels.dtype == np.uint8 else 3
+    size = pixels.shape[:axes]
+    picture = pixels.dtype == np.uint8
+    stored = {"0.png": encode_png(pixels)} if picture else {"0.npy": encode_npy(pixels)}
+    (member,) = stored
+    medium = Medium("film", member, size, spacing_mm and spacing_mm[:axes], unit)
+    return Scene(Sample("k", "s", "test", (medium,)), stored, 1, lambda: resize(size[-2:], (64, 64)), Writing())
+
+
+def use(kind: str, asked: str, on: Scene, **settings: Any) -> Shown:
+    module = component("tools", kind)
+    shown: Shown = module.use(module.Config(kind=kind, **settings), asked, on)
+    return shown
+
+
+def only(shown: Shown) -> tuple[Medium, np.ndarray]:
+    (medium,) = shown.media
+    assert shown.files.keys() == {medium.member} and medium.size == shown.files[medium.member].shape[: len(medium.size)]
+    return medium, shown.files[medium.member]
+
+
+@pytest.mark.parametrize("kind", ["mark", "measure", "zoom"])
+def test_an_expert_calls_what_the_tool_reads(kind: str) -> None:
+    module = component("tools", kind)
+    config: ToolConfig = module.Config(kind=kind)
+    call = module.write_call(config, make_truth("boxes", boxes=((50.0, 25.0, 100.0, 75.0),), label="mark"))
+    asked = config.read(call.answer.replace("{boxes}", "[250, 250, 500, 750]"))
+    assert asked == "[250, 250, 500, 750]" and isinstance(module.use(config, asked, scene()), Shown)
+    with pytest.raises(DataError, match="an expert"):
+        module.write_call(config, make_truth("choice", "a", choices=("a", "b")))
+
+
+def test_a_box_is_drawn_as_lines_within_it() -> None:
+    _, marked = only(use("mark", "[250, 250, 500, 750]", scene(), line_px=3))
+    expected = GREY.copy()
+    expected[25:75, 50:100] = 255
+    expected[28:72, 53:97] = GREY[28:72, 53:97]
+    np.testing.assert_array_equal(marked, expected)
+    colours = np.stack([GREY] * 3, -1)
+    _, marked = only(use("mark", "[250, 250, 500, 750], [0, 0, 100, 100]", scene(colours), line_px=1))
+    assert (marked[25, 50:100] == (255, 0, 0)).all() and (marked[0, :20] == (255, 0, 0)).all()
+    assert (marked != colours).any(-1).sum() == 2 * 50 + 2 * 48 + 2 * 20 + 2 * 8
+
+
+def test_a_box_is_measured_in_millimetres_of_the_stored_pixels() -> None:
+    """50 columns of 0.25 mm, 50 rows of 0.5 mm."""
+    assert use("measure", "[250, 250, 500, 750]", scene()).text == "width 12.5 mm, height 25.0 mm, diagonal 28.0 mm"
+    with pytest.raises(DataError, match="size of a pixel"):
+        use("measure", "[250, 250, 500, 750]", scene(spacing_mm=None))
+
+
+def test_a_window_becomes_black_and_white() -> None:
+    hu = np.array([[[-1000, -160, 0], [40, 240, 1000]]], np.int16)
+    on = scene(hu, (1.0, 1.0, 1.0), "HU")
+    medium, shown = only(use("window", "-160 240", on))
+    assert medium.unit == "display" and shown.dtype == np.uint8
+    assert shown.tolist() == [[[0, 0, 102], [128, 255, 255]]]
+    medium, shown = only(use("window", "Soft", on, windows={"soft": (-160, 240)}, onto=(-1000, 1000)))
+    assert (
+        medium.unit == "HU" and shown.dtype == np.int16 and shown.tolist() == [[[-1000, -1000, -200], [0, 1000, 1000]]]
+    )
+    assert only(use("window", "[-160, 240]", on))[0].member != only(use("window", "-160 241", on))[0].member
+    for wrong in ("bone", "240 -160", ""):
+        with pytest.raises(
+            DataError, match="expected a low and a high intensity, as in window -160 240, or one of soft"
+        ):
+            use("window", wrong, on, windows={"soft": (-160, 240)})
+    with pytest.raises(DataError, match="colours"):
+        use("window", "0 1", scene(np.stack([GREY] * 3, -1)))
+
+
+def test_models_may_have_been_taught_other_forms() -> None:
+    """VILA-M3's trigger and ViTAR's JSON."""
+    read = Environment.model_validate(
+        {
+            "tools": [
+                {"kind": "zoom", "form": "<CXR({})>"},
+                {"kind": "mark", "form": '"arguments": {"box": {}}', "says": "I have marked it. {}"},
+            ]
+        }
+    )
+    zoom, mark = read.tools
+    assert zoom.read("This looks like a chest x-ray. Let me first trigger <CXR(lungs)>.") == "lungs"
+    assert zoom.read("<CXR()> and <CXR()>") is None and zoom.read("<CXR(") is None and zoom.read("zoom [1]") is None
+    said = '{"thought": "t", "actions": [{"name": "Mark", "arguments": {"box": [[1, 2, 3, 4]]}}]}'
+    assert mark.read(said) == "[[1, 2, 3, 4]]" and mark.write("[[1, 2, 3, 4]]") in said
+    assert mark.tell("") == "I have marked it. "
+    with pytest.raises(ValueError, match="once"):
+        component("tools", "zoom").Config(kind="zoom", form="<CXR>")
