@@ -38,7 +38,7 @@ def serve(
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self._send(*reply({**body, "key": self.headers.get("Authorization")}))
+            self._send(*reply({**body, "key": self.headers.get("Authorization"), "path": self.path}))
 
         def _send(self, status: int, content: Any) -> None:
             sent = content.encode() if isinstance(content, str) else json.dumps(content).encode()

@@ -133,7 +133,7 @@ def test_what_cannot_be_evaluated_costs_a_line_and_no_folder(
     who: str, words: tuple[str, ...], why: str, place: Path, rows: list[Row], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("medvlm.compositions.server.TRIES", 1)
+    monkeypatch.setattr("medvlm.core.connection.TRIES", 1)
     before = sorted(place.rglob("*"))
     assert cli.main(["evaluate", who, *words]) == 2
     assert why in capsys.readouterr().err
@@ -173,7 +173,7 @@ def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_named(
     monkeypatch: pytest.MonkeyPatch, place: Path, rows: list[Row], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("medvlm.compositions.server.time.sleep", pauses.append)
+    monkeypatch.setattr("medvlm.core.connection.time.sleep", pauses.append)
     monkeypatch.setenv("OPENAI_API_KEY", "of-the-server")
     seen, replies = [], iter([(503, "busy"), (429, "slow down"), (200, CutOff("half"))])
 
