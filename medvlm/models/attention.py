@@ -3,7 +3,8 @@
 `dense` is the attention of the model's own family. `flex` is torch's FlexAttention, for rows of any structure. `varlen`
 is torch.nn.attention.varlen, FlashAttention over documents of various lengths, for rows without shared prefixes.
 transformers calls `attend` in the place of its own functions. Without a GPU both kernels are replaced by operations
-that compute the same from the same structure: torch has no backward pass of FlexAttention on CPUs.
+that compute the same from the same structure: torch has no backward pass of FlexAttention on CPUs. `auto` goes by
+documents there, and by branches where they are long.
 Axes: B rows, H heads, T tokens, D width of a head.
 """
 
@@ -22,6 +23,8 @@ from medvlm.models.masks import evaluate, make_rule
 
 NAME = "medvlm_rows"
 """Of `attend` among transformers' attention functions."""
+PARTS = "parts"
+"""What `auto` uses on a CPU: one part of a document after the other, see RowMask.parts."""
 SMALLEST_HEAD = 16
 """Width of a head that FlexAttention's kernels need."""
 
@@ -49,7 +52,7 @@ def make_mask(
     docs, positions = batch.docs_BT, batch.positions_BT
     has_branches, has_several = torch.stack([batch.branches_BT.any(), docs.max() > 0]).tolist()
     branches = batch.branches_BT if has_branches else None
-    kernel = _choose(kernels, has_branches or blocks_BT is not None, batch.keys)
+    kernel = _choose(kernels, has_branches, blocks_BT is not None, batch.keys)
     if kernel == "dense" and not has_branches and not has_several:
         return (docs >= 0).long()
 
@@ -62,8 +65,8 @@ def make_mask(
             return _make_additive(allowed_BTT, dtype)
         from medvlm.models.row_mask import RowMask  # FlexAttention takes a second to import
 
-        if kernel == "varlen":
-            return RowMask.of_documents(docs, window, rule)
+        if kernel in ("varlen", PARTS):
+            return RowMask.of_documents(docs, window, rule, branches)
         return RowMask.of_blocks(docs, branches, positions, blocks_BT, window, rule)
 
     window, types = getattr(language, "sliding_window", None), getattr(language, "layer_types", None) or ()
@@ -72,9 +75,10 @@ def make_mask(
     return {"full_attention": make(None), "sliding_attention": make(window)} if types else make(window)
 
 
-def _choose(kernels: Sequence[str], is_branched: bool, keys: Sequence[str]) -> str:
+def _choose(kernels: Sequence[str], has_branches: bool, has_blocks: bool, keys: Sequence[str]) -> str:
+    unfit = {"varlen", PARTS} if has_blocks else {"varlen"} if has_branches else set()
     for kernel in kernels:
-        if kernel != "varlen" or not is_branched:
+        if kernel not in unfit:
             return kernel
     raise RecipeError(
         f"engine.attention: varlen: samples {', '.join(keys[:3])}: several answers share a prompt, or tokens are read"
@@ -104,7 +108,7 @@ def use_attention(model: Any, engine: EngineConfig, device: torch.device) -> str
     dtype = torch.float32 if engine.precision == "32-true" else torch.bfloat16
     usable, refused = [], []
     # Without a GPU flex computes the same as dense, and torch.compile would break its graphs at every document.
-    tried = ("varlen", "flex") if on_gpu else () if engine.compile else ("varlen",)
+    tried = ("varlen", "flex") if on_gpu else () if engine.compile else (PARTS,)
     for kernel in tried if asked == "auto" else (asked,):
         why = _explain_unfit(kernel, model, dtype, on_gpu) or (
             _try(kernel, decoder.config, dtype, device) if on_gpu and not is_meta else ""

@@ -94,7 +94,7 @@ def compute(
     if rows.ends is not None:
         if softcap is not None or sinks is not None:
             raise RecipeError("engine.attention: varlen cannot cap scores and has no sinks; use auto or flex")
-        run = _run_varlen if query.is_cuda else _run_by_document
+        run = _run_varlen if query.is_cuda else _run_by_part
         return run(query, key, value, rows, scale)
     if query.is_cuda and not _is_watched():
         return _run_flex(query, key, value, rows, scale, softcap, sinks)
@@ -175,21 +175,23 @@ def _groups_heads() -> bool:
     return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
-def _run_by_document(
+def _run_by_part(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: RowMask, scale: float | None
 ) -> torch.Tensor:
-    """One document after the other."""
-    sizes = rows.ends.diff().tolist()  # type: ignore[union-attr]
+    """One part of a document after the other."""
+    sizes = [part.size for part in rows.parts]
     # Not slices: the gradient of each would be as large as the rows.
-    parts = [x.transpose(0, 1).flatten(1, 2).split(sizes, 1) for x in (query, key, value)]
+    queries, keys, values = (x.transpose(0, 1).flatten(1, 2).split(sizes, 1) for x in (query, key, value))
     groups, found = query.shape[1] != key.shape[1], []
-    for size, q, k, v in zip(sizes, *parts, strict=True):
-        near = None
-        if rows.window is not None and size > rows.window:
-            near = torch.ones(size, size, dtype=torch.bool, device=q.device).tril().triu(1 - rows.window)
-        how: dict[str, Any] = {"is_causal": near is None, "scale": scale, "enable_gqa": groups}
-        found.append(F.scaled_dot_product_attention(q[None], k[None], v[None], near, **how))
+    for number, part in enumerate(rows.parts):
+        k, v = (_join([x[i] for i in (*part.earlier, number)])[None] for x in (keys, values))
+        how: dict[str, Any] = {"is_causal": part.seen is None, "scale": scale, "enable_gqa": groups}
+        found.append(F.scaled_dot_product_attention(queries[number][None], k, v, part.seen, **how))
     return torch.cat(found, 2)[0].unflatten(1, (len(query), -1)).transpose(0, 1)
+
+
+def _join(pieces: list[torch.Tensor]) -> torch.Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
 
 def compute_densely(

@@ -7,18 +7,26 @@ Axes: N rows, I inputs, O outputs, R rank.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 
 class LoraLinear(Linear):  # type: ignore[misc]
     """peft's layer, whose plain case, one adapter on a frozen matrix, is computed together with the adapter."""
 
+    joined: torch.Tensor | None = None
+    """The sum of the matrix and its adapter, while answers are drawn."""
+
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.joined is not None:
+            return F.linear(x, self.joined, self.base_layer.bias)
         name, base = self._find_plain(args, kwargs), self.base_layer
         if name is None:
             return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
@@ -31,6 +39,17 @@ class LoraLinear(Linear):  # type: ignore[misc]
         other = None if dropped is x else dropped
         found: torch.Tensor = _Adapted.apply(x, other, weight, bias, low, high, self.scaling[name])
         return found
+
+    def find_joined(self) -> str | None:
+        """The name of the adapter if it can be added to the matrix in float32, on a device that computes in float32."""
+        weight = self.base_layer.weight
+        if (
+            torch.is_autocast_enabled(weight.device.type)
+            or isinstance(weight, DTensor)
+            or weight.dtype != torch.float32
+        ):
+            return None
+        return self._find_plain((), {})
 
     def _find_plain(self, args: Any, kwargs: Any) -> str | None:
         """The name of the adapter, or None where peft has to compute: for several adapters, variants such as DoRA, a
@@ -49,6 +68,22 @@ class LoraLinear(Linear):  # type: ignore[misc]
             return None
         alike = {each.dtype for each in weights}
         return active[0] if len(alike) == 1 or torch.is_autocast_enabled(base.weight.device.type) else None
+
+
+@contextmanager
+def joining(model: nn.Module) -> Iterator[None]:
+    """Within this context, each adapter is added to its matrix once and not to the outputs of each token. Only in
+    float32: in fewer bits, the sum would be another policy than the one that is trained, and a copy of the matrices of
+    a large model would not fit."""
+    found = [(m, name) for m in model.modules() if isinstance(m, LoraLinear) and (name := m.find_joined())]
+    try:
+        for layer, name in found:
+            low, high = layer.lora_A[name].weight, layer.lora_B[name].weight
+            layer.joined = torch.addmm(layer.base_layer.weight, high, low, alpha=layer.scaling[name])
+        yield
+    finally:
+        for layer, _ in found:
+            layer.joined = None
 
 
 class _Adapted(torch.autograd.Function):

@@ -11,6 +11,7 @@ from typing import Literal
 
 from medvlm.data.order import draw
 from medvlm.models.generate import find_end_ids, generate
+from medvlm.models.lora_layer import joining
 from medvlm.models.parts import evaluating
 from medvlm.rollouts._contract import Answer, Parts, Prompt, RolloutsConfig, SamplingParams
 
@@ -30,7 +31,7 @@ class Local:
     def draw(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> list[list[Answer]]:
         parts, shape = self.parts, (sampling.max_new_tokens, sampling.copies)
         uniform = [draw(parts.seed, parts.stage, "answers", *_name(prompt)).random(shape) for prompt in prompts]
-        with evaluating(parts.model), parts.engine.gather_weights(parts.model):
+        with evaluating(parts.model), parts.engine.gather_weights(parts.model), joining(parts.model):
             if not prompts:
                 return []
             open_ends = [prompt.add_answers([]) for prompt in prompts]

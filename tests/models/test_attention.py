@@ -13,7 +13,7 @@ from torch import nn
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Batch
-from medvlm.models import kernels, masks
+from medvlm.models import kernels, masks, row_mask
 from medvlm.models.attention import attending, find_misfit, make_mask, use_attention
 from medvlm.models.isolation import check_isolated
 from medvlm.models.kernels import compute, compute_densely, try_kernel
@@ -42,6 +42,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of tests are short: with usual blocks, all of them would be one block."""
     monkeypatch.setattr(masks, "BLOCK", 8)
+    monkeypatch.setattr(row_mask, "SHORT", 0)
 
 
 def structure(seed: int, T: int = 70, rows: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -181,6 +182,25 @@ def test_the_call_of_torchs_kernel_for_documents_has_the_shapes_that_it_takes() 
     )
 
 
+@pytest.mark.parametrize("short", [0, 30, 256])
+@pytest.mark.parametrize("window", [None, 5])
+def test_long_branches_one_by_one_are_the_dense_attention(
+    window: int | None, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_mask, "SHORT", short)
+    docs, branches, positions = structure(0)[:3]
+    rule = make_rule(docs, branches, positions, None, window)
+    rows = RowMask.of_documents(docs, window, rule, branches)
+    inputs, is_real = heads(70), (docs >= 0)[:, None, :, None]
+    for a, b in zip(
+        run(compute, inputs, rows, None, None, None),
+        run(lambda *x: compute_densely(*x) * is_real, inputs, evaluate(rule, docs)[:, None], None, None, None),
+        strict=True,
+    ):
+        torch.testing.assert_close(a * is_real, b * is_real, rtol=1e-5, atol=1e-5)
+    assert rows.share <= {0: 0.4, 30: 0.45, 256: 0.6}[short], "of all pairs"
+
+
 @pytest.mark.parametrize("window", [None, 5])
 def test_documents_one_by_one_are_the_dense_attention(window: int | None) -> None:
     docs = structure(0)[0]
@@ -252,6 +272,7 @@ def test_every_language_model_has_the_logits_and_gradients_of_the_dense_mask(
     has_more = family == "gpt_oss" or getattr(model.decoder.config, "attn_logit_softcapping", None)
     if not has_more:
         assert_same(measure(model, plain, "varlen"), measure(model, plain, "dense"))
+        assert_same(measure(model, texts(), "parts"), dense)
         return
     with pytest.raises(RecipeError, match="varlen cannot cap scores and has no sinks"):
         measure(model, plain, "varlen")
@@ -306,7 +327,7 @@ def choose(model: Any, asked: str, device: str = "cpu", **engine: Any) -> str:
 def test_on_a_cpu_auto_goes_by_documents_and_the_others_are_as_asked() -> None:
     model = vlm()
     assert choose(model, "auto", compile=("language",)) == "" and model.kernels == ("dense",)
-    for asked, expected in (("dense", ("dense",)), ("auto", ("varlen", "dense")), ("flex", ("flex",))):
+    for asked, expected in (("dense", ("dense",)), ("auto", ("parts", "dense")), ("flex", ("flex",))):
         assert choose(model, asked) == "" and model.kernels == expected
     assert isinstance(make_mask(texts(), torch.float32, model.language.config, model.kernels), RowMask)
     assert choose(model, "varlen", precision="bf16-mixed") == "" and model.kernels == ("varlen",)
@@ -323,7 +344,7 @@ def test_a_model_is_planned_for_a_gpu_unless_the_recipe_says_cpu() -> None:
     for engine in ({"precision": "bf16-mixed"}, {}, {"device": "cpu"}):
         assert use_attention(model, EngineConfig.model_validate(engine), CPU) == ""
         chosen.append(model.kernels)
-    assert chosen == [("varlen", "flex", "dense"), ("flex", "dense"), ("varlen", "dense")], (
+    assert chosen == [("varlen", "flex", "dense"), ("flex", "dense"), ("parts", "dense")], (
         "varlen needs 16 bits on a GPU"
     )
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from medvlm.core.stage_config import Lora
 from medvlm.models import lora
-from medvlm.models.lora_layer import LoraLinear
+from medvlm.models.lora_layer import LoraLinear, joining
 from medvlm.train.flops import count_flops
 
 Measured = tuple[torch.Tensor, ...]
@@ -126,3 +126,27 @@ def test_the_operations_that_are_counted_are_those_of_peft() -> None:
             module(x).sum().backward()
         counts.append(count.flops)
     assert counts[0] and counts[0] == counts[1]
+
+
+def test_an_adapter_is_added_to_its_matrix_while_answers_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = layer().float(), torch.randn(2, 7, 12)
+    expected = module(x)
+    with joining(module), torch.no_grad(), monkeypatch.context() as patch:
+        patch.setattr(LoraLinear, "_find_plain", lambda *_: pytest.fail("the adapter was computed for its own"))
+        torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        module.lora_B["default"].weight.zero_()
+    torch.testing.assert_close(module(x), module.base_layer(x)), "weights that have changed count"
+
+
+@pytest.mark.parametrize("case", ["float64", "bfloat16", "autocast", "dora", "two adapters"])
+def test_where_the_sum_would_be_another_policy_adapters_stay_apart(case: str) -> None:
+    module = layer(dora=True).float() if case == "dora" else layer().float()
+    if case == "two adapters":
+        module.set_adapter(["default"])
+        module.update_layer("other", 3, lora_alpha=5, config=LoraConfig(r=3, lora_alpha=5))
+        module.set_adapter(["default", "other"])
+    if case in ("float64", "bfloat16"):
+        module.to(getattr(torch, case))
+    with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"), joining(module):
+        assert module.joined is None
