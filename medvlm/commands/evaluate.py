@@ -24,7 +24,9 @@ from medvlm.evaluate.ranks import find_rank, join_ranks
 from medvlm.evaluate.run import evaluate as evaluate_split
 from medvlm.evaluate.run import say_nothing
 from medvlm.recipe.sources import OpenSource, open_sources
+from medvlm.report.tracked import track_results
 from medvlm.train.stopping import raise_on_signal
+from medvlm.train.trackers import make_trackers
 
 START = "start"
 """The folder of a run for the results of the model that it started from."""
@@ -120,6 +122,9 @@ def _evaluate(
             progress=EvaluateProgress() if is_first else ignore_progress,
             say=say,
         )
+    if is_first and recipe.stages:
+        trackers = make_trackers(recipe.track, loaded.resolve(), recipe.name, run.root)
+        track_results(out, trackers, recipe.track.samples, f"{START}/" if start else "")
     return rows
 
 

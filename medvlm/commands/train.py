@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from medvlm.preflight.staging import check_stages
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.packed import require_evaluation, require_samples
 from medvlm.recipe.sources import OpenSource, collect_texts, open_sources, require_roots
+from medvlm.report.tracked import track_training
 from medvlm.stages._base import Setup
 from medvlm.train import checkpoint, loop
 from medvlm.train.engine import Engine
@@ -41,17 +43,25 @@ from medvlm.train.engines import make_engine
 from medvlm.train.environment import describe_environment
 from medvlm.train.finished import hash_texts, require_texts, require_tokenizer
 from medvlm.train.hold import hold, write_status
-from medvlm.train.log import Log, make_trackers
+from medvlm.train.hooks import collect_hooks
+from medvlm.train.log import Log
 from medvlm.train.proof import Proof
 from medvlm.train.stopping import end_with_torchrun
+from medvlm.train.trackers import make_trackers
 from medvlm.train.watch import Watch
 
 
 def train(
-    loaded: LoadedRecipe, runs: Path, only: str = "", again_from: str = "", counts_flops: bool = False
+    loaded: LoadedRecipe,
+    runs: Path,
+    only: str = "",
+    again_from: str = "",
+    counts_flops: bool = False,
+    hooks: Sequence[Any] = (),
 ) -> RunFolder:
     """Trains all stages, or the one named `only`. again_from: sets this stage and all later ones aside, and trains them
-    again. counts_flops: see train/flops.py.
+    again. counts_flops: see train/flops.py. hooks: objects with functions of train/hooks.py, called beside those of the
+    recipe.
 
     Raises Preempted after a clean save, and UserError for mistakes that the user can fix.
     """
@@ -67,7 +77,7 @@ def train(
     engine = make_engine(loaded.recipe.engine)
     run = RunFolder(runs / loaded.recipe.name)
     with hold(run, engine) as check_lease:
-        training = _begin(loaded, run, runs, engine, only, again_from, check_lease)
+        training = _begin(loaded, run, runs, engine, only, again_from, check_lease, hooks)
         for number, config in enumerate(loaded.recipe.stages, 1):
             begun = _begin_stage(training, config, number) if not only or config.name == only else None
             if begun is not None:
@@ -76,6 +86,8 @@ def train(
                 _finish_stage(training, begun, state, proof)
                 del begun, proof  # frees the model before the next one is built
             engine.release()
+        cards = {name: card.model_dump(mode="json", by_alias=True) for name, card in loaded.cards.items()}
+        track_training(run, training.log.trackers, cards, loaded.recipe.track.samples)
     return run
 
 
@@ -113,6 +125,7 @@ def _begin(
     only: str,
     again_from: str,
     check_lease: Callable[[], None],
+    hooks: Sequence[Any],
 ) -> _Training:
     """Opens the data and saves the recipe. Raises RecipeError for a later stage that could not be trained."""
     recipe = loaded.recipe
@@ -140,7 +153,8 @@ def _begin(
     _require_tokenizers(run, recipe.stages)
     assemblies = _assemble_all(loaded, run, engine, sources)
     trackers = make_trackers(recipe.track, loaded.resolve(), recipe.name, run.root) if engine.is_first else []
-    log = Log(run.metrics, engine.is_first, trackers)
+    called = collect_hooks([*map(import_module, recipe.hooks), *hooks])
+    log = Log(run.metrics, engine.is_first, trackers, called)
     return _Training(loaded, run, engine, sources, assemblies, log, check_lease)
 
 

@@ -186,9 +186,6 @@ def leave_out_nulls(value: Any, hint: Any) -> Any:
     return {key: leave_out_nulls(each, inner[1]) for key, each in kept.items()}
 
 
-# --- components ----------------------------------------------------------------------------------
-
-
 @cache
 def kinds(folder: str) -> list[str]:
     """Names of the components of a slot: the files of its folder."""
@@ -264,13 +261,19 @@ def look_up(folder: str, kind: Any, plugins: Sequence[str], accepted: Sequence[s
     return component(folder, kind)
 
 
-def _import_plugin(kind: str, plugins: Sequence[str]) -> ModuleType:
+def import_listed(kind: str, plugins: Sequence[str]) -> ModuleType:
+    """A module of a package that is listed under `plugins`. Raises RecipeError if it is not, or cannot be imported."""
     if kind.partition(".")[0] not in plugins:
         raise RecipeError(_explain_refusal(kind))
     try:
         module = importlib.import_module(kind)
     except ImportError as reason:
         raise RecipeError(f"cannot import {kind!r} ({reason}); install the package that holds it") from None
+    return module
+
+
+def _import_plugin(kind: str, plugins: Sequence[str]) -> ModuleType:
+    module = import_listed(kind, plugins)
     if not is_config(getattr(module, "Config", None)):
         raise RecipeError(
             f"the module {kind!r} has no class Config; see medvlm/core/contracts.py for what a component offers"
@@ -299,9 +302,6 @@ def _get_at(value: Any, path: KeyPath) -> Any:
 
 def _dump(value: Any) -> Any:
     return value.model_dump(mode="json", by_alias=True) if isinstance(value, BaseModel) else value
-
-
-# --- JSON schema -----------------------------------------------------------------------------------
 
 
 def inline_definitions(schema: dict[str, Any]) -> dict[str, Any]:

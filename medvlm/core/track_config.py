@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from medvlm.core.config import Config
 
 
@@ -17,3 +19,6 @@ class WandbConfig(Config):
 class TrackConfig(Config):
     wandb: WandbConfig | None = None
     tensorboard: bool = False
+    samples: int = Field(0, ge=0, exclude_if=lambda samples: not samples)
+    """So many images with their questions, and questions with drawn answers, are sent to the trackers after training
+    and evaluation. These are data of patients: leave it at 0 if they may not leave the machine."""

@@ -11,6 +11,7 @@ from medvlm.core.config import Config, Slot, did_you_mean, kinds
 from medvlm.core.contracts import Quantize
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import list_some
+from medvlm.core.hook_names import HookName
 from medvlm.core.judge_config import Rubrics
 from medvlm.core.problems import Problem, wrap_problems
 from medvlm.core.protocols import MOST_RESAMPLES, list_baselines, read_protocols, refuse_baseline
@@ -274,3 +275,6 @@ class Recipe(Config):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     track: TrackConfig = TrackConfig()
+    hooks: tuple[Annotated[str, HookName()], ...] = Field((), exclude_if=lambda hooks: not hooks)
+    """Modules of plug-ins with some of the functions `on_step(record)`, `on_validation(record)` and
+    `on_checkpoint(folder)`, which training calls on its first process, e.g. [mylab.notify]."""

@@ -1,32 +1,24 @@
-"""Logs metrics to metrics.jsonl, and optionally to wandb and TensorBoard, and shows the progress of training."""
+"""Logs metrics to metrics.jsonl and to trackers, and shows the progress of training."""
 
 from __future__ import annotations
 
 import json
 import math
-import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from medvlm.core.live import Live
-from medvlm.core.track_config import TrackConfig, WandbConfig
-
-
-class Tracker(Protocol):
-    """The part of lightning.fabric.loggers.Logger that is used here."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None: ...
-
-    def save(self) -> None: ...
+from medvlm.train.hooks import NO_HOOKS, Hooks
+from medvlm.train.trackers import Tracker
 
 
 class Log:
     """Appends a JSON line for each record. Enabled only on the first rank."""
 
-    def __init__(self, path: Path, enabled: bool, trackers: Sequence[Tracker]):
-        self.path, self.enabled, self.trackers = path, enabled, trackers
+    def __init__(self, path: Path, enabled: bool, trackers: Sequence[Tracker], hooks: Hooks = NO_HOOKS):
+        self.path, self.enabled, self.trackers, self.hooks = path, enabled, trackers, hooks
         if enabled:
             path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -49,6 +41,7 @@ class Log:
         for tracker in self.trackers:
             tracker.log_metrics(metrics, record["step"])
             tracker.save()
+        self.hooks.see_record(record)
 
     def forget_after(self, stage: str, step: int) -> None:
         """Removes the records that an interrupted run wrote after the checkpoint from which it resumes."""
@@ -71,77 +64,6 @@ def _replace_non_finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _replace_non_finite(v) for k, v in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def make_trackers(track: TrackConfig, recipe: dict[str, Any], name: str, folder: Path) -> list[Tracker]:
-    """The trackers that the recipe names; only these are imported. recipe: resolved. folder: of the run."""
-    made: list[Tracker] = []
-    if track.wandb:
-        made.append(Wandb(track.wandb, recipe, name, folder))
-    if track.tensorboard:
-        from lightning.fabric.loggers import TensorBoardLogger
-
-        made.append(TensorBoardLogger(folder, name="tensorboard", version=""))
-    return made
-
-
-class Wandb:
-    """A wandb run for all attempts of a run folder.
-
-    Fabric has no wandb logger. The one of lightning.pytorch sets WANDB_MODE for the whole process, and logs into any
-    run that is already open.
-    """
-
-    def __init__(self, config: WandbConfig, recipe: dict[str, Any], name: str, folder: Path):
-        import wandb
-
-        # Offline, wandb cannot resume a run: two runs with one id would replace each other when synced.
-        run_id = _load_wandb_id(folder)
-        continued: dict[str, Any] = {"id": run_id, "resume": "allow"} if config.mode == "online" else {"group": run_id}
-        self.run = wandb.init(
-            project=config.project,
-            entity=config.entity or None,
-            mode=config.mode,
-            name=name,
-            dir=folder,
-            config=redact(recipe),
-            reinit="create_new",  # otherwise a second recipe in this process would log into the first run
-            **continued,
-        )
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.run.log(dict(metrics))
-
-    def save(self) -> None:
-        """Does nothing: wandb saves by itself."""
-
-
-def _load_wandb_id(folder: Path) -> str:
-    path = folder / "wandb" / "id.txt"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(4))
-    return path.read_text()
-
-
-SECRET_KEYS = ("token", "key", "secret", "password", "credential")
-
-
-def redact(value: Any, key: str = "") -> Any:
-    """Replaces secrets and absolute paths, so that the value may leave the machine."""
-    if isinstance(value, dict):
-        return {k: redact(v, k) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(v, key) for v in value]
-    if isinstance(value, str):
-        words = key.lower().replace("-", "_").split("_")
-        secret = (
-            any(word in SECRET_KEYS for word in words)
-            or value.startswith(("hf_", "sk-"))
-            or (len(value) == 40 and set(value) <= set("0123456789abcdef"))
-        )
-        return "[redacted]" if secret else "[path]" if value.startswith(("/", "~")) else value
-    return value
 
 
 class ProgressLine:

@@ -100,7 +100,7 @@ def run(stage: Stage, config: StageConfig, engine: Engine, place: Place, fresh: 
     state, watch = loop.state, place.watch
     batches: Any = stage.read_batches(state.consumed)
     keep = checkpoint.Keep(config.keep_last, config.keep_every)
-    saver = Saver(place.folder, engine.rank, keep, place.may_save, watch.tick)
+    saver = Saver(place.folder, engine.rank, keep, place.may_save, watch.tick, saved=place.log.hooks.see_checkpoint)
     with Stop() as stop, closing(batches), watch, saver:
         while state.step < config.steps and not _is_exhausted(state, config):
             began = time.monotonic()
@@ -111,6 +111,7 @@ def run(stage: Stage, config: StageConfig, engine: Engine, place: Place, fresh: 
                 found = loop.take_step(prepared, stop, saver)
             if found.report.signals.unsaved:
                 saver.wait()
+            saver.tell()
             state.step, state.consumed = state.step + 1, state.consumed + config.batch
             state.seconds += time.monotonic() - began
             loop.log_step(found, time.monotonic() - began, count)

@@ -21,7 +21,8 @@ class Saver:
 
     Errors in the background are raised by the next call of `wait`, so check `has_failed` once per step. may_save:
     called by the first rank before a checkpoint gets its final name; raises if another process has taken over the
-    folder. tick: called from time to time while training waits for a save that makes progress.
+    folder. tick: called from time to time while training waits for a save that makes progress. saved: called by the
+    first rank once a checkpoint is on disk, in the thread of the caller.
     """
 
     def __init__(
@@ -32,8 +33,10 @@ class Saver:
         may_save: Callable[[], None] = lambda: None,
         tick: Callable[[], None] = lambda: None,
         say: Callable[[str], Any] = print,
+        saved: Callable[[Path], None] = lambda folder: None,
     ):
         self.folder, self.rank, self.keep, self.may_save, self.tick, self.say = folder, rank, keep, may_save, tick, say
+        self.saved = saved
         # A separate process group: saving on the group of training at the same time breaks both (gloo: connection
         # reset by peer).
         self.group = dist.new_group(backend="gloo") if dist.is_initialized() else None
@@ -67,7 +70,7 @@ class Saver:
         while self.under_way is not None:
             seen, running = self.bytes, self.under_way
             try:
-                running.result(timeout=1)
+                folder = running.result(timeout=1)
             except StillSaving:
                 if self.bytes > seen:
                     self.tick()
@@ -75,6 +78,13 @@ class Saver:
             finally:
                 if running.done():
                     self.under_way = None
+            if self.rank == 0:
+                self.saved(folder)
+
+    def tell(self) -> None:
+        """Tells of a save that has ended since, if it did not fail."""
+        if self.under_way is not None and self.under_way.done() and not self.has_failed:
+            self.wait()
 
     def __enter__(self) -> Saver:
         return self

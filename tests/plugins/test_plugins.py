@@ -46,6 +46,7 @@ PARTS = {
     "protocol": "neighbours",
     "tool": "gauge",
     "export target": "weights",
+    "hook": "notes",
 }
 """Every part that recipe.yaml needs, by the file that is it."""
 
@@ -134,6 +135,14 @@ def test_the_second_optimizer_and_the_teacher_are_in_the_checkpoint(lab: Path, w
     record = json.loads((whole.stage("same") / "stage.json").read_text())
     assert record["trains"].keys() == {"encoders.film", "predictor"}
     assert all(part["moved"] for part in record["trains"].values())
+
+
+def test_its_hook_saw_every_step_and_the_last_checkpoint(whole: RunFolder) -> None:
+    noted = json.loads((whole.root / "losses.json").read_text())
+    logged = [json.loads(line) for line in whole.metrics.read_text().splitlines()]
+    for stage in STAGES:
+        assert noted["losses"][stage] == [each["loss"] for each in logged if each["stage"] == stage]
+    assert noted["checkpoint"] == "step-4"
 
 
 def test_it_is_evaluated_by_its_own_measures_reward_and_protocol(lab: Path, whole: RunFolder) -> None:
@@ -266,6 +275,7 @@ UNLISTED: dict[str, dict[str, Any]] = {
     "stage": stage(1, {"kind": "elsewhere.part"}),
     "export target": {"export": {"target": "elsewhere.part"}},
     "tool": {"environment": {"tools": [{"kind": "elsewhere.part"}]}},
+    "hook": {"hooks": ["elsewhere.part"]},
     "protocol": {"evaluate": {"on": ["films:test"], "protocols": ["elsewhere.part"]}},
 }
 

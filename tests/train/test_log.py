@@ -8,22 +8,33 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medvlm.core.track_config import TrackConfig, WandbConfig
-from medvlm.train.log import Log, ProgressLine, Wandb, make_trackers, redact
+from medvlm.train.log import Log, ProgressLine
+from medvlm.train.trackers import Picture, Wandb, make_trackers, redact
 
 
 class Kept:
     def __init__(self) -> None:
         self.written: list[tuple[int | None, dict[str, float]]] = []
+        self.others: dict[str, Any] = {}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self.written.append((step, dict(metrics)))
+
+    def log_settings(self, name: str, value: Any) -> None:
+        self.others[name] = value
+
+    def log_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self.others[name] = [columns, *rows]
+
+    def log_pictures(self, name: str, pictures: Sequence[Picture]) -> None:
+        self.others[name] = pictures
 
     def save(self) -> None:
         """Kept at once."""
@@ -105,7 +116,7 @@ def test_trackers_get_the_numbers_flat(tmp_path: Path) -> None:
 
 
 def test_nothing_is_imported_that_the_recipe_does_not_name(tmp_path: Path) -> None:
-    code = "import sys; from medvlm.core.track_config import *; from medvlm.train.log import *; "
+    code = "import sys; from medvlm.core.track_config import *; from medvlm.train.trackers import *; "
     code += "assert make_trackers(TrackConfig(), {}, 'n', None) == []; "
     code += "assert not {'wandb', 'tensorboard', 'lightning'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

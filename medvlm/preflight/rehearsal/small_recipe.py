@@ -87,6 +87,7 @@ def _write_recipe(loaded: LoadedRecipe, shards: Mapping[str, Path], folder: Path
     plain["engine"] |= {"kind": "single", "device": "cpu", "precision": "32-true", "workers": 0}
     plain["evaluate"] |= {"samples": SAMPLES, "bootstrap": 20, "max_new_tokens": 8}
     plain["track"] = {}
+    plain["hooks"] = []
     plain["plugins"].append(spread.__name__.partition(".")[0])
     path = folder / "recipe.yaml"
     path.write_text(to_yaml(plain), encoding="utf-8")
