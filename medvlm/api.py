@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from medvlm.commands.data_verbs import Say, Where, audit, pack, show, stats, tasks, turns  # noqa: F401
@@ -29,23 +30,34 @@ if TYPE_CHECKING:
 
 
 def init(
-    model: str,
-    table: Where,
+    model: str = "",
+    table: Where | None = None,
     *,
-    image: str,
+    data: Where | None = None,
+    goal: str = "",
+    image: str = "",
     question: str = "",
     answer: str = "",
     captions: str = "",
     patient: str = "",
     to: Where = ".",
+    settings: Sequence[str] = (),
 ) -> list[str]:
-    """Write a recipe and a data card for a table of images; returns lines that say what was written and found.
+    """Write a recipe and a data card for a folder or a table; returns lines that say what was found and written.
 
-    image, question, answer, captions, patient: names of columns. Give question and answer, or captions."""
-    from medvlm.commands.first_recipe import TableColumns
-    from medvlm.commands.init import init as run
+    model: a pretrained model, "" for small networks. data: the folder to look at. table: a table; with question and
+    answer, or with captions, only these columns are read. goal: answers, captions, labels or masks; by default what
+    fits. image, question, answer, captions, patient: names of columns. settings: key.path=value of the card."""
+    roles = {"image": image, "question": question, "answer": answer, "captions": captions, "patient": patient}
+    if data is None and table is not None and model and any(roles.values()):
+        from medvlm.commands.first_recipe import TableColumns
+        from medvlm.commands.init import init as run
 
-    return run(model, Path(table), TableColumns(image, question, answer, captions, patient), Path(to))
+        return run(model, Path(table), TableColumns(**roles), Path(to))
+    from medvlm.commands.init_folder import init_folder, place_table
+
+    folder, name = place_table(Path(data) if data else None, Path(table) if table else None)
+    return init_folder(folder, Path(to), model=model, goal=goal, roles=roles, settings=settings, table=name)
 
 
 def validate(recipe: Where, overrides: Sequence[str] = ()) -> list[str]:
@@ -85,15 +97,26 @@ def dry_run(
 
 
 def train(
-    recipe: Where, overrides: Sequence[str] = (), *, runs: Where = "runs", stage: str = "", again_from: str = ""
+    recipe: Where,
+    overrides: Sequence[str] = (),
+    *,
+    runs: Where = "runs",
+    stage: str = "",
+    again_from: str = "",
+    on_step: Callable[[dict[str, Any]], Any] | None = None,
+    on_validation: Callable[[dict[str, Any]], Any] | None = None,
+    on_checkpoint: Callable[[Path], Any] | None = None,
 ) -> Path:
     """Train the stages of a recipe, or only `stage`; returns the run folder. If called again, it resumes.
 
-    again_from: sets this stage and all later ones aside and trains them again."""
+    again_from: sets this stage and all later ones aside and trains them again. on_step, on_validation: called with the
+    record of metrics.jsonl. on_checkpoint: called with the folder of a checkpoint that is on disk. All three are called
+    on the first process, and what they raise ends the run; SIGTERM to the own process stops it after a save."""
     from medvlm.commands.train import train as run
     from medvlm.recipe.load import load
 
-    return run(load(recipe, overrides), Path(runs), stage, again_from).root
+    hooks = SimpleNamespace(on_step=on_step, on_validation=on_validation, on_checkpoint=on_checkpoint)
+    return run(load(recipe, overrides), Path(runs), stage, again_from, hooks=[hooks]).root
 
 
 def evaluate(
@@ -259,6 +282,15 @@ def schema(what: Literal["recipe", "card"] = "recipe") -> dict[str, Any]:
     from medvlm.recipe.json_schema import build_schema as run
 
     return run(what)
+
+
+def completion(shell: Literal["bash", "zsh", "tcsh"]) -> str:
+    """The script that completes the commands and options of medvlm in a shell."""
+    import shtab
+
+    from medvlm.commands.arguments import make_parser
+
+    return shtab.complete(make_parser(), shell)
 
 
 def demo(overrides: Sequence[str] = (), *, runs: Where = "runs") -> None:

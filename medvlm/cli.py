@@ -17,7 +17,7 @@ from medvlm.core.quiet import silence_libraries
 from medvlm.train.stopping import OF_SCHEDULERS, Preempted, Wish, raise_on_signal
 
 EXIT_DONE, EXIT_USER, EXIT_PREEMPTED, EXIT_INTERRUPTED = 0, 2, 75, 130
-PRINTING = ("validate", "plan", "lineage", "verify", "chat", "schema", "test_cases")
+PRINTING = ("validate", "plan", "lineage", "verify", "chat", "schema", "completion", "test_cases")
 """Commands whose result is what they print. If nobody reads it any more, they end; all others go on."""
 CONTINUED = ("train", "evaluate", "predict", "rl_check", "rl_helps")
 """Commands that end with EXIT_PREEMPTED after a signal, because the same command continues them."""
@@ -76,11 +76,11 @@ def _explain_end(raised: Exception | Preempted) -> int:
 
 
 def run_init(args: argparse.Namespace) -> None:
-    from medvlm.commands.first_recipe import TableColumns
-    from medvlm.commands.init import init
-
-    columns = TableColumns(args.image, args.question, args.answer, args.captions, args.patient)
-    print(*init(args.model, args.csv, columns, args.to), sep="\n")
+    columns = {name: getattr(args, name) for name in ("image", "question", "answer", "captions", "patient")}
+    lines = api.init(
+        args.model, args.csv, data=args.data, goal=args.goal, to=args.to, settings=args.overrides, **columns
+    )
+    print(*lines, sep="\n")
 
 
 def run_train(args: argparse.Namespace) -> None:
@@ -241,6 +241,10 @@ def run_schema(args: argparse.Namespace) -> None:
     import json
 
     print(json.dumps(api.schema(args.what), indent=1))
+
+
+def run_completion(args: argparse.Namespace) -> None:
+    print(api.completion(args.shell))
 
 
 def run_pack(args: argparse.Namespace) -> None:

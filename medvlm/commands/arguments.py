@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medvlm import __version__
 from medvlm.commands.data_arguments import add_data_verbs, add_verb
+from medvlm.commands.init_arguments import add_init
 from medvlm.commands.number_arguments import read_count
 from medvlm.commands.proof_arguments import add_proof_verbs
 
@@ -19,43 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"medvlm {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    init = add_verb(verbs, "init", "write a recipe and a data card for a table of images with questions or captions")
-    init.add_argument(
-        "--model",
-        required=True,
-        metavar="PATH_OR_ID",
-        help="folder or hub id of a pretrained vision-language model (with --captions also of a CLIP or SigLIP model)",
-    )
-    init.add_argument(
-        "--csv",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="the table (.csv, .tsv, .jsonl or .json); the first line of a CSV or TSV file names the columns",
-    )
-    init.add_argument(
-        "--image",
-        required=True,
-        metavar="COL",
-        help="column with the path of the image, absolute or relative to the table's folder",
-    )
-    init.add_argument("--question", default="", metavar="COL", help="column with the question")
-    init.add_argument("--answer", default="", metavar="COL", help="column with the answer")
-    init.add_argument(
-        "--captions",
-        default="",
-        metavar="COL",
-        help="column with the report or caption of the image; replaces --question and --answer",
-    )
-    init.add_argument(
-        "--patient",
-        default="",
-        metavar="COL",
-        help="column that identifies the patient; no patient will be in more than one split",
-    )
-    init.add_argument(
-        "--to", type=Path, default=Path(), metavar="DIR", help="folder to write to (default: the current folder)"
-    )
+    add_init(verbs)
 
     train = add_verb(verbs, "train", "run the stages of a recipe; run the same command again to resume")
     _add_recipe(train)
@@ -280,6 +245,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     schema = add_verb(verbs, "schema", "print the JSON schema of recipes or data cards, for editors")
     schema.add_argument("what", nargs="?", choices=["recipe", "card"], default="recipe", help="default: recipe")
+
+    completion = add_verb(verbs, "completion", "print the script that completes commands and options in a shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "tcsh"], help="the shell")
 
     tasks = add_verb(verbs, "tasks", "test tasks and rewards").add_subparsers(required=True, metavar="COMMAND")
     cases = add_verb(tasks, "test", "score answers of your own, and compare with what you expect of a reward")

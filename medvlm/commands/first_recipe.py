@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medvlm.archive.finders._columns import MAX_TEMPLATES
+from medvlm.archive.tables.answer_choices import describe_answers
 from medvlm.core.card import Splits
 from medvlm.core.config import kinds
 from medvlm.core.errors import RecipeError, list_some
-from medvlm.core.tasks import check_choices
 from medvlm.recipe.known import Known
 
 SOURCE = "table"
 """Name of the data source in the recipe."""
-MAX_CHOICES, MIN_EACH = 12, 3
-"""A question is multiple choice if it has at most MAX_CHOICES different answers, each given at least MIN_EACH times."""
-MAX_TEMPLATES = 20
-"""With at most so many different questions, results are listed for each of them."""
 EPOCHS, BATCH = 3, 16
 PAIRED = ("clip", "siglip", "siglip2")
 """Model types of two towers, which learn from pairs of images and captions. A model that answers is asked for them."""
@@ -65,7 +62,7 @@ def make_recipe(name: str, found: Known, kind: str, columns: TableColumns, train
     raise RecipeError(f"{found.model}: unsupported model_type {family!r} (expected one of {families}){hint}")
 
 
-def make_tuning(name: str, found: Known, train: int) -> dict[str, Any]:
+def make_tuning(name: str, found: Known, train: int, source: str = SOURCE) -> dict[str, Any]:
     """A recipe for LoRA on the language model of a pretrained vision-language model."""
     steps = _count_steps(train, BATCH)
     return {
@@ -77,7 +74,7 @@ def make_tuning(name: str, found: Known, train: int) -> dict[str, Any]:
             {
                 "name": "instruct",
                 "kind": "supervised",
-                "mix": {SOURCE: 1},
+                "mix": {source: 1},
                 "trains": ["lora"],
                 "lora": {"rank": 16, "alpha": 32},
                 "batch": BATCH,
@@ -89,12 +86,12 @@ def make_tuning(name: str, found: Known, train: int) -> dict[str, Any]:
             }
         ],
         "engine": {"precision": "bf16-mixed", "recompute": ["language"]},
-        "evaluate": {"on": [f"{SOURCE}:test"]},
+        "evaluate": {"on": [f"{source}:test"]},
         "export": {"target": "stock"},
     }
 
 
-def make_pairing(name: str, found: Known, kind: str, train: int) -> dict[str, Any]:
+def make_pairing(name: str, found: Known, kind: str, train: int, source: str = SOURCE) -> dict[str, Any]:
     """A recipe for contrastive training of both towers of a CLIP or SigLIP model."""
     family = str(found.config.get("model_type"))
     if kind != "image":
@@ -111,7 +108,7 @@ def make_pairing(name: str, found: Known, kind: str, train: int) -> dict[str, An
             {
                 "name": "pair",
                 "kind": "contrastive",
-                "mix": {SOURCE: 1},
+                "mix": {source: 1},
                 "trains": ["encoders", "text", "heads"],
                 "text": {"kind": "transformers", "model": where, "max_tokens": length, "overlong": "cut"},
                 "loss": {"kind": "clip" if family == "clip" else "siglip"},
@@ -125,7 +122,7 @@ def make_pairing(name: str, found: Known, kind: str, train: int) -> dict[str, An
             }
         ],
         "engine": {"precision": "bf16-mixed"},
-        "evaluate": {"on": [f"{SOURCE}:test"]},
+        "evaluate": {"on": [f"{source}:test"]},
         "export": {"target": "stock"},
     }
 
@@ -147,14 +144,19 @@ def make_card(
         question = {"text": f"{{{columns.question}}}", "answer": f"{{{columns.answer}}}"}
         if 1 < len({row.question for row in rows}) <= MAX_TEMPLATES:
             question["template"] = f"{{{columns.question}}}"
-        reader["questions"] = [question | _describe_answers(rows)]
+        reader["questions"] = [question | describe_answers([(row.question, row.answer) for row in rows])]
+    what = f"Images with {'captions' if columns.captions else 'questions and answers'}."
+    return fill_card(name, what, reader, [kind], columns.patient, splits)
+
+
+def fill_card(
+    name: str, what: str, reader: Mapping[str, Any], media: Sequence[str], patient: str, splits: Splits
+) -> dict[str, Any]:
+    """A card that says `Not stated yet` wherever only its owner can say something. patient: what identifies one."""
     return {
         "name": name,
         "title": name,
-        "summary": (
-            f"Images with {'captions' if columns.captions else 'questions and answers'}. Describe here what they are,"
-            " where they come from and who wrote the texts."
-        ),
+        "summary": f"{what} Describe here what they are, where they come from and who wrote the texts.",
         "licence": {"id": "custom", "commercial": False, "redistribute": False},
         "access": "credentialed",
         "terms": (
@@ -168,54 +170,9 @@ def make_card(
                 " it finds identifying data."
             ),
         },
-        "patient_key": columns.patient,
-        "media": [kind],
-        "limits": "Not stated yet." if columns.patient else "Not stated yet. Patients are unknown.",
+        "patient_key": patient,
+        "media": list(media),
+        "limits": "Not stated yet." if patient else "Not stated yet. Patients are unknown.",
         "splits": splits.model_dump(mode="json", exclude={"folds"}),
-        "reader": reader,
+        "reader": dict(reader),
     }
-
-
-def _describe_answers(rows: list[TableRow]) -> dict[str, Any]:
-    """Which answers are choices, and what the others are."""
-    lists = _find_choices(rows)
-    written: dict[str, set[str]] = {choice: set() for each in lists for choice in each}
-    for row in rows:
-        if row.answer.lower() in written:
-            written[row.answer.lower()].add(row.answer)
-    found: dict[str, Any] = {}
-    if any(len(forms) > 1 for forms in written.values()):
-        found = {"lower": True}
-    else:
-        lists = [[form for choice in each for form in written[choice]] for each in lists]
-    if lists:
-        found |= {"choices": lists[0]} if len(lists) == 1 else {"choice_lists": lists}
-    words = sorted(len(row.answer.split()) for row in rows if row.answer.lower() not in written)
-    return found | ({"task": "report"} if words and words[len(words) // 2] > 12 else {})
-
-
-def _find_choices(rows: list[TableRow]) -> list[list[str]]:
-    """Lists of choices, in lower case. The answers to one question belong together, and so do yes and no. Raises
-    DataError for two choices that are read alike."""
-    given = Counter(row.answer.lower() for row in rows)
-    same = {answer: answer for answer in (*given, "yes", "no")}
-
-    def find_first(answer: str) -> str:
-        while same[answer] != answer:
-            same[answer] = same[same[answer]]
-            answer = same[answer]
-        return answer
-
-    same["no"] = "yes"
-    answer_to: dict[str, str] = {}
-    for row in rows:
-        answer = row.answer.lower()
-        same[find_first(answer)] = find_first(answer_to.setdefault(row.question, answer))
-    together: dict[str, list[str]] = {}
-    for answer in sorted(same):
-        together.setdefault(find_first(answer), []).append(answer)
-    few = [each for each in together.values() if 1 < len(each) <= MAX_CHOICES]
-    lists = [each for each in few if all(given[answer] >= MIN_EACH for answer in each)]
-    for each in lists:
-        check_choices(tuple(each))
-    return lists

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,11 @@ def split_by_patient(name: str, rows: list[TableRow], column: str) -> FirstSplit
             patient_of[row.image] = identify(row.patient)
         except DataError as reason:
             raise DataError(f"{row.place}: column {column}: {reason}") from None
+    return deal_patients(name, patient_of)
+
+
+def deal_patients(name: str, patient_of: Mapping[str, str]) -> FirstSplits:
+    """patient_of: image or sample -> its patient. Raises DataError for fewer than three patients."""
     patients = dict.fromkeys(patient_of.values())
     _require_groups(len(patients), "patients")
 
@@ -62,13 +67,19 @@ def split_by_image(name: str, folder: Path, rows: list[TableRow]) -> FirstSplits
         about: dict[str, int] = {split: round(ratio * len(paths)) for split, ratio in splits.ratios.items()}
         return FirstSplits(splits, {}, about, is_exact=False)
     hashes = [found for path in sorted(paths) if (found := _hash_file(folder / path))]
+    return deal_images(name, hashes, len(paths) - len(hashes))
+
+
+def deal_images(name: str, hashes: Sequence[str], unreadable: int = 0) -> FirstSplits:
+    """hashes: of the images, see hash_image(). Raises DataError for fewer than three."""
+    _require_groups(len(hashes), "images that can be read")
 
     def deal(splits: Splits) -> dict[str, str]:
         return {each: split_of(each, splits) for each in hashes}
 
-    splits, split_of_hash = _choose_salt(splits, deal)
+    splits, split_of_hash = _choose_salt(Splits(by="image", salt=name), deal)
     images = Counter(split_of_hash[each] for each in hashes)
-    return FirstSplits(splits, {}, images, unreadable=len(paths) - len(hashes))
+    return FirstSplits(splits, {}, images, unreadable=unreadable)
 
 
 def _require_groups(count: int, what: str) -> None:

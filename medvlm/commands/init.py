@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shlex
 from pathlib import Path
 from typing import Any
 
+from medvlm.archive.finders._columns import list_names
+from medvlm.archive.finders._folder import KINDS, suffix_of
 from medvlm.archive.tables.records import cell_text, find_fault, format_of, guess_delimiter, records
+from medvlm.commands.first_files import describe_splits, make_name, require_free, write_first
 from medvlm.commands.first_recipe import SOURCE, TableColumns, TableRow, make_card, make_recipe
-from medvlm.commands.first_splits import FirstSplits, split_by_image, split_by_patient
+from medvlm.commands.first_splits import split_by_image, split_by_patient
 from medvlm.core.cell_values import is_nothing
 from medvlm.core.document import to_yaml
 from medvlm.core.durable import require_local
-from medvlm.core.errors import DataError, RecipeError, did_you_mean, list_some
+from medvlm.core.errors import DataError, did_you_mean, list_some
 from medvlm.recipe.known import look_up_model
 
 MAX_BAD = 0.01
 """As in packing: with a larger share of unusable rows, the table has a mistake to fix first."""
-KINDS = {
-    ".png": "image",
-    ".jpg": "image",
-    ".jpeg": "image",
-    ".webp": "image",
-    ".bmp": "image",
-    ".gif": "image",
-    ".jp2": "image",
-    ".tif": "image",
-    ".tiff": "image",
-    ".dcm": "image",
-    ".dicom": "image",
-    ".nii": "volume",
-    ".gz": "volume",
-}
-"""Suffix of a file -> its kind of media in the card."""
 
 
 def init(model: str, table: Path, columns: TableColumns, to: Path) -> list[str]:
@@ -44,8 +30,7 @@ def init(model: str, table: Path, columns: TableColumns, to: Path) -> list[str]:
     missing or of the wrong kind."""
     require_local(to)
     found = look_up_model(model)
-    if to.exists() and any((to / name).exists() for name in ("recipe.yaml", "card.yaml", "salt")):
-        raise RecipeError(f"{to}: already has a recipe, card or salt; choose another folder with --to, or remove them")
+    require_free(to)
     rows, notes = _read_rows(table, columns)
     root, file = _find_root(table, rows)
     kind = _find_kind(rows)
@@ -55,21 +40,17 @@ def init(model: str, table: Path, columns: TableColumns, to: Path) -> list[str]:
         else split_by_image(table.stem, table.parent, rows)
     )
     images, splits = found_splits.images, found_splits.splits
-    name = _make_name(table.stem)
+    name = make_name(table.stem)
     recipe = make_recipe(name, found, kind, columns, images["train"])
-    to.mkdir(parents=True, exist_ok=True)
     recipe["data"] = {SOURCE: {"card": "card.yaml", "root": str(root), "salt_file": str((to / "salt").resolve())}}
     head = f"# Written by medvlm init for {table.name}. Check it and change what does not fit.\n"
-    (to / "card.yaml").write_text(head + to_yaml(make_card(name, file, kind, columns, rows, splits)), encoding="utf-8")
-    (to / "recipe.yaml").write_text(head + to_yaml(recipe), encoding="utf-8")
-    with os.fdopen(os.open(to / "salt", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as secret:
-        secret.write(secrets.token_hex(32) + "\n")
+    write_first(to, head + to_yaml(recipe), head + to_yaml(make_card(name, file, kind, columns, rows, splits)))
     return [
         (
             f"wrote {to / 'recipe.yaml'}, {to / 'card.yaml'} and {to / 'salt'} (a secret that hashes patients and file"
             " names in the shards; keep it, but not in version control)"
         ),
-        f"{len(rows)} rows, {len({row.image for row in rows})} images; {_describe_splits(found_splits)}",
+        f"{len(rows)} rows, {len({row.image for row in rows})} images; {describe_splits(found_splits)}",
         *notes,
         *(
             []
@@ -138,8 +119,7 @@ def _check_columns(table: Path, wanted: list[str], record: Any) -> None:
     for name in wanted:
         if name not in names:
             raise DataError(
-                f"{table}: no column {name!r}{did_you_mean(name, names)} ({len(names)} columns; the first line must"
-                f" have their names{guess_delimiter(names)})"
+                f"{table}: no column {name!r}{did_you_mean(name, names)}{list_names(names)}{guess_delimiter(names)}"
             )
 
 
@@ -158,7 +138,7 @@ def _find_root(table: Path, rows: list[TableRow]) -> tuple[Path, str]:
 def _find_kind(rows: list[TableRow]) -> str:
     kinds: dict[str, str] = {}
     for row in rows:
-        suffix = Path(row.image).suffix.lower()
+        suffix = suffix_of(row.image)
         if suffix not in KINDS:
             raise DataError(
                 f"{row.place}: files with the suffix {suffix or '(none)'} are not supported (expected"
@@ -172,20 +152,3 @@ def _find_kind(rows: list[TableRow]) -> str:
             + "); make a table and a card for each"
         )
     return next(iter(kinds))
-
-
-def _describe_splits(found: FirstSplits) -> str:
-    counts = {"patients": found.patients, "images": found.images}
-    said = [
-        f"{what} per split: " + ", ".join(f"{split} {of[split]}" for split in found.splits.ratios)
-        for what, of in counts.items()
-        if of
-    ]
-    about = "" if found.is_exact else " (about; known once they are packed)"
-    refused = f"; {found.unreadable} images cannot be read and will be quarantined" if found.unreadable else ""
-    return "; ".join(said) + about + refused
-
-
-def _make_name(stem: str) -> str:
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else "_" for c in stem).strip("_-")
-    return kept[:80] or "own_table"

@@ -51,6 +51,21 @@ Checked = Literal[
 """What a person may have checked. All but the first two and the last are options of DICOM PS3.15 Annex E.3."""
 
 
+MEANING: dict[Checked, str] = {
+    "pseudonyms": "names and numbers of patients, studies and orders are codes that no outsider can resolve",
+    "identity": "names, addresses, birth dates, physicians; only for data of no real person, such as phantoms",
+    "patient": "sex, age, size, weight and other traits",
+    "dates": "dates and times: shifted, or allowed to be known",
+    "descriptions": "free text and structured content of headers",
+    "institution": "hospitals and departments",
+    "device": "machines: names, serial numbers",
+    "private": "attributes and extensions of manufacturers and programs",
+    "pixels": "text burnt into images, overlays, recognizable faces",
+    "text": "reports, questions, answers",
+}
+"""What each word of `checked` is about, in words for a user."""
+
+
 class Phi(Config):
     """Protected health information. Packing refuses headers and texts that could identify a person. It removes
     nothing."""

@@ -61,6 +61,12 @@ def load_nifti(
         )
 
 
+def load_header(path: Path) -> Nifti1Header:
+    """The header of a .nii, .nii.gz or .hdr, as nibabel reads it. Raises DataError as load_nifti() does."""
+    with _convert_errors(), _open_inflated(_find_header_file(path).open("rb")) as (file, _):
+        return read_header(file)[0]
+
+
 def decode_nifti(
     data: bytes, options: NiftiOptions = NiftiOptions(), unit: Unit = "raw", gate: Gate | None = None
 ) -> Decoded:

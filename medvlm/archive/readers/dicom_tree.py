@@ -14,13 +14,14 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medvlm.archive.media_file import PetUnits
-from medvlm.archive.tables.columns import columns_in, fill
+from medvlm.archive.tables.columns import Row, columns_in, fill
+from medvlm.archive.tables.questions import TableQuestion, list_offers, list_tasks_of, make_question
 from medvlm.archive.tables.report_table import Reports, ReportTable
 from medvlm.core.config import Config as Base
 from medvlm.core.content import Content
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean, list_some
-from medvlm.core.sample import Medium, Sample
+from medvlm.core.sample import Medium, Question, Sample
 from medvlm.io.dicom.dataset import NotDicom
 from medvlm.io.dicom.header import (
     ATTRIBUTES,
@@ -77,6 +78,10 @@ class Config(Base):
     report: str = ""
     """Template of the columns of `reports`, and of attributes with known terms: Modality, BodyPartExamined,
     ViewPosition, Laterality, ImageLaterality, PatientPosition, PatientSex."""
+    questions: tuple[TableQuestion, ...] = ()
+    """Questions about the columns of `reports`, and about these attributes."""
+    rename: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """Column of `reports` -> value in the table -> value to use."""
     accept: tuple[Accepted, ...] = ()
     """What would be left out or refused without being listed here: derived, localizer, secondary_capture,
     for_processing, cine (frames over time), tilt (kept, with a sheared affine), gap (filled in between neighbours), hu
@@ -87,17 +92,23 @@ class Config(Base):
         twice = [m for m, n in Counter(m for medium in self.media for m in medium.modality).items() if n > 1]
         if twice:
             raise ValueError(f"{twice[0]} belongs to two media; expected each modality once")
-        if self.reports and not self.report:
+        if self.reports and not self.report and not self.questions:
             raise ValueError(
                 "has `reports` but no `report` that says which of their columns is the text, e.g. report: '{findings}"
-                " {impression}'"
+                " {impression}', and no `questions` about them"
             )
         return self
 
 
 def list_content(config: Config) -> Content:
     media = frozenset(medium.kind for medium in config.media)
-    return Content(frozenset(), media, has_reports=bool(config.report), answered={}, splits=frozenset())
+    return Content(
+        list_tasks_of(config.questions),
+        media,
+        has_reports=bool(config.report),
+        answered=list_offers(config.questions),
+        splits=frozenset(),
+    )
 
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | LeftOut]:
@@ -250,10 +261,19 @@ def _sample(
         for header, row in zip(headers, rows, strict=True)
     )
     media = tuple(Medium(part.kind, str(i), (), modality=part.headers[0].modality) for i, part in enumerate(parts))
-    sample = Sample(key, "", "", media, "\n".join(line for line in lines if line), patient=patients.pop())
+    asked = _ask(config, key, [{**reports.empty, **_terms(h), **(r or {})} for h, r in zip(headers, rows, strict=True)])
+    text = "\n".join(line for line in lines if line)
+    sample = Sample(key, "", "", media, text, questions=asked, patient=patients.pop())
     identifiers = {each for header in headers for each in _identifiers(header).values()}
     files = {str(i): part.load for i, part in enumerate(parts)}
     return RawSample(sample, files, where, identifiers=tuple(sorted(identifiers)))
+
+
+def _ask(config: Config, key: str, rows: list[Row]) -> tuple[Question, ...]:
+    """The questions about each different row of a sample."""
+    rows = [{name: config.rename.get(name, {}).get(text, text) for name, text in row.items()} for row in rows]
+    made = [make_question(asked, row, key) for row in rows for asked in config.questions]
+    return tuple(dict.fromkeys(question for question in made if question))
 
 
 def _identifiers(header: Header) -> dict[str, str]:
@@ -270,13 +290,14 @@ def _reports(config: Config, root: Path) -> Reports:
         raise DataError(
             f"reader.patient: {unknown[0]!r} cannot find patients; expected some of {', '.join(IDENTIFIERS)}"
         )
-    columns = set(columns_in(config.report)) - set(ATTRIBUTES)
+    named = {*columns_in(config.report), *(name for asked in config.questions for name in asked.columns)}
+    columns = named - set(ATTRIBUTES)
     if config.reports:
         return config.reports.load(root, columns)
     if columns:
         name = sorted(columns)[0]
         raise DataError(
-            f"reader.report: {name!r} is not an attribute that texts may use{did_you_mean(name, ATTRIBUTES)}; expected"
+            f"reader: {name!r} is not an attribute that texts may use{did_you_mean(name, ATTRIBUTES)}; expected"
             f" some of {', '.join(ATTRIBUTES)}"
         )
     return Reports()

@@ -15,7 +15,15 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from medvlm.archive.mask_labels import MEMBER, MaskQuestion, ask_for_mask, join_masks
+from medvlm.archive.mask_labels import (
+    MEMBER,
+    MaskQuestion,
+    TableMask,
+    ask_for_labels,
+    ask_for_mask,
+    join_masks,
+    load_labels,
+)
 from medvlm.archive.masks import MaskFiles, percent, read_masks
 from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
 from medvlm.archive.objects import (
@@ -30,7 +38,7 @@ from medvlm.archive.objects import (
     sort_by_class,
 )
 from medvlm.archive.readers._rows import list_splits_of
-from medvlm.archive.tables.columns import Row, columns_in, fill
+from medvlm.archive.tables.columns import Row, columns_in, file_in, fill
 from medvlm.archive.tables.questions import TableQuestion, list_offers, list_tasks_of, make_question
 from medvlm.archive.tables.wording import choose
 from medvlm.core.content import Content, Offer, name_asked
@@ -59,6 +67,8 @@ class Config(AsksAboutObjects, FileOptions):
     """Text from the path; comes before the sentences about the masks."""
     mask: MaskQuestion | None = None
     """Stores the masks with the image, and asks for them; by default only boxes, counts and areas are kept."""
+    mask_file: TableMask | None = None
+    """In place of `masks`, a file whose values mark several classes, or the voxels of a volume."""
     questions: tuple[TableQuestion, ...] = ()
     """Questions about the groups of the path."""
     rename: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -78,11 +88,14 @@ class Config(AsksAboutObjects, FileOptions):
         groups = re.compile(self.images).groupindex
         templates = [self.patient, self.split, self.report, self.modality, *(each.files for each in self.masks)]
         templates += [text for asked in self.questions for text in asked.templates]
+        templates += [self.mask_file.file] if self.mask_file else []
         for name in [name for template in templates for name in columns_in(template)] + list(self.rename):
             if name not in groups:
                 raise ValueError(f"{{{name}}} is not a named group of `images` (found {', '.join(groups) or 'none'})")
         if self.mask and (without := sorted(set(self.mask.classes) - {each.of for each in self.masks})):
             raise ValueError(f"mask asks for {without[0]!r}, which has no entry in `masks`")
+        if self.mask_file and self.mask:
+            raise ValueError("has both `mask` and `mask_file`; an image has one mask")
         for each in self.masks:
             if each.of not in self.classes:
                 raise ValueError(f"masks of {each.of!r}, expected one of the classes {', '.join(self.classes)}")
@@ -105,10 +118,12 @@ def list_content(config: Config) -> Content:
     if answered is not None and config.mask:
         classes = config.mask.classes or tuple(dict.fromkeys(each.of for each in config.masks))
         answered[config.mask.template] = Offer("mask", classes)
+    if answered is not None and config.mask_file:
+        answered[config.mask_file.template] = Offer("mask", tuple(config.mask_file.values))
     return Content(
         tasks=list_tasks_of(config.questions)
         | list_object_tasks(config)
-        | name_asked(count=config.area, mask=config.mask),
+        | name_asked(count=config.area, mask=config.mask or config.mask_file),
         media=frozenset({config.medium}),
         has_reports=bool(config.report or config.classes),
         answered=answered,
@@ -158,6 +173,10 @@ def _make_sample(config: Config, root: Path, path: str, groups: Row, where: str)
         files[MEMBER] = Decoded(labels, affine=marked.affine)
         shown_names = [config.classes[name].many for name in names]
         asked.append(ask_for_mask(config.mask, names, shown_names, path, overlapping=overlapping))
+    if config.mask_file:
+        mask = file_in(root, fill(config.mask_file.file, groups))
+        files[MEMBER] = partial(load_labels, mask, config.mask_file)
+        asked.append(ask_for_labels(config.mask_file, path))
     sample = Sample(path, "", fill(config.split, row), media, text, shown, tuple(asked), fill(config.patient, row))
     return RawSample(sample, files, where, marked.left_out)
 

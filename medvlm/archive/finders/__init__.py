@@ -1,0 +1,1 @@
+"""Recognizes what a folder holds, and proposes how to read it: one file per layout."""
