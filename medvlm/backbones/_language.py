@@ -157,9 +157,7 @@ def build_language(
     if config.model:
         model = from_pretrained(auto, config.model, config, "model.language", **options)
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-            deferred.fill(model.get_input_embeddings())  # new rows get the mean of the others
-            deferred.fill(model.get_output_embeddings())
-            model.resize_token_embeddings(len(tokenizer))
+            _add_rows(model, len(tokenizer))
         return model
     from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -183,6 +181,20 @@ def build_language(
     with refuse_values("model.language.config"):
         made = AutoConfig.for_model(kind, **{"vocab_size": len(tokenizer), **special, **rest})
         return auto.from_config(made, trust_remote_code=False)
+
+
+def _add_rows(model: Any, rows: int) -> None:
+    """Makes the tables of a model longer. New rows get the mean of the others, for which deferred tables are in memory
+    for a while."""
+    stored = []
+    for find in (model.get_input_embeddings, model.get_output_embeddings):
+        stored.append((find, deferred.source_of(find().weight), len(find().weight)))
+        deferred.fill(find())
+    model.resize_token_embeddings(rows)
+    for find, source, before in stored:
+        weight = find().weight
+        if source is not None and deferred.source_of(weight) is None:  # else it is tied to the other table
+            deferred.put_off(weight, deferred.Grown(source, before, weight.detach()[before:].clone()))
 
 
 def make_standalone(config: LanguageConfig, built: Any) -> Any:

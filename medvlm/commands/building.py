@@ -9,12 +9,17 @@ from torch import nn
 
 from medvlm.commands.initial_weights import Starts, put_start
 from medvlm.core.config import component
-from medvlm.core.deferred import deferring, fill, list_deferred
+from medvlm.core.deferred import count_held, deferring, fill, list_deferred
 from medvlm.core.lora_config import Lora
 from medvlm.core.published import Prints, Published
 from medvlm.core.stage_config import StageConfig
+from medvlm.models.parts import module_of
 from medvlm.recipe.graph import explain_whole
 from medvlm.stages._base import Setup
+
+GIB = 1 << 30
+MUCH = GIB // 20
+"""Bytes of a module that are worth a message."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,17 @@ def build_stage(config: StageConfig, setup: Setup, starts: Starts) -> tuple[Any,
         return _build(config, setup, starts)
     with deferring() as said:
         built = _build(config, setup, starts)
-    for line in said if setup.engine.is_first else ():
-        print(f"stage {config.name}: {line}", flush=True)
+    if setup.engine.is_first:
+        for line in (*said, *_list_whole(built[0].model)):
+            print(f"stage {config.name}: {line}", flush=True)
     return built
+
+
+def _list_whole(model: nn.Module) -> list[str]:
+    """What every rank holds whole until the engine shards it, if that is much."""
+    held = {module: size / GIB for module, size in count_held(model, module_of).items() if size >= MUCH}
+    parts = [f"{module} ({size:.1f} GiB)" for module, size in held.items()]
+    return [f"every rank holds whole until they are sharded: {', '.join(parts)}"] if parts else []
 
 
 def _build(config: StageConfig, setup: Setup, starts: Starts) -> tuple[Any, Began]:

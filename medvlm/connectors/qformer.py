@@ -11,7 +11,7 @@ from torch import nn
 
 from medvlm.connectors._layers import Positions, check_heads
 from medvlm.core.contracts import LoadedFile
-from medvlm.core.weights import read_file
+from medvlm.core.weights import read_file, without_file
 
 
 class Config(LoadedFile):
@@ -42,7 +42,8 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
 
 def build(config: Config, in_width: int, out_width: int, grid: tuple[int, ...]) -> nn.Module:
     check_heads(config.width, config.heads)
-    made = QFormer(config, in_width, out_width, grid)
+    with without_file(config):
+        made = QFormer(config, in_width, out_width, grid)
     if config.weights:
         read_file(made, config, "connector")
     return made

@@ -228,7 +228,8 @@ class EncoderModule(Protocol):
     device it reads no weights. standalone(config, built) -> a config that builds the same module without an id or a
     path. If its `tower` is a model of another library with an export target: LIBRARY, its name, and not_stock(config)
     -> why the library alone cannot compute the encoder, or "". CAN_BE_FUSED, SEES_SLICES: whether `fused` and `slices`
-    may build on it. scale_down(config) -> the config at toy size, if more than widths and numbers of layers must
+    may build on it. NEEDS_VALUES: build() computes with the weights of a file, so that they cannot stay in it until
+    they are sharded. scale_down(config) -> the config at toy size, if more than widths and numbers of layers must
     change. A built encoder whose attribute `can_mask` is true has forward(pixels, masking), see Masking."""
 
 

@@ -7,7 +7,7 @@ own shards. Code that needs values sooner reads them for a while by `present()`,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils import swap_tensors
 
 from medvlm.core.blocks import find_blocks
@@ -70,6 +71,33 @@ class Stored(Source):
         return rows
 
 
+class Grown(Source):
+    """A table with more rows than its file has. more: these rows."""
+
+    def __init__(self, base: Source, rows: int, more: torch.Tensor):
+        super().__init__()
+        self.base, self.rows, self.more, self.reads_rows = base, rows, more, base.reads_rows
+
+    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        stop = self.rows + len(self.more) if stop is None else stop
+        parts = [self.base.read(start, min(stop, self.rows)).to(self.more.dtype)] if start < self.rows else []
+        return torch.cat([*parts, self.more[max(0, start - self.rows) : max(0, stop - self.rows)]])
+
+
+class Replaced(Source):
+    """A table of which some rows have other values. places: sorted."""
+
+    def __init__(self, base: Source, places: torch.Tensor, rows: torch.Tensor):
+        super().__init__()
+        self.base, self.places, self.rows, self.reads_rows = base, places, rows, base.reads_rows
+
+    def read(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        found = self.base.read(start, stop).to(self.rows.dtype, copy=True)
+        inside = (self.places >= start) & (self.places < start + len(found))
+        found[self.places[inside] - start] = self.rows[inside]
+        return found
+
+
 @contextmanager
 def deferring() -> Iterator[list[str]]:
     """Within this context, weights of published files are not read when a model is built. Yields a list, to which is
@@ -105,6 +133,15 @@ def source_of(tensor: torch.Tensor) -> Source | None:
 
 def list_deferred(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if source_of(parameter) is not None]
+
+
+def count_held(model: nn.Module, part_of: Callable[[str], str]) -> dict[str, int]:
+    """Part -> bytes of its parameters that are in memory. part_of: name of a parameter -> its part."""
+    held: dict[str, int] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.is_meta:
+            held[part_of(name)] = held.get(part_of(name), 0) + parameter.numel() * parameter.element_size()
+    return held
 
 
 def has_values(model: nn.Module) -> bool:
@@ -162,6 +199,30 @@ def fill_one(parameter: Any, values: bool = True) -> None:
     if (mark := getattr(parameter, "published", None)) is not None:
         made.published = locate(made) if mark == locate(parameter) else None
     swap_tensors(parameter, made)
+
+
+def put_off(parameter: Any, source: Source) -> None:
+    """Frees the memory of a parameter whose values are at `source` too. It stays the same object."""
+    made: Any = nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+    defer(made, source)
+    swap_tensors(parameter, made)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Within this context, a parameter loses its values and its memory as soon as a module gets it. Buffers keep
+    theirs."""
+
+    def empty(module: nn.Module, name: str, parameter: Any) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return None  # as it is
+        return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(empty)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _make(parameter: nn.Parameter, values: bool = True) -> nn.Parameter:

@@ -32,7 +32,7 @@ class EngineConfig(Config):
     """Modules whose blocks are compiled by torch.compile. The first steps take minutes, later ones are faster."""
     deal_media: bool = False
     """Deals the slices, tiles and images of all samples of a step over the towers of the ranks, so that a rank with a
-    large volume does not keep the others waiting. Only composed models; losses stay the same."""
+    large volume does not keep the others waiting. Losses stay the same."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     workers: int = 2
     """Threads per rank that read and decode samples ahead; 0 decodes between the steps."""

@@ -93,6 +93,8 @@ class Family:
     of_positions: tuple[str, ...] = ()
     """Tensors of `video_tensors` that only `positions` reads, one float32 per picture or video. They are held as int32
     with the same bits, because a float tensor of a batch is taken for pixels."""
+    tiles_alone: bool = False
+    """Pixels are [samples, tiles, ...], and the tower computes each tile by itself."""
     sees_whole_pictures: bool = False
     """The tokens of a picture attend to each other in both directions."""
     whole_in_windows: Callable[[Any], bool] | None = None

@@ -51,6 +51,18 @@ def _fetch(hub_id: str) -> Path:
     return folder
 
 
+def open_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file on the meta device, which know where their values are."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        shapes = {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118
+    found = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    for key, tensor in found.items():
+        deferred.defer(tensor, Stored(file, key))
+    return found
+
+
 class Converted(Source):
     """A weight that transformers makes of several stored ones, or of a part of one (core_model_loading)."""
 

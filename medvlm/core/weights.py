@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from medvlm.core import deferred, published
 from medvlm.core.contracts import Loaded, LoadedFile
 from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.run import RunFolder, hash_files
-from medvlm.core.weight_files import defer_weights, list_files
+from medvlm.core.weight_files import defer_weights, list_files, open_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,8 +35,21 @@ def is_on_meta() -> bool:
     return torch.empty(0).is_meta
 
 
+@contextmanager
+def without_file(config: LoadedFile) -> Iterator[None]:
+    """Within this context a network is built whose weights read_file() reads next. Within `deferring()` it takes no
+    memory, unless some of its weights may start fresh: those need their values."""
+    with deferred.without_values() if deferred.is_deferring() and _is_whole(config) else nullcontext():
+        yield
+
+
+def _is_whole(config: LoadedFile) -> bool:
+    return bool(config.weights) and not config.allow_missing
+
+
 def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
-    """Loads the safetensors file `config.weights` into the module. On the meta device nothing is read.
+    """Loads the safetensors file `config.weights` into the module. On the meta device nothing is read. What was built
+    by without_file() within `deferring()` stays in the file.
 
     where: the dotted key for messages. Raises CheckpointError for a key that is missing, unexpected or of another
     shape, unless the recipe lists it, and for a file that cannot be read.
@@ -46,8 +59,9 @@ def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
 
     if is_on_meta():
         return published.mark(module, [n for n in module.state_dict() if _is_listed(n, config.allow_missing)])
+    is_deferred = any(parameter.is_meta for parameter in module.parameters())
     try:
-        stored = load_file(config.weights)
+        stored = open_tensors(Path(config.weights)) if is_deferred else load_file(config.weights)
     except (OSError, SafetensorError) as reason:
         raise CheckpointError(
             f"{where}.weights: {Path(config.weights).name} cannot be read as safetensors ({reason})"
@@ -66,8 +80,22 @@ def read_file(module: nn.Module, config: LoadedFile, where: str) -> None:
     ]
     check_keys(own.keys() - given.keys(), given.keys() - own.keys(), mismatched, config, where)
     fresh = {n for n, *_ in mismatched}
+    if is_deferred:
+        _stay_in_file(module, given)
+        return published.mark(module)
     module.load_state_dict({n: t for n, t in given.items() if n in own and n not in fresh}, strict=False)
     published.mark(module, fresh | (own.keys() - given.keys()))
+
+
+def _stay_in_file(module: nn.Module, given: dict[str, Any]) -> None:
+    """given: all of its tensors, and perhaps others."""
+    for name, own in module.state_dict(keep_vars=True).items():
+        if own.is_meta:
+            source = deferred.source_of(given[name])
+            assert source is not None, name
+            deferred.defer(own, source)
+        else:
+            deferred.put(own, given[name])
 
 
 def from_pretrained(auto: Any, model: str, config: Loaded, where: str, **options: Any) -> Any:

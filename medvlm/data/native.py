@@ -12,6 +12,7 @@ import torch
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.families import IMAGE, Processed
 from medvlm.core.geometry import Canvas, resize
+from medvlm.core.padding import pad_and_join
 from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
 from medvlm.data.dialogue import TokenSequence, Turn, join_turns
 from medvlm.data.estimate import EstimatedNativeDialogue, draw_ramps
@@ -217,19 +218,8 @@ def stack(documents: Sequence[TokenSequence]) -> Stacked:
         for d in documents
     ]
     return {
-        name: _pad_and_join([p.tensors[name] for p in distinct]) for name in (distinct[0].tensors if distinct else ())
+        name: pad_and_join([p.tensors[name] for p in distinct]) for name in (distinct[0].tensors if distinct else ())
     }, rows_of
-
-
-def _pad_and_join(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    largest = [max(sizes) for sizes in zip(*(t.shape[1:] for t in tensors), strict=True)]
-    padded = []
-    for tensor in tensors:
-        missing = [
-            n for axis, size in reversed(list(zip(tensor.shape[1:], largest, strict=True))) for n in (0, size - axis)
-        ]
-        padded.append(torch.nn.functional.pad(tensor, missing) if any(missing) else tensor)
-    return torch.cat(padded)
 
 
 def make_native_prepare(processor: Processor, views: Mapping[str, Views], codec: str, scale: int) -> NativePrepare:

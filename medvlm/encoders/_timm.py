@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -10,16 +11,18 @@ from torch import nn
 
 from medvlm.core import published
 from medvlm.core.arguments import refuse_unknown
-from medvlm.core.weights import is_on_meta, read_file
+from medvlm.core.weights import is_on_meta, read_file, without_file
 
 
-def create(config: Any) -> nn.Module:
-    """The timm network that `net`, `pretrained`, `weights` and `args` describe, without its head."""
+def create(config: Any, needs_values: bool = False) -> nn.Module:
+    """The timm network that `net`, `pretrained`, `weights` and `args` describe, without its head. needs_values: whether
+    its weights must be read even if they could stay in their file."""
     import timm
 
     before = config.preprocess
     args = {**_size_args(config.net, before.size[-2:]), **config.args}
-    with refuse_unknown("model.encoders: args", config.args, lambda: _find_modules(config.net)):
+    building = nullcontext() if needs_values or config.pretrained else without_file(config)
+    with building, refuse_unknown("model.encoders: args", config.args, lambda: _find_modules(config.net)):
         tower = timm.create_model(
             config.net,
             pretrained=config.pretrained and not is_on_meta(),

@@ -22,6 +22,7 @@ from medvlm.encoders._timm import create
 TOLERANCE = 1e-4
 """Allowed difference, as a share of the largest response. The zeros only change the order of the sums, which costs
 about 1e-6 in float32."""
+NEEDS_VALUES = True
 TOY_SIZE = 64
 """Slices, rows and columns of a rehearsal."""
 
@@ -103,7 +104,7 @@ class InflatedEncoder(MeasuredEncoder):
     def __init__(self, config: Config):
         super().__init__()
         is_3d = bool(config.weights) and not is_on_meta() and _has_3d_weights(config.weights)
-        flat = create(config.model_copy(update={"weights": ""}) if is_3d else config)
+        flat = create(config.model_copy(update={"weights": ""}) if is_3d else config, needs_values=True)
         probe = torch.randn(
             1,
             config.preprocess.channels,

@@ -15,7 +15,7 @@ from torch import nn
 from medvlm.core.arguments import refuse_unknown
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Masking, Preprocess
 from medvlm.core.errors import ShapeError
-from medvlm.core.weights import read_file
+from medvlm.core.weights import is_on_meta, read_file, without_file
 from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
 from medvlm.encoders._masking import open_monai
 
@@ -137,7 +137,7 @@ class Volume(MeasuredEncoder):
     def __init__(self, config: Config):
         super().__init__()
         make, self.stages, count = NETS[config.net]
-        with refuse_unknown("model.encoders: args", config.args, _find_modules):
+        with without_file(config), refuse_unknown("model.encoders: args", config.args, _find_modules):
             self.tower: Any = make(config)
         if config.weights:
             read_file(self.tower, config, "encoders")
@@ -205,7 +205,7 @@ def _make_swin(config: Config) -> nn.Module:
         made: nn.Module = SwinUNETR(
             in_channels=config.preprocess.channels, out_channels=1, **{"feature_size": 24, **config.args}
         ).swinViT
-    return made.to(torch.empty(0).device)
+    return made.to("meta") if is_on_meta() else made
 
 
 def _make_segresnet(config: Config) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, LoadedFile, Preprocess
-from medvlm.core.weights import read_file
+from medvlm.core.weights import read_file, without_file
 
 
 class Config(EncoderConfig, LoadedFile):
@@ -72,7 +72,8 @@ class Volume(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.tower = Tower(config)
+        with without_file(config):
+            self.tower = Tower(config)
         if config.weights:
             read_file(self.tower, config, "encoders")
         self.input_shape, self.width = config.preprocess.shape, config.width

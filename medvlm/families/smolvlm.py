@@ -26,6 +26,7 @@ FAMILY = Family(
     connectors=("connector",),
     language="text_model",
     codec="thousandths",
+    tiles_alone=True,
     canvas=find_canvas,
     tiny=make_tiny,
 )

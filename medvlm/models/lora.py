@@ -67,9 +67,9 @@ def attach(model: nn.Module, lora: Lora, seed: int) -> None:
                 "lora.tokens: model.language adds no tokens whose rows could be trained; list them in special_tokens,"
                 " or leave out lora.tokens"
             )
-        deferred.fill(model.language.get_input_embeddings())
-        deferred.fill(model.language.get_output_embeddings() or nn.Identity())
-        new_rows.attach(model.language, ids)
+        tables = nn.ModuleList(new_rows.find_tables(model.language))
+        with deferred.present(tables, new_rows.list_read(model.language, ids)):
+            new_rows.attach(model.language, ids)
     if names:
         config = LoraConfig(
             r=lora.rank,

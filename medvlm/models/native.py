@@ -10,7 +10,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,18 @@ from medvlm.core.quantize import quantization_args, quantize_on_meta, settle
 from medvlm.core.sample import Batch
 from medvlm.core.weights import build_stock, is_on_meta, load_stock, open_stock
 from medvlm.models.attention import make_mask
+from medvlm.models.grouping import ModuleGroup, exclude, group_connector
 from medvlm.models.head import Read, compute_logits, read_head
 from medvlm.models.isolation import check_isolated
-from medvlm.models.parts import build_seeded, is_trained
+from medvlm.models.parts import build_seeded, get_deal, is_trained
+from medvlm.models.pictures import (
+    join_pictures,
+    list_features,
+    list_tensors,
+    place_features,
+    restore_features,
+    split_pictures,
+)
 
 
 def build_native(
@@ -98,17 +106,6 @@ def _check_takes_features(stock: Any) -> None:
         )
 
 
-class ModuleGroup(nn.Module):
-    """Groups modules of a larger model under one name. It has no forward: the larger model calls the modules."""
-
-    config: Any
-    generation_config: Any
-
-    def get_output_embeddings(self) -> Any:
-        """The head of a language model, which adapters leave alone; None in other parts."""
-        return getattr(self, "lm_head", None)
-
-
 class NativeVLM(nn.Module):
     """forward(batch) -> `logits_LV` of the trained tokens; forward(batch, read) -> what `read` makes of them, see
     models/head.py.
@@ -136,8 +133,8 @@ class NativeVLM(nn.Module):
             self.only_dense = "gets one text per row, for which its own class computes the attention"
         elif self._in_windows:
             self.only_dense = "sees whole pictures within windows, which other kernels do not know"
-        self.encoders = nn.ModuleDict({IMAGE: _exclude(stock.model, self.family.tower, self.family.connectors)})
-        self.connectors = nn.ModuleDict({IMAGE: _group_connector(stock.model, self.family.connectors)})
+        self.encoders = nn.ModuleDict({IMAGE: exclude(stock.model, self.family.tower, self.family.connectors)})
+        self.connectors = nn.ModuleDict({IMAGE: group_connector(stock.model, self.family.connectors)})
         self._bare = [
             path for path in self.family.connectors if isinstance(getattr(stock.model, path, None), nn.Parameter)
         ]
@@ -211,14 +208,48 @@ class NativeVLM(nn.Module):
     def embed_images(self, media: Mapping[str, torch.Tensor]) -> Any:
         """The output of the family's get_image_features for every picture of `media`. Keeps no activations for the
         backward pass if encoder and connector are frozen."""
-        dtype = next(self.encoders.parameters()).dtype
-        read = {k: v for k, v in media.items() if k not in self.family.of_positions}
-        pixels = {k: v.to(dtype) if v.is_floating_point() else v for k, v in read.items()}
+        pixels = self._select_pixels(media)
         trained = is_trained(self.encoders) or is_trained(self.connectors)
         for name in self._bare:  # sharding engines replace the parameter in the registered module only
             self.stock.model._parameters[name] = self.connectors[IMAGE]._parameters[name]
         with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             return self.stock.model.get_image_features(**pixels, return_dict=True)
+
+    def _select_pixels(self, media: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the tower reads, in the precision of its weights."""
+        dtype = next(self.encoders.parameters()).dtype
+        read = {k: v for k, v in media.items() if k not in self.family.of_positions}
+        return {k: v.to(dtype) if v.is_floating_point() else v for k, v in read.items()}
+
+    def _embed_batch(self, batch: Batch) -> tuple[Any, torch.Tensor | float]:
+        """embed_images() of the pictures of a batch, None without them; and 0 in the graph of what this rank computes
+        beside them.
+
+        A tower that is trained or sharded runs on every rank in every micro-batch, or ranks would wait for its
+        gradients or its weights."""
+        deal = get_deal(self.encoders[IMAGE])
+        if len(batch.feature_rows) and deal is None:
+            return self.embed_images(batch.media), 0.0
+        blank = {k: v.to(batch.ids_BT.device) for k, v in self.blank.items()}
+        if deal is not None:
+            return self._deal_pictures(batch.media if len(batch.feature_rows) else {}, blank, deal)
+        if self.runs_all or (torch.is_grad_enabled() and (is_trained(self.encoders) or is_trained(self.connectors))):
+            return None, 0 * sum(t.sum() for t in list_tensors(self.embed_images(blank)))
+        return None, 0.0
+
+    def _deal_pictures(
+        self, media: Mapping[str, torch.Tensor], blank: Mapping[str, torch.Tensor], deal: Any
+    ) -> tuple[Any, torch.Tensor]:
+        """_embed_batch() where the pictures of all ranks are dealt over them."""
+        made: list[Any] = []
+
+        def run(pieces: Sequence[Mapping[str, torch.Tensor]]) -> list[torch.Tensor]:
+            made.append(self.embed_images(join_pictures(pieces)))
+            return list_features(made[0], pieces)
+
+        own, (least, *_) = (split_pictures(self._select_pixels(m), self.family.tiles_alone) for m in (media, blank))
+        found, unused = deal.deal_pieces(run, own, least)
+        return restore_features(made[0], found), unused
 
     def _make_inputs(
         self, batch: Batch, kernels: tuple[str, ...] | None = None
@@ -238,15 +269,9 @@ class NativeVLM(nn.Module):
         inputs["attention_mask"] = make_mask(
             batch, self.stock.dtype, self.language.config, kernels, blocks_BT, self._in_windows
         )
-        unused: torch.Tensor | float = 0.0
+        features, unused = self._embed_batch(batch)
         if len(batch.feature_rows):
-            features = _place_features(self.embed_images(batch.media), batch.feature_rows, self.stock.dtype)
-            inputs["mm_encoder_outputs"] = {"image": features}
-        elif self.runs_all or (torch.is_grad_enabled() and (is_trained(self.encoders) or is_trained(self.connectors))):
-            # A tower that is trained or sharded runs on every rank in every micro-batch, or ranks would wait for its
-            # gradients or its weights.
-            features = self.embed_images({k: v.to(batch.ids_BT.device) for k, v in self.blank.items()})
-            unused = 0 * sum((t.sum() for t in _list_tensors(features)), torch.zeros((), device=batch.ids_BT.device))
+            inputs["mm_encoder_outputs"] = {"image": place_features(features, batch.feature_rows, self.stock.dtype)}
         return inputs, unused
 
     def _mark_answers(self, batch: Batch) -> torch.Tensor:
@@ -259,51 +284,6 @@ class NativeVLM(nn.Module):
         """[B, T], or [axes, B, T] where the family places image tokens in a grid."""
         plain_BT = batch.positions_BT + self.family.first_position
         return self.family.positions(plain_BT, batch, self.stock.config) if self.family.positions else plain_BT
-
-
-def _exclude(root: nn.Module, path: str, others: tuple[str, ...]) -> nn.Module:
-    """The module at `path`, without those of its children that are in `others`."""
-    module = root.get_submodule(path)
-    inside = [other.removeprefix(f"{path}.") for other in others if other.startswith(f"{path}.")]
-    if not inside:
-        return module
-    part = ModuleGroup()
-    for name, child in module.named_children():
-        if name not in inside:
-            part.add_module(name, child)
-    return part
-
-
-def _group_connector(root: nn.Module, paths: tuple[str, ...]) -> nn.Module:
-    if len(paths) == 1 and "." not in paths[0]:
-        return root.get_submodule(paths[0])
-    part = ModuleGroup()
-    for path in paths:
-        parent, _, name = path.rpartition(".")
-        found = getattr(root.get_submodule(parent), name)
-        if isinstance(found, nn.Parameter):
-            part.register_parameter(name, found)
-        else:
-            part.add_module(name, found)
-    return part
-
-
-def _place_features(features: Any, rows: torch.Tensor, dtype: torch.dtype) -> Any:
-    """The features in the order of the placeholders, in the structure that the family's forward unpacks."""
-
-    def gather(stack: Any) -> Any:
-        flat = torch.cat([f.flatten(0, -2) for f in stack])[rows].to(dtype)
-        return flat if isinstance(stack, torch.Tensor) else (flat,)
-
-    changed: dict[str, Any] = {"pooler_output": gather(features.pooler_output)}
-    if deep := getattr(features, "deepstack_features", None):
-        changed["deepstack_features"] = [gather(layer) for layer in deep]
-    return replace(features, **changed)
-
-
-def _list_tensors(features: Any) -> list[torch.Tensor]:
-    deep = getattr(features, "deepstack_features", None) or []
-    return [t for stack in (features.pooler_output, *deep) for t in stack]
 
 
 def _number_runs(is_image_BT: torch.Tensor) -> torch.Tensor:

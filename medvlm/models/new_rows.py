@@ -10,7 +10,20 @@ import torch
 from torch import nn
 from torch.nn.functional import embedding, linear
 
+from medvlm.core import deferred
 from medvlm.core.errors import RecipeError
+
+
+def find_tables(language: Any) -> list[nn.Module]:
+    """Its embeddings and, if it has one, its head."""
+    found = (language.get_input_embeddings(), language.get_output_embeddings())
+    return [each for each in found if each is not None]
+
+
+def list_read(language: Any, ids: Sequence[int]) -> set[int]:
+    """The rows of the tables that attach() reads."""
+    rows = len(language.get_input_embeddings().weight)
+    return {row % rows for id_ in ids for row in (id_, id_ + 1)}
 
 
 def attach(language: Any, ids: Sequence[int]) -> None:
@@ -39,8 +52,13 @@ def attach(language: Any, ids: Sequence[int]) -> None:
 def fold(model: nn.Module) -> None:
     """Writes separate rows back into their tables, if there are any."""
     for name, module in [(n, m) for n, m in model.named_modules() if isinstance(m, (Embeddings, Head))]:
-        with torch.no_grad():
-            module.base_layer.weight[module.places] = module.lora_rows.to(module.base_layer.weight.dtype)
+        weight, places = module.base_layer.weight, module.places
+        rows = module.lora_rows.detach().to(weight.dtype, copy=True)
+        if (source := deferred.source_of(weight)) is not None:
+            deferred.redefine(weight, deferred.Replaced(source, places, rows))
+        else:
+            with torch.no_grad():
+                weight[places] = rows
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, module.base_layer)
 

@@ -11,6 +11,7 @@ import torch
 
 from medvlm.core.stage_config import StageConfig
 from medvlm.data.mixture import Mixture
+from medvlm.data.processor import Pictures
 from medvlm.preflight.simulate import Step
 
 DRAWN = 64
@@ -48,12 +49,14 @@ def measure_share(
 
 def count_pixels(item: Any) -> int:
     """The numbers in the media of a prepared sample."""
-    return sum(tensor.numel() for tensor in _list_tensors(vars(item).values()) if tensor.ndim > 2)
+    return sum(tensor.numel() for tensor in _list_pixels(vars(item).values()))
 
 
-def _list_tensors(values: Iterable[Any]) -> Iterable[torch.Tensor]:
+def _list_pixels(values: Iterable[Any]) -> Iterable[torch.Tensor]:
     for value in values:
-        if isinstance(value, torch.Tensor):
+        if isinstance(value, torch.Tensor) and value.ndim > 2:
             yield value
         elif isinstance(value, list | tuple):
-            yield from _list_tensors(value)
+            yield from _list_pixels(value)
+        elif isinstance(value, Pictures):  # the patches of all pictures may be rows of one matrix
+            yield from (tensor for tensor in value.tensors.values() if tensor.is_floating_point())

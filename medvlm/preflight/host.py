@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from medvlm.core.blocks import find_blocks
+from medvlm.core.config import component
 from medvlm.core.deferred import TABLE_ROWS
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.families import IMAGE
@@ -22,18 +23,20 @@ from medvlm.recipe.schema import Recipe
 
 LIBRARIES = 1.0 * GIB
 """Of a process that trains: torch, transformers, data of the loader (measured by benchmarks/host_memory.py)."""
+MUCH = GIB // 20
+"""Bytes of a module that are worth a note."""
 READS_SHARDS = ("fsdp2", "zero3")
 SHARED = ("weights", "gradients", "optimiser")
 
 
 @dataclass(frozen=True)
 class Building:
-    """Bytes in float32, in which models are built. whole: of the model. own: what a rank makes or reads whole although
-    the engine shards it. outside, block: of published weights, those outside of all blocks without large tables, and
-    those of the largest block. largest: of one weight."""
+    """Bytes in float32, in which models are built. whole: of the model. own: module -> what a rank makes or reads whole
+    although the engine shards it. outside, block: of published weights, those outside of all blocks without large
+    tables, and those of the largest block. largest: of one weight."""
 
     whole: float
-    own: float
+    own: dict[str, float]
     outside: float
     block: float
     largest: float
@@ -42,16 +45,18 @@ class Building:
 def measure_building(model: nn.Module, published: Collection[str], why_whole: str) -> Building:
     """published: modules whose weights are read from published files. why_whole: why all of them are needed before they
     are sharded, or ""."""
-    whole = sum(map(_bytes, model.parameters()))
-    if why_whole or any(is_quantized(module) for module in model.modules()):
-        return Building(whole, whole, 0, 0, 0)
-    named = dict(model.named_parameters())
-    stored = {id(p) for n, p in named.items() if module_of(n) in published and group_of(n) != "lora"}
+    whole, named = sum(map(_bytes, model.parameters())), dict(model.named_parameters())
+    is_whole = bool(why_whole) or any(is_quantized(module) for module in model.modules())
+    stored = {id(p) for n, p in named.items() if not is_whole and module_of(n) in published and group_of(n) != "lora"}
+    own: dict[str, float] = {}
+    for name, parameter in named.items():
+        if id(parameter) not in stored:
+            own[module_of(name)] = own.get(module_of(name), 0) + _bytes(parameter)
     blocks = [[p for p in block.parameters() if id(p) in stored] for _, block in find_blocks(model)]
     inside = {id(p) for block in blocks for p in block}
     return Building(
         whole,
-        sum(_bytes(p) for p in named.values() if id(p) not in stored),
+        own,
         sum(
             _bytes(p) for p in named.values() if id(p) in stored - inside and not (p.ndim == 2 and len(p) > TABLE_ROWS)
         ),
@@ -84,7 +89,7 @@ def estimate_hosts(
         if kind in READS_SHARDS:
             # Before it is sharded, a model is checked with one block in memory; ZeRO-3 divides weight by weight.
             most = building.outside + building.block
-            built = building.own + (max(most, building.largest) if kind == "zero3" else most)
+            built = sum(building.own.values()) + (max(most, building.largest) if kind == "zero3" else most)
         offloaded = 0.0
         if engine.offload and kind == kinds[0]:
             kept, left = (
@@ -98,16 +103,33 @@ def estimate_hosts(
     return found
 
 
+def explain_own(building: Building, kind: str, why_whole: str) -> tuple[str, ...]:
+    """What every rank holds whole although the engine `kind` shards it, if that is much."""
+    if kind not in READS_SHARDS:
+        return ()
+    parts = [f"{module} ({size / GIB:.1f} GiB)" for module, size in building.own.items() if size >= MUCH]
+    why = f" because {why_whole}" if why_whole else ""
+    return (f"every rank holds whole until they are sharded{why}: {', '.join(parts)}",) if parts else ()
+
+
 def list_published(recipe: Recipe) -> frozenset[str]:
-    """The modules whose weights a recipe reads from the files of published models of transformers."""
+    """The modules whose weights stay in the files of published models until they are sharded."""
     model = recipe.model
     if model.pretrained:
         return frozenset({f"encoders.{IMAGE}", f"connectors.{IMAGE}", "language", "unread"})
     texts = [text for stage in recipe.stages for text in stage.list_text_towers().values()]
-    found = {f"encoders.{name}" for name, encoder in model.encoders.items() if _names_model(encoder)}
-    found |= {"language"} if _names_model(model.language) else set()
-    return frozenset(found | ({"text"} if any(map(_names_model, texts)) else set()))
+    found = {
+        f"encoders.{name}"
+        for name, encoder in model.encoders.items()
+        if _stays_in_files(encoder) and not getattr(component("encoders", encoder.kind), "NEEDS_VALUES", False)
+    }
+    found |= {f"connectors.{name}" for name, e in model.encoders.items() if _stays_in_files(e.connector)}
+    found |= {"language"} if _stays_in_files(model.language) else set()
+    return frozenset(found | ({"text"} if any(map(_stays_in_files, texts)) else set()))
 
 
-def _names_model(config: Any) -> bool:
-    return config is not None and bool(config.model_dump().get("model"))
+def _stays_in_files(config: Any) -> bool:
+    """Whether a part reads a model of transformers, or a file of which no weight may start fresh."""
+    known: dict[str, Any] = {} if config is None else config.model_dump()
+    is_file = bool(known.get("weights")) and not known.get("allow_missing") and not known.get("pretrained")
+    return bool(known.get("model")) or is_file

@@ -19,7 +19,7 @@ from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.dealt import even_out, measure_share
 from medvlm.preflight.draft import Draft, make_draft
 from medvlm.preflight.gpus import GIB, Machines
-from medvlm.preflight.host import estimate_hosts, measure_building
+from medvlm.preflight.host import estimate_hosts, explain_own, measure_building
 from medvlm.preflight.lighter import list_lighter
 from medvlm.preflight.memory import ENGINES, Memory, Recompute, recompute_all
 from medvlm.preflight.precision import convert_weights
@@ -191,10 +191,11 @@ def _plan_as_is(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machi
         passes = config.batch * found.tokens / (world * sum(map(stage.count_tokens, drawn)))
     weights = bytes_of.weights_of(stage.model, extra.values())
     found = _add_memory(_add_time(found, step, recipe, machines, mfu, passes), step, weights, recipe, machines, config)
-    building = measure_building(stage.model, draft.published, explain_whole(config))
-    kinds = _list_engines(_choose_engine(recipe, machines), world)
+    engine, why_whole = _choose_engine(recipe, machines), explain_whole(config)
+    building = measure_building(stage.model, draft.published, why_whole)
+    kinds = _list_engines(engine, world)
     host = estimate_hosts(building, step, weights, recipe.engine, kinds, machines, found.checkpoint)
-    return replace(found, host=host)
+    return replace(found, host=host, notes=(*found.notes, *explain_own(building, engine, why_whole)))
 
 
 def _describe(stage: Any, config: StageConfig, world: int, stored: int, left_out: int) -> StagePlan:

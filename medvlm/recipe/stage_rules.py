@@ -216,9 +216,6 @@ def _check_engine(recipe: Recipe, i: int) -> Iterator[Problem]:
             " block the others"
         )
         yield Problem(("stages", i, "accumulate"), f"{why}; give a number")
-    if recipe.engine.deal_media and recipe.model.pretrained:
-        why = "the towers of a ready model (model.pretrained) take their images in a form of their own"
-        yield Problem(("engine", "deal_media"), f"{why}, which is not dealt over the ranks; remove it")
 
 
 def _is_quantized(recipe: Recipe) -> bool:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from medvlm.train.exchange import all_gather, find_most
+from medvlm.train.exchange import all_gather, exchange_rows, find_most
+from medvlm.train.pieces import Piece, RunPieces, deal_pieces
 
 Run = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 """Rows of pixels [n, ...] -> tensors [n, ...]; each row depends on its own pixels only."""
@@ -42,10 +43,16 @@ class Dealing:
             return _run_some(run, rows, least)
         given, taken = moves[self.rank], [to[self.rank] for to in moves]
         kept = len(rows) - sum(given)
-        arrived = _exchange(rows[kept:], given, taken, self.group)
+        arrived = exchange_rows(rows[kept:], given, taken, self.group)
         done = _run_some(run, torch.cat([rows[:kept], arrived]), least)
         # Each by itself: what the loss does not use (pooled features) must not get a gradient of zeros.
-        return tuple(torch.cat([each[:kept], _exchange(each[kept:], taken, given, self.group)]) for each in done)
+        return tuple(torch.cat([each[:kept], exchange_rows(each[kept:], taken, given, self.group)]) for each in done)
+
+    def deal_pieces(
+        self, run: RunPieces, pieces: Sequence[Piece], blank: Piece
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The same for pictures of any sizes, see pieces.py."""
+        return deal_pieces(run, pieces, blank, self.rank, self.world, self.group)
 
 
 class Agreement:
@@ -91,26 +98,3 @@ def _run_some(run: Run, rows: torch.Tensor, least: int) -> tuple[torch.Tensor, .
         return run(rows)
     filled = torch.cat([rows, rows.new_zeros(least - len(rows), *rows.shape[1:])])
     return tuple(each[: len(rows)] for each in run(filled))
-
-
-def _exchange(rows: torch.Tensor, given: Sequence[int], taken: Sequence[int], group: Any) -> torch.Tensor:
-    """The rows that other ranks give to this one. given, taken: their numbers, by rank."""
-    found: torch.Tensor = _Exchange.apply(rows, given, taken, group)
-    return found
-
-
-class _Exchange(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, given: list[int], taken: list[int], group: Any) -> torch.Tensor:
-        ctx.given, ctx.taken, ctx.group = given, taken, group
-        return _send(rows, given, taken, group)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
-        return _send(grads[0], ctx.taken, ctx.given, ctx.group), None, None, None
-
-
-def _send(rows: torch.Tensor, given: list[int], taken: list[int], group: Any) -> torch.Tensor:
-    found = rows.new_empty(sum(taken), *rows.shape[1:])
-    dist.all_to_all_single(found, rows.contiguous(), taken, given, group=group)
-    return found

@@ -64,6 +64,29 @@ class _GatherRows(torch.autograd.Function):
         return tuple(found)
 
 
+def exchange_rows(rows: torch.Tensor, given: Sequence[int], taken: Sequence[int], group: Any) -> torch.Tensor:
+    """The rows that other ranks give to this one. given, taken: their numbers, by rank. Gradients go back."""
+    found: torch.Tensor = _ExchangeRows.apply(rows, given, taken, group)
+    return found
+
+
+class _ExchangeRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, given: list[int], taken: list[int], group: Any) -> torch.Tensor:
+        ctx.given, ctx.taken, ctx.group = given, taken, group
+        return send_rows(rows, given, taken, group)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        return send_rows(grads[0], ctx.taken, ctx.given, ctx.group), None, None, None
+
+
+def send_rows(rows: torch.Tensor, given: list[int], taken: list[int], group: Any) -> torch.Tensor:
+    found = rows.new_empty(sum(taken), *rows.shape[1:])
+    dist.all_to_all_single(found, rows.contiguous(), taken, given, group=group)
+    return found
+
+
 def share_out(costs: Sequence[float], world: int) -> list[int]:
     """Item -> the rank that does it, so that the sums of the costs are about equal: the dearest first, each to the rank
     with the least so far."""

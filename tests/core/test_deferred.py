@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from medvlm.core.config import kinds
+from medvlm.backbones._language import _add_rows
+from medvlm.core.config import component, kinds
 from medvlm.core.contracts import Loaded
 from medvlm.core.deferred import deferring, fill, list_deferred, present, put, read, read_pieces, source_of
 from medvlm.core.lora_config import Lora
@@ -107,6 +108,66 @@ def test_adapters_begin_and_merge_as_on_weights_in_memory(folder: Path) -> None:
     check_same(made, whole)
     assert ours.find_unchanged(one) == theirs.find_unchanged(two)
     assert len(list_deferred(made)) == len(list(made.parameters())), "merged weights are still not in memory"
+
+
+def test_longer_tables_and_rows_of_new_tokens_are_those_of_tables_in_memory(folder: Path) -> None:
+    made, whole = load(folder, defers=True), load(folder, defers=False)
+    holders = []
+    for model in (made, whole):
+        torch.manual_seed(1)
+        _add_rows(model, 70)
+        holder = nn.Module()
+        holder.language, holder.new_token_ids = model, (66, 69)
+        attach(holder, Lora(rank=2, targets=("language.*.q_proj",), tokens=True), seed=3)
+        rows = next(p for name, p in holder.named_parameters() if "lora_rows" in name)
+        assert rows.shape == (2, 16) and rows.requires_grad
+        holders.append(rows.detach().clone())
+        put(rows, torch.randn(rows.shape, generator=torch.Generator().manual_seed(2)))
+        merge(holder)
+    assert torch.equal(*holders)
+    check_same(made, whole)
+    table = made.get_input_embeddings().weight
+    assert table.is_meta and len(table) == 70, "they are still not in memory"
+    source, values = source_of(table), whole.get_input_embeddings().weight
+    assert source is not None
+    for start, stop in ((0, 3), (60, 67), (65, 70), (68, None)):
+        assert torch.equal(source.read(start, stop), values[start:stop])
+
+
+VIT = {"width": 48, "layers": 2, "heads": 2, "preprocess": {"size": [8, 16, 16], "channels": 1}}
+FILM = {"preprocess": {"size": [32, 32]}}
+NETS: dict[str, dict[str, Any]] = {
+    "timm": {"net": "vit_tiny_patch16_224", "args": {"depth": 2, "embed_dim": 48, "num_heads": 2}, **FILM},
+    "timm cnn": {"net": "resnet10t", **FILM},
+    "monai": {"net": "ViT", "patch": [4, 8, 8], **VIT},
+    "monai swin": {
+        "net": "SwinUNETR", "args": {"feature_size": 12}, "preprocess": {"size": [32, 32, 32], "channels": 1},
+    },
+    "vit3d": {"patch": [4, 8, 8], "positions": [4, 4, 4], **VIT},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_networks_of_other_libraries_stay_in_their_files(name: str, tmp_path: Path) -> None:
+    kind = component("encoders", name.partition(" ")[0])
+    config = kind.Config.model_validate({"kind": name.partition(" ")[0], **NETS[name]})
+    torch.manual_seed(0)
+    stored = {f"net.{key}": tensor + 0.01 for key, tensor in kind.build(config).tower.state_dict().items()}
+    save_file(stored, tmp_path / "net.safetensors")
+    config = config.model_copy(update={"weights": str(tmp_path / "net.safetensors"), "prefix": "net."})
+    with deferring() as said:
+        made = kind.build(config)
+    whole = kind.build(config)
+    assert said == [] and len(list_deferred(made)) == len(list(whole.parameters()))
+    check_same(made, whole)
+    pixels = torch.randn(1, *whole.input_shape)
+    with torch.no_grad(), present(made.eval()):
+        assert torch.equal(made(pixels).patches, whole.eval()(pixels).patches)
+    assert made.width == whole.width and made.grid == whole.grid
+    fresh = config.model_copy(update={"allow_missing": ("nothing",)})
+    with deferring():
+        made = kind.build(fresh)
+    assert not list_deferred(made), "what may start fresh needs its values"
 
 
 def test_what_has_no_place_or_no_values_in_the_files_is_read_at_once_or_refused(folder: Path, tmp_path: Path) -> None:

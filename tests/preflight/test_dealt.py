@@ -7,6 +7,7 @@ import torch
 
 from medvlm.core.stage_config import StageConfig
 from medvlm.data.dialogue import TokenSequence
+from medvlm.data.processor import Pictures
 from medvlm.preflight.dealt import count_pixels, even_out, measure_share
 from medvlm.preflight.simulate import Step
 
@@ -15,12 +16,25 @@ FILM = TokenSequence("film", [1], [([2], 0)], [("film", torch.zeros(1, 8, 8, dev
 TEXT = TokenSequence("text", [1], [([2], 0)], [])
 
 
+SLIDES = TokenSequence(
+    "slides",
+    [1],
+    [([2], 0)],
+    [
+        (
+            "image",
+            Pictures({"pixel_values": torch.zeros(32, 6), "image_grid_thw": torch.ones(2, 3).long()}, ("", ""), (4, 4)),
+        )
+    ],
+)
+
+
 def config(**mix: float) -> StageConfig:
     return StageConfig(kind="supervised", name="s", mix=mix, trains=("connectors",), steps=1, batch=8)
 
 
 def test_pixels_are_those_of_the_media_of_a_sample() -> None:
-    assert [count_pixels(item) for item in (VOLUME, FILM, TEXT)] == [1024, 64, 0]
+    assert [count_pixels(item) for item in (VOLUME, FILM, TEXT, SLIDES)] == [1024, 64, 0, 192]
 
 
 def test_eight_ranks_with_one_volume_among_radiographs_compute_less_than_a_volume_each() -> None:
