@@ -16,6 +16,7 @@ from medvlm.core.stage_config import StageConfig
 from medvlm.models.parts import module_of
 from medvlm.recipe.graph import explain_whole
 from medvlm.stages._base import Setup
+from medvlm.train.average import make_models
 
 GIB = 1 << 30
 MUCH = GIB // 20
@@ -64,8 +65,8 @@ def _build(config: StageConfig, setup: Setup, starts: Starts) -> tuple[Any, Bega
 
 def make_extra_models(stage: Any) -> dict[str, nn.Module]:
     """The extra models of a stage, with values."""
-    extra: dict[str, nn.Module] = stage.make_extra_models()
+    extra = make_models(stage)
     if extra and list_deferred(stage.model):  # a copy of a deferred weight has no values
         fill(stage.model)
-        extra = stage.make_extra_models()
+        extra = make_models(stage)
     return extra

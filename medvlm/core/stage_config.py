@@ -29,6 +29,9 @@ class Optim(Config):
     """Gradients are clipped to this global norm."""
     lr_of: dict[str, float] = {}
     """Module or pattern -> factor on `lr` for its parameters, e.g. {encoders: 0.1}."""
+    layer_decay: float | None = Field(None, gt=0, lt=1)
+    """Factor on the rate from each layer of a tower to the one below: its last layer has the whole rate, and what is
+    below its first layer the lowest one (BEiT, arXiv 2106.08254; MAE's fine-tuning of a ViT-B has 0.65)."""
 
 
 class OptimOf(Optim):
@@ -130,6 +133,9 @@ class StageConfig(Config):
     """Number of newest checkpoints that stay on disk. With 1, there is no other one if it turns out to be damaged."""
     keep_every: int = Field(0, ge=0)
     """Every `keep_every` steps, the checkpoint stays on disk too; 0: no such checkpoints."""
+    ema: float | None = Field(None, gt=0, lt=1)
+    """An exponential moving average of the trained weights is validated and handed on in their place; this is the share
+    of itself that it keeps at every step, e.g. 0.999. It takes as much memory as the trained weights."""
     on_nan: Literal["stop", "skip"] = "stop"
     """If loss or gradient is not finite: `stop` ends the run, `skip` skips the update, names the samples and continues,
     for up to 1 % of the steps (at least 3)."""

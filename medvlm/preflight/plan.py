@@ -32,6 +32,7 @@ from medvlm.recipe.files import list_missing_files
 from medvlm.recipe.graph import explain_whole
 from medvlm.recipe.load import LoadedRecipe
 from medvlm.recipe.schema import Recipe
+from medvlm.train.average import make_models
 from medvlm.train.terms import sum_of_losses
 
 MFU = 0.4
@@ -155,7 +156,7 @@ def _plan_as_is(draft: Draft, i: int, looks: Mapping[str, Look], machines: Machi
     world = machines.world if machines else 1
     stage = build_stage(draft, i, world, looks)
     config, uncounted = count_steps(stage, looks)
-    extra = stage.make_extra_models()
+    extra = make_models(stage)
     optimizers_of(stage, config)  # raises if `lr_of` matches nothing
     items, notes = prepare_items(stage, config, looks)
     samples = [sample for source in config.mix for sample in looks[source].samples if looks[source].is_real]

@@ -176,6 +176,13 @@ def _check_engine(recipe: Recipe, i: int) -> Iterator[Problem]:
             f"varlen computes rows of plain documents, and in stage {stage.name} several answers share a prompt; use"
             " auto or flex",
         )
+    if stage.ema is not None and recipe.engine.precision == "bf16-true":
+        yield Problem(
+            ("stages", i, "ema"),
+            "weights in bfloat16 cannot hold the small moves of an average; use engine.precision: bf16-mixed",
+        )
+    if stage.ema is not None and engine.startswith("zero"):
+        yield Problem(("stages", i, "ema"), f"{engine} holds one model only; use engine.kind: ddp or fsdp2")
     path: KeyPath = ("stages", i, "optim", "kind")
     optimizers = stage.list_optimizers()
     kinds = {optim.kind for optim in optimizers.values()}

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from medvlm.core.durable import sync_folder
 from medvlm.core.errors import CheckpointError
+from medvlm.train.average import find_stored
 from medvlm.train.snapshot import Snapshot
 from medvlm.train.state_file import read_state
 from medvlm.train.storage import HashingFile, TensorReader, TensorWriter
@@ -101,11 +102,11 @@ def save(
         sync_folder(stage_folder)
 
     try:
-        _run_on_all_ranks(begin if rank == 0 else _do_nothing, group)
+        _run_on_all_ranks(begin if rank == 0 else lambda: None, group)
         writer = TensorWriter(part / "tensors", note)
         _save_tensors(tensors if isinstance(tensors, Snapshot) else Snapshot(tensors, rank == 0), writer, group)
         prints = _run_on_all_ranks(write_own, group)
-        _run_on_all_ranks(finish if rank == 0 else _do_nothing, group)
+        _run_on_all_ranks(finish if rank == 0 else lambda: None, group)
     except OSError as reason:
         if rank == 0:
             shutil.rmtree(part, ignore_errors=True)
@@ -182,11 +183,11 @@ def restore(folder: Path, load: Callable[[Read, Collection[str]], None], rank: i
 
 
 def read_weights(folder: Path, extra_model: str = "") -> dict[str, torch.Tensor]:
-    """All weights of the model that are in a checkpoint, or those of one of its extra models, as open_tensor() gives
-    them. Raises CheckpointError if the checkpoint is damaged."""
+    """What a checkpoint hands on of the model (averages where it has them), or all of an extra model, as open_tensor()
+    gives it. Raises CheckpointError if it is damaged."""
     require_whole(folder)
-    reader, prefix = TensorReader(folder / "tensors"), f"models.{extra_model}." if extra_model else "model."
-    return {name.removeprefix(prefix): reader.open_tensor(name) for name in reader.stored if name.startswith(prefix)}
+    reader = TensorReader(folder / "tensors")
+    return {name: reader.open_tensor(place) for name, place in find_stored(reader.stored, extra_model).items()}
 
 
 def require_whole(folder: Path) -> None:
@@ -261,10 +262,6 @@ def _run_on_all_ranks(act: Callable[[], T], group: Any) -> list[T]:
     if failures := [reason for _, reason in everywhere if reason is not None]:
         raise failures[0]
     return [value for value, _ in everywhere]
-
-
-def _do_nothing() -> None:
-    pass
 
 
 def _remove(part: Path) -> None:

@@ -12,6 +12,7 @@ from medvlm.core.errors import CheckpointError
 from medvlm.core.run import read_record, write_json
 from medvlm.core.stored import read_object
 from medvlm.train import checkpoint
+from medvlm.train.average import find_stored
 from medvlm.train.finished import require_same
 from medvlm.train.state_file import read_published
 from medvlm.train.storage import HashingFile, TensorReader, make_header
@@ -36,11 +37,9 @@ def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_
     source = f"{folder.parent.name}/{folder.name}@{checkpoint.digest(folder)}"
     _claim(to, source)
     reader = TensorReader(folder / "tensors")
-    sizes = {
-        name: e.size.numel() * e.properties.dtype.itemsize
-        for name, e in reader.stored.items()
-        if name.startswith("model.")
-    }
+    places = find_stored(reader.stored)
+    stored = {name: reader.stored[place] for name, place in places.items()}
+    sizes = {name: e.size.numel() * e.properties.dtype.itemsize for name, e in stored.items()}
     groups = _group_by_size(sizes, file_bytes)
     names = (
         [f"model-{i:05d}-of-{len(groups):05d}.safetensors" for i in range(1, len(groups) + 1)]
@@ -54,13 +53,10 @@ def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_
         part = to / f"{name}.part"
         part.unlink(missing_ok=True)
         with HashingFile(part) as file:
-            entries = [
-                (n.removeprefix("model."), reader.stored[n].properties.dtype, list(reader.stored[n].size), sizes[n])
-                for n in group
-            ]
+            entries = [(n, stored[n].properties.dtype, list(stored[n].size), sizes[n]) for n in group]
             file.write(make_header(entries, {"format": "pt", "checkpoint": source}))
             for tensor in group:
-                for piece in reader.read_pieces(tensor):
+                for piece in reader.read_pieces(places[tensor]):
                     file.write(piece)
         part.rename(to / name)
         say(f"{name}: {len(group)} tensors, {file.bytes / 1e9:.2f} GB")
@@ -69,10 +65,8 @@ def consolidate(folder: Path, to: Path, say: Callable[[str], Any] = print, file_
             f"{len(published)} tensors are not in it, because they are as published; medvlm export writes a whole model"
         )
     if len(groups) > 1:
-        places = {
-            tensor.removeprefix("model."): name for name, group in zip(names, groups, strict=True) for tensor in group
-        }
-        write_json(to / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": places})
+        files = {tensor: name for name, group in zip(names, groups, strict=True) for tensor in group}
+        write_json(to / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": files})
     return [to / name for name in names]
 
 

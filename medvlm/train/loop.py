@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from medvlm.core.stage_config import StageConfig
 from medvlm.train import checkpoint
 from medvlm.train.accounts import account_for_sources, summarize
 from medvlm.train.accumulate import accumulate, accumulate_what_fits, sum_weights
+from medvlm.train.average import AVERAGE
 from medvlm.train.distinct import Distinct, hash_samples
 from medvlm.train.engine import Engine
 from medvlm.train.flops import KEY, Count, count_flops, is_counted
@@ -149,6 +150,7 @@ class _Loop:
         self.optimizers = make_optimizers(stage.model, self.settings, stage.matches, config.name, engine.steps_on)
         self.proof = Proof(stage.model, stage.group_of, config.name, engine.unshard, partial(_is_own_update, stage))
         self.model = engine.setup(stage.model, self.optimizers)
+        self.average: Any = engine.extra_models.get(AVERAGE)
         self.state = resume(engine, place.folder, place.log, place.aliases, fresh, self.proof)
         self.proof.with_gradient |= set(self.state.reached)
         if engine.is_first:
@@ -196,6 +198,8 @@ class _Loop:
             reports[update.optimizer], norms[update.optimizer] = found, norm
         with torch.no_grad():
             stage.after_step(state.step)
+            if self.average is not None:
+                self.average.follow(stage.model, config.ema)
         return _join(reports, rates, norms)
 
     def log_step(self, step: _Step, seconds: float, count: Count) -> None:
@@ -228,7 +232,8 @@ class _Loop:
         config, state, checks = self.config, self.state, self.config.validate_
         if not checks or (state.step % checks.every and state.step != config.steps):
             return False
-        found = report(self.stage.validate(self.model, checks.samples), (), self.engine).terms
+        with self.average.stand_in(self.stage.model) if self.average is not None else nullcontext():
+            found = report(self.stage.validate(self.model, checks.samples), (), self.engine).terms
         self.place.log.write({"stage": config.name, "step": state.step, "validation": found})
         is_best = state.note_validation(found[LOSS])
         self.progress.note_validation(found[LOSS], is_best)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medvlm.core.blocks import find_blocks
 from medvlm.core.errors import RecipeError
 from medvlm.core.stage_config import Optim, OptimOf
 from medvlm.train.muon import Muon, find_hidden_matrices
@@ -65,8 +66,10 @@ def make_optimizer(
     for pattern in config.lr_of:
         if not any(matches(name, pattern) for name, _ in trained):
             raise RecipeError(f"stages.{stage}.optim.lr_of: {pattern!r} matches no trained parameter")
+    of_layer = find_layer_factors(model, config.layer_decay, stage) if config.layer_decay else {}
     for name, parameter in trained:
         factor = next((f for pattern, f in config.lr_of.items() if matches(name, pattern)), 1.0)
+        factor *= of_layer.get(name, 1.0)
         decay = config.weight_decay if len(shape_of(parameter)) > 1 else 0.0
         # The two factors of an adapter form a matrix only together, so they get AdamW.
         orthogonal = id(parameter) in matrices and not matches(name, "lora")
@@ -81,6 +84,37 @@ def make_optimizer(
         return Muon(options, lr=config.lr, betas=config.betas)
     # `fused` uses one kernel for all parameters. On a CPU it gains little and changes the last bits.
     return torch.optim.AdamW(options, lr=config.lr, betas=config.betas, fused=device.type == "cuda" or None)
+
+
+def find_layer_factors(model: nn.Module, decay: float, stage: str) -> dict[str, float]:
+    """Parameter of a part with repeated blocks -> the factor on its rate. Of d blocks, the i-th (from 1) has decay **
+    (d + 1 - i), what is registered before them has decay ** (d + 1), and what comes behind them 1.
+
+    Source: BEiT (arXiv 2106.08254), in the form of MAE's util/lr_decay.py. Raises RecipeError if nothing that is
+    trained has blocks."""
+    blocks: dict[str, list[str]] = {}
+    for name, _ in find_blocks(model):
+        blocks.setdefault(_find_part(model, name), []).append(name)
+    found: dict[str, float] = {}
+    reached: dict[str, int] = {}
+    for name, _ in model.named_parameters():
+        part = _find_part(model, name)
+        if part not in blocks:
+            continue
+        depth = len(blocks[part])
+        own = next((i for i, block in enumerate(blocks[part], 1) if name.startswith(f"{block}.")), 0)
+        reached[part] = own or reached.get(part, 0)
+        layer = own or (depth + 1 if reached[part] == depth else reached[part])
+        found[name] = decay ** (depth + 1 - layer)
+    if not any(found.get(name, 1.0) != 1 for name, _ in _list_trained(model)):
+        raise RecipeError(f"stages.{stage}.optim.layer_decay: nothing that is trained has repeated blocks; remove it")
+    return found
+
+
+def _find_part(model: nn.Module, name: str) -> str:
+    """encoders.film, text, language: what has a name of its own in a recipe."""
+    first, _, rest = name.partition(".")
+    return f"{first}.{rest.partition('.')[0]}" if isinstance(getattr(model, first), nn.ModuleDict) else first
 
 
 def _list_trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

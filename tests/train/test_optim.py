@@ -140,3 +140,36 @@ def _fill(wanted: dict[str, Any], kept: dict[str, Any]) -> None:
             value.copy_(kept[key])
         else:
             wanted[key] = kept[key]
+
+
+def test_layers_have_the_rates_of_timms_layer_decay() -> None:
+    """timm.optim.param_groups_layer_decay. The norm behind the last block has the rate of that block there, and the
+    whole rate in MAE's code, as here."""
+    timm = pytest.importorskip("timm")
+    from timm.optim import param_groups_layer_decay
+
+    for net, args in (("vit_tiny_patch16_224", {"depth": 4, "embed_dim": 32, "num_heads": 2}), ("resnet26", {})):
+        tower = timm.create_model(net, num_classes=10, **args)
+        model = nn.Module()
+        model.encoders = nn.ModuleDict({"film": tower})
+        model.heads = nn.ModuleDict({"film": nn.Linear(4, 4)})
+        ids = {id(p): name for name, p in model.named_parameters()}
+        expected = {
+            ids[id(p)]: group["lr_scale"]
+            for group in param_groups_layer_decay(tower, weight_decay=0.1, layer_decay=0.65)
+            for p in group["params"]
+            if not ids[id(p)].startswith("encoders.film.norm.")
+        }
+        optimizer = make_optimizer(model, Optim(lr=1.0, layer_decay=0.65), matches, "fit")
+        factors = {ids[id(p)]: group["factor"] for group in optimizer.param_groups for p in group["params"]}
+        assert {name: factors.pop(name) for name in expected} == pytest.approx(expected)
+        assert set(factors.values()) == {1.0} and min(expected.values()) < 0.2
+
+
+def test_layer_decay_multiplies_the_factors_of_modules_and_needs_layers() -> None:
+    block = nn.Sequential(nn.Linear(2, 2))
+    model = nn.ModuleDict({"tower": nn.ModuleDict({"a": nn.Sequential(block, copy.deepcopy(block))})})
+    optimizer = make_optimizer(model, Optim(layer_decay=0.5, lr_of={"tower": 0.1}), matches, "fit")
+    assert sorted({group["factor"] for group in optimizer.param_groups}) == pytest.approx([0.025, 0.05])
+    with pytest.raises(RecipeError, match=r"stages\.fit\.optim\.layer_decay: nothing that is trained has repeated"):
+        make_optimizer(nn.Linear(2, 2), Optim(layer_decay=0.5), matches, "fit")
