@@ -15,8 +15,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "medvlm"
 SLOTS = """
 archive/readers backbones compositions connectors decoders encoders evaluate/protocols export/targets
-families knowledge objectives/heads objectives/pairs objectives/policies objectives/preferences objectives/ssl released
-rewards rollouts scoring stages tasks tasks/codecs texts tools
+families knowledge objectives/heads objectives/joint objectives/pairs objectives/policies objectives/preferences
+objectives/ssl released rewards rollouts scoring stages tasks tasks/codecs texts tools
 """
 
 OTHER_MEANING = {
@@ -91,7 +91,7 @@ OTHER_MEANING = {
     ("rewards/inside.py", "choice"): "a reward of its examples",
     ("rewards/product.py", "choice"): "a reward of its examples",
     ("rewards/product.py", "length"): "a reward of its examples",
-    ("stages/contrastive.py", "report"): "a sample's report is read",
+    ("stages/_captions.py", "report"): "a sample's report is read",
     ("stages/ssl.py", "encoder"): "its own setting",
     ("stages/supervised.py", "answers"): "how tokens are weighed",
     ("stages/_grpo_config.py", "grpo"): "the kind of its stage",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,18 +22,20 @@ from medvlm.compositions._opened import AssembledModel
 from medvlm.core.ask import Files
 from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.config import Slot, component
+from medvlm.core.errors import RecipeError
+from medvlm.core.joint import Towers
 from medvlm.core.sample import Sample
 from medvlm.data.estimate import EstimatedTokenizer
 from medvlm.data.prepare import Prepare
 from medvlm.data.texts import tokenize_text
-from medvlm.models.parts import evaluating
+from medvlm.models.parts import build_seeded, evaluating
 from medvlm.models.towers import DualEncoder, build_dual
 
 if TYPE_CHECKING:
     import numpy as np
 
 CAN = frozenset({"embed", "represent"})
-PARTS = ("encoders", "text", "heads")
+PARTS = ("encoders", "text", "heads", "terms")
 TAKES_ANY_SIZE = False
 MODEL = DualEncoder
 NOUN, HUB_TASK = "a dual encoder", "zero-shot-image-classification"
@@ -53,10 +56,39 @@ def prepare(recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
 
 
 def build(assembly: Assembly, stage: Any, weights: bool = True) -> DualEncoder:
-    """stage: with `text`, the text tower, `width` of the shared space, and `loss`, which gives the initial scale."""
+    """stage: with `text`, the text tower, `width` of the shared space, `loss`, which gives the initial scale, and
+    `terms`, the further losses."""
     log_scale, bias = component("objectives.pairs", stage.loss.kind).start(stage.loss)
     tokenizer, encoders = _tower_tokenizer(assembly, stage), assembly.model.encoders
-    return build_dual(encoders, stage.text, tokenizer, stage.width, log_scale, bias, assembly.seed)
+    model = build_dual(encoders, stage.text, tokenizer, stage.width, log_scale, bias, assembly.seed)
+    if stage.terms:
+        towers = _describe_towers(assembly, stage, model, tokenizer)
+
+        def build_term(name: str) -> torch.nn.Module:
+            made: torch.nn.Module = component("objectives.joint", stage.terms[name].kind).build(
+                stage.terms[name], towers
+            )
+            return made
+
+        seeded = {name: build_seeded(assembly.seed, f"terms.{name}", partial(build_term, name)) for name in stage.terms}
+        model.terms = torch.nn.ModuleDict(seeded)
+    return model
+
+
+def _describe_towers(assembly: Assembly, stage: Any, model: DualEncoder, tokenizer: Any) -> Towers:
+    """Raises RecipeError for a text tower that gives no outputs of tokens."""
+    ((_, encoder),) = model.encoders.items()
+    if not hasattr(model.text, "read"):
+        raise RecipeError(
+            f"stages.{stage.name}.terms need the outputs of tokens, which {stage.text.kind} does not give"
+        )
+    reader = make_text_tokenizer(assembly, stage)
+
+    def tokenize(text: str) -> list[int]:
+        return tokenize_text(reader, text, stage.text, f"stages.{stage.name}.terms: {text[:40]!r}")
+
+    words, pad = model.text.word_width, tokenizer.pad_token_id
+    return Towers(encoder.width, words, encoder.grid, encoder.input_shape, tokenize, len(tokenizer), pad)
 
 
 def make_text_tokenizer(assembly: Assembly, stage: Any) -> Any:
@@ -96,6 +128,8 @@ class EmbeddingModel(AssembledModel):
 
 
 def open(assembly: Assembly, stage: Any, model: DualEncoder) -> EmbeddingModel:
+    """What further losses added is left out from here on, and so from exports."""
+    model.terms = None
     return EmbeddingModel(model, assembly.prepare, make_text_tokenizer(assembly, stage), stage.text)
 
 

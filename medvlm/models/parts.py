@@ -144,7 +144,7 @@ def is_trained(module: nn.Module) -> bool:
 # --- which parameters a name in `trains` means ------------------------------------------------------
 
 
-NAMED = ("encoders", "connectors", "decoders")
+NAMED = ("encoders", "connectors", "decoders", "terms")
 """Containers of several parts, each under its name in the recipe."""
 
 

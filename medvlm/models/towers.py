@@ -1,7 +1,7 @@
 """A dual encoder: image and text towers with a linear head each, or without heads as in SigLIP, compared by cosine.
 
-Axes: N images, B texts, T tokens, P width of the shared space. With one image encoder this is exactly what
-transformers' VisionTextDualEncoderModel computes.
+Axes: N images with K texts each, B texts, T tokens, P width of the shared space. With one image encoder this is exactly
+what transformers' VisionTextDualEncoderModel computes.
 """
 
 from __future__ import annotations
@@ -17,24 +17,30 @@ from torch.nn.functional import normalize
 from medvlm.core.config import component
 from medvlm.core.contracts import Outputs
 from medvlm.core.errors import ShapeError
+from medvlm.core.joint import Seen
 from medvlm.models.parts import build_encoders, build_seeded, complete_media, encode, is_trained
 
 
 @dataclass
 class Pairs:
     """Media with their texts. media: encoder name -> pixels. order_N: the row of each pair in the stacked media of all
-    encoders. ids_BT, mask_BT: the texts. concepts_N: equal numbers mark pairs with the same findings."""
+    encoders. ids_BT, mask_BT: the texts, those of a pair one after the other. concepts_NK: of each text; equal numbers
+    mark pairs with the same findings. cache: of the first pass, if the batch is one of several, see
+    stages/_gradient_cache.py. read: name of a further loss -> what it needs of the samples."""
 
     media: dict[str, torch.Tensor]
     order_N: torch.Tensor
     ids_BT: torch.Tensor
     mask_BT: torch.Tensor
-    concepts_N: torch.Tensor
+    concepts_NK: torch.Tensor
     keys: tuple[str, ...] = field(default=())
+    cache: Any = None
+    read: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Pairs:
         moved = {k: v.to(device) for k, v in vars(self).items() if hasattr(v, "to")}
-        return replace(self, **moved, media={k: v.to(device) for k, v in self.media.items()})
+        read = {name: {k: v.to(device) for k, v in own.items()} for name, own in self.read.items()}
+        return replace(self, **moved, media={k: v.to(device) for k, v in self.media.items()}, read=read)
 
 
 def build_dual(
@@ -52,8 +58,10 @@ def build_dual(
 
 
 class DualEncoder(nn.Module):
-    """forward(pairs) -> unit embeddings `media_NP` and `texts_NP`, `log_scale`, and `bias` where there is one."""
+    """forward(pairs) -> unit embeddings `media_NP` and `texts_NP`, `log_scale`, and `bias` where there is one; and what
+    further losses need, as `NAME.KEY`. terms: the parts of these losses by name, which read one encoder."""
 
+    terms: nn.ModuleDict | None
     runs_all = False
     """Whether towers without a medium run too, as needed if ranks gather sharded weights from each other."""
 
@@ -63,7 +71,7 @@ class DualEncoder(nn.Module):
         """width: of the shared space, None for no heads. Raises ShapeError for towers of different widths without
         heads."""
         super().__init__()
-        self.encoders, self.text = encoders, text
+        self.encoders, self.text, self.terms = encoders, text, None
         widths: dict[str, Any] = {**{name: e.width for name, e in encoders.items()}, "text": text.width}
         if width is None and len(set(widths.values())) > 1:
             raise ShapeError(
@@ -77,12 +85,31 @@ class DualEncoder(nn.Module):
         self.heads = nn.ModuleDict({**heads, "scale": Scale(log_scale, bias)})
 
     def forward(self, pairs: Pairs) -> Outputs:
-        outputs = {
-            "media_NP": self.embed_media(pairs.media)[pairs.order_N],
-            "texts_NP": self.embed_texts(pairs.ids_BT, pairs.mask_BT),
-        }
+        if self.terms:
+            outputs = self._see_more(pairs, self.terms)
+        else:
+            outputs = {
+                "media_NP": self.embed_media(pairs.media)[pairs.order_N],
+                "texts_NP": self.embed_texts(pairs.ids_BT, pairs.mask_BT),
+            }
         log_scale, bias = self.heads["scale"]()
         return {**outputs, "log_scale": log_scale, **({} if bias is None else {"bias": bias})}
+
+    def _see_more(self, pairs: Pairs, terms: nn.ModuleDict) -> Outputs:
+        """The embeddings, and the outputs of the further losses, from one pass of each tower."""
+        ((name, pixels),) = pairs.media.items()
+        features = encode(self.encoders[name], pixels, name)
+        words_BTE, pooled_BE = self.text.read(pairs.ids_BT, pairs.mask_BT)
+        outputs = {
+            "media_NP": normalize(self.heads[name](features.pooled), dim=-1),
+            "texts_NP": normalize(self.heads["text"](pooled_BE), dim=-1),
+        }
+        first = slice(None, None, len(pairs.ids_BT) // len(pixels))
+        texts = words_BTE[first], pairs.ids_BT[first], pairs.mask_BT[first]
+        seen = Seen(features.patches, features.pooled, *texts, features.grid, self.text)
+        for key, term in terms.items():
+            outputs |= {f"{key}.{k}": tensor for k, tensor in term(seen, pairs.read.get(key, {})).items()}
+        return outputs
 
     def embed_media(self, media: Mapping[str, torch.Tensor]) -> torch.Tensor:
         device = next(iter(media.values())).device

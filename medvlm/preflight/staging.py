@@ -162,7 +162,7 @@ def draw_longest(stage: Any, config: StageConfig, items: Mapping[str, list[Any]]
 
 
 def _make_engine(world: int, config: EngineConfig) -> Any:
-    """The parts of an engine that a loss uses. `gather` returns features for all ranks."""
+    """The parts of an engine that a loss uses. `gather` returns features for all ranks, and `rotate` those of one."""
     return SimpleNamespace(
         config=config,
         rank=0,
@@ -173,6 +173,8 @@ def _make_engine(world: int, config: EngineConfig) -> Any:
         merge_names=sorted,
         runs_all=False,
         gather=lambda *xs: xs if world == 1 else tuple(torch.cat([x, *[x.detach()] * (world - 1)]) for x in xs),
+        find_most=lambda number: number,
+        rotate=lambda *xs: tuple(x.detach().clone() for x in xs),
         autocast=nullcontext,
         total=lambda values: [float(v) for v in values],
     )

@@ -76,7 +76,8 @@ def standalone(config: Config, built: Any) -> Config:
 
 
 class Text(nn.Module):
-    """ids_BT, mask_BT -> pooled [B, width]. Uses the tower's own pooler, like VisionTextDualEncoderModel."""
+    """ids_BT, mask_BT -> pooled [B, width]. Uses the tower's own pooler, like VisionTextDualEncoderModel. `read` gives
+    the outputs of the tokens [B, T, word_width] too."""
 
     def __init__(self, config: Config, tokenizer: Any):
         super().__init__()
@@ -106,8 +107,12 @@ class Text(nn.Module):
         known = self.tower.config
         self.is_siglip = known.model_type.startswith("siglip")
         self.width: int = known.projection_size if self.is_siglip else known.hidden_size
+        self.word_width: int = known.hidden_size
 
     def forward(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        return self.read(ids_BT, mask_BT)[1]
+
+    def read(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if self.is_siglip:
             # SigLIP pools at the last position and was trained on texts padded to the full length, without a mask
             # (arXiv 2303.15343; transformers' SiglipTextModel). A shorter input would give another embedding.
@@ -117,11 +122,12 @@ class Text(nn.Module):
                     f"text: {ids_BT.shape[1]} tokens, but this tower reads at most {known.max_position_embeddings}; set"
                     " text.max_tokens to that number"
                 )
-            ids_BT = torch.nn.functional.pad(
+            padded_BT = torch.nn.functional.pad(
                 ids_BT.masked_fill(mask_BT == 0, self.pad_id),
                 (0, known.max_position_embeddings - ids_BT.shape[1]),
                 value=self.pad_id,
             )
-            return self.tower(input_ids=ids_BT).pooler_output  # type: ignore[no-any-return]
-        pooled: torch.Tensor = self.tower(input_ids=ids_BT, attention_mask=mask_BT).pooler_output
-        return pooled
+            found = self.tower(input_ids=padded_BT)
+        else:
+            found = self.tower(input_ids=ids_BT, attention_mask=mask_BT)
+        return found.last_hidden_state[:, : ids_BT.shape[1]], found.pooler_output

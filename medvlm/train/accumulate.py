@@ -101,7 +101,7 @@ def accumulate_what_fits(
     backward pass. Raises RecipeError if single samples do not fit.
     """
     while True:
-        random = _get_random_state(engine)
+        random = get_random_state(engine.device)
         micros, updates, terms = None, None, None
         with suppress(torch.OutOfMemoryError):
             micros = stage.make_micros(prepared, count)
@@ -118,7 +118,7 @@ def accumulate_what_fits(
                 return Fitted(micros, updates, weights, terms, count)
         micros = updates = None  # frees their tensors before the next attempt
         engine.drop()
-        _set_random_state(random, engine)
+        set_random_state(random, engine.device)
         count = _find_next_count(count, len(prepared), engine)
 
 
@@ -142,11 +142,15 @@ def _find_next_count(count: int, samples: int, engine: Engine) -> int:
     return found
 
 
-def _get_random_state(engine: Engine) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state(engine.device) if engine.device.type == "cuda" else None
+RandomState = tuple[torch.Tensor, torch.Tensor | None]
 
 
-def _set_random_state(state: tuple[torch.Tensor, torch.Tensor | None], engine: Engine) -> None:
+def get_random_state(device: torch.device) -> RandomState:
+    """Of the CPU, and of the device if it is a GPU."""
+    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+
+def set_random_state(state: RandomState, device: torch.device) -> None:
     torch.set_rng_state(state[0])
     if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], engine.device)
+        torch.cuda.set_rng_state(state[1], device)

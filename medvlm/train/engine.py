@@ -22,7 +22,7 @@ from medvlm.core.engine_config import SHARDING, EngineConfig
 from medvlm.core.errors import RecipeError
 from medvlm.train.blocks import Matches, compile_blocks, recompute
 from medvlm.train.dealing import Agreement, Dealing
-from medvlm.train.exchange import find_most, gather_rows, list_constant_buffers
+from medvlm.train.exchange import find_most, gather_rows, list_constant_buffers, rotate
 from medvlm.train.frozen import hold_in_bfloat16
 from medvlm.train.proof import holds_gradient
 from medvlm.train.tensors import Read, load_tensors, tensors_of
@@ -283,6 +283,10 @@ class Engine:
         """Stacks [n, ...] of every rank to [world * n, ...], for all tensors at once. Gradients flow back to the rank
         of each row."""
         return gather_rows(tensors) if self.world > 1 else tensors
+
+    def rotate(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Sends tensors to the next rank, and returns those of the rank before, without gradients."""
+        return rotate(tensors) if self.world > 1 else tensors
 
     def barrier(self) -> None:
         self.fabric.barrier()

@@ -14,6 +14,7 @@ import torch
 from medvlm.core.protocols import Row
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Sample
+from medvlm.core.terminology import Terminology
 from medvlm.evaluate.protocols import knn, linear_probe, zero_shot
 from medvlm.evaluate.run import evaluate
 from medvlm.io.shards import ShardSet
@@ -98,6 +99,8 @@ def test_zero_shot_answers_are_those_of_the_nearest_prompts(shards: ShardSet, tm
     assert ask()["value"] > 0.95
     assert ask(prompts=("A finding on the {answer}.", "On the {answer}."))["value"] > 0.95
     assert ask(prompts=("{answer}: left or right.",))["value"] < 0.7  # one text for both sides decides nothing
+    swapped = Terminology(version="1", entries={"left": ("the right", "right"), "right": ("the left",)})
+    assert ask(dictionary=swapped)["value"] < 0.05
     with pytest.raises(ValueError, match=r"has no \{answer\}"):
         zero_shot.Config(prompts=("left",))
 

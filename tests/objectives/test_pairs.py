@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy, normalize
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from medvlm.objectives.pairs import clip, siglip
+from medvlm.objectives.pairs._ring import Ring, add_up_ring
 
 N, P = 6, 8
 CONCEPTS = torch.tensor([3, 1, 3, 2, 1, 3])
@@ -126,3 +131,74 @@ def test_losses_begin_where_their_papers_begin() -> None:
     scale, bias = siglip.start(siglip.Config(kind="siglip"))
     assert math.exp(scale) == pytest.approx(10) and bias == -10
     assert math.exp(clip.start(clip.Config(kind="clip", temperature=0.02))[0]) == pytest.approx(50)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that is made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for each in made if isinstance(made, tuple | list) else (made,):
+            self.most = max(self.most, each.numel() if isinstance(each, torch.Tensor) else 0)
+        return made
+
+
+def go_around(objective: Any, config: Any, world: int, size: int) -> tuple[list[torch.Tensor], list[torch.Tensor], int]:
+    """Losses and gradients of ranks of `size` pairs each, joined in order; what they should be; and the size of the
+    largest tensor. Each rank is a thread."""
+    generator = torch.Generator().manual_seed(1)
+    images, texts = (normalize(torch.randn(world * size, P, generator=generator).double(), dim=1) for _ in range(2))
+    concepts = torch.arange(world * size) % 4
+    box: list[tuple[torch.Tensor, ...]] = [()] * world
+    barrier = Barrier(world)
+
+    def rank_of(rank: int) -> tuple[list[torch.Tensor], float, int]:
+        def rotate(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            box[rank] = tensors
+            barrier.wait(60)
+            arrived = box[(rank - 1) % world]
+            barrier.wait(60)
+            return arrived
+
+        own = slice(rank * size, (rank + 1) * size)
+        leaves = [images[own], texts[own], torch.tensor(1.5).double(), torch.tensor(-1.0).double()]
+        inputs = [each.clone().requires_grad_() for each in leaves]
+        with Largest() as seen:
+            x, y, scale, bias = inputs
+            loss, hits = add_up_ring(objective, config, x, y, concepts[own], scale, bias, Ring(rotate, world))
+            loss.backward()
+        return [loss.detach(), *(torch.zeros(()) if x.grad is None else x.grad for x in inputs)], hits, seen.most
+
+    with ThreadPoolExecutor(world) as pool:
+        found = list(pool.map(rank_of, range(world)))
+    inputs = [images, texts, torch.tensor(1.5).double(), torch.tensor(-1.0).double()]
+    inputs = [each.requires_grad_() for each in inputs]
+    same = concepts[:, None] == concepts
+    whole = objective.pair_loss(config, *inputs[:2], slice(0, world * size), *inputs[2:], same)
+    slopes = torch.autograd.grad(whole, inputs, allow_unused=True)
+    best = same.gather(1, (images @ texts.T).argmax(1)[:, None]).sum()
+    assert sum(hits for _, hits, _ in found) == best.item() > 0
+    parts = list(zip(*(tensors for tensors, _, _ in found), strict=True))
+    joined = [sum(parts[0]), *(torch.cat(each) for each in parts[1:3]), sum(parts[3])]
+    expected = [whole, *slopes[:3]]
+    if slopes[3] is not None:  # the loss of clip takes no bias
+        joined, expected = [*joined, sum(parts[4])], [*expected, slopes[3]]
+    return joined, expected, max(most for _, _, most in found)
+
+
+@pytest.mark.parametrize(
+    "objective, config", [(clip, clip.Config(kind="clip", to_texts=0.75)), (siglip, SIGLIP)], ids=["clip", "siglip"]
+)
+def test_pairs_that_travel_give_the_loss_and_gradient_of_all_and_memory_does_not_grow(
+    objective: Any, config: Any
+) -> None:
+    largest = []
+    for world in (1, 2, 5):
+        joined, expected, most = go_around(objective, config, world, 12)
+        for found, right in zip(joined, expected, strict=True):
+            # The shares of targets are float32 in the whole loss.
+            torch.testing.assert_close(found, right, rtol=1e-6, atol=1e-7)
+        largest.append(most)
+    assert largest == [12 * 12] * 3

@@ -28,8 +28,23 @@ EARNS = (
     "stages.2.lora={rank: 2}",
 )
 """A model that knows nothing is seldom right."""
+TERMS = {
+    "local": {"kind": "word_regions", "width": 8},
+    "concepts": {
+        "kind": "patch_concepts", "width": 8,
+        "dictionary": {"version": "1", "entries": {"nodule": ["cavity", "band"], "clear": ["clips", "zone"]}},
+    },
+    "written": {"kind": "captioning", "width": 8, "heads": 2, "layers": 1, "dropout": 0.0},
+}  # fmt: skip
+JOINT = (
+    f"stages.0.terms={json.dumps(TERMS)}", "stages.0.trains=[encoders, text, heads, terms]", "stages.0.weight=0.5"
+)  # fmt: skip
+RING, TWO = "stages.0.exchange=ring", "stages.0.accumulate=2"
 CASES = {
     "clip": ("pair", "stages.0.loss={kind: clip}"), "siglip": ("pair", "stages.0.loss={kind: siglip}"),
+    "clip, ring": ("pair", "stages.0.loss={kind: clip}", RING), "siglip, ring": ("pair", RING),
+    "clip, 2 micro-batches": ("pair", "stages.0.loss={kind: clip}", TWO), "siglip, both": ("pair", RING, TWO),
+    "joint": ("pair", *JOINT), "joint, both": ("pair", *JOINT, RING, TWO),
     **{f"supervised, {n} micro-batches": ("instruct", f"stages.1.accumulate={n}") for n in (1, 2, 4)},
     "grpo, gdpo": ("reason", "stages.2.objective=gdpo", *EARNS),
     "grpo, gspo": ("reason", "stages.2.objective=gspo", *EARNS),
@@ -48,6 +63,7 @@ def first_step(path: Path, runs: Path, name: str, *overrides: str) -> dict[str, 
     _, prepared = next(batches)
     batches.close()
     micros = stage.make_micros(prepared, stage.config.accumulate)
+    stage.plan_updates(micros, 0)
     weights = sum_weights(stage, micros, stage.engine)
     terms = accumulate(stage.compute_loss, model, micros, stage.engine, weights, 0)
     found = report(terms, weights, stage.engine)

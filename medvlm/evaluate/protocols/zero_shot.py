@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from medvlm.core.protocols import ProtocolConfig, Record, Row, Split
+from medvlm.core.terminology import Terminology
 from medvlm.evaluate.protocols import _vectors
 
 NEEDS = "embed"
@@ -28,6 +29,9 @@ class Config(ProtocolConfig):
     kind: Literal["zero_shot"] = "zero_shot"
     prompts: tuple[str, ...] = Field((GAP,), min_length=1)
     """Texts with {answer}, written as the reports that the model was trained on."""
+    dictionary: Terminology | None = None
+    """Descriptions that stand in place of an answer: its vector is the mean over all of them, in all prompts (FLAIR,
+    arXiv 2308.07898). Other answers are written as they are."""
     templates: tuple[str, ...] = ()
     """The templates to ask; by default all whose training samples have few different answers."""
 
@@ -62,7 +66,8 @@ def ask(config: Config, model: Any, split: Split) -> Iterator[Record]:
 
 def _embed_answer(config: Config, model: Any, name: str) -> np.ndarray:
     """The mean of the vectors of its prompts, scaled to length 1."""
-    vectors_PE = model.embed_texts([prompt.replace(GAP, name) for prompt in config.prompts])
+    phrases = config.dictionary.entries.get(name, (name,)) if config.dictionary else (name,)
+    vectors_PE = model.embed_texts([prompt.replace(GAP, phrase) for phrase in phrases for prompt in config.prompts])
     found: np.ndarray = _vectors.scale(np.asarray(vectors_PE, np.float64).mean(axis=0, keepdims=True))[0]
     return found
 

@@ -1,1 +1,1 @@
-"""Losses over pairs of image and text embeddings; each file offers Config, start() and pair_loss()."""
+"""Losses over pairs of image and text embeddings; each file offers Config, start(), pair_loss(), and more for rings."""

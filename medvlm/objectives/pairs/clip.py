@@ -44,10 +44,39 @@ def pair_loss(
     image and text describe the same findings. All such texts are correct, with equal shares (deviation from CLIP, where
     a duplicate report is wrong; UniCL, arXiv 2204.03610, equation 3).
     """
-    # The gradient passes where the scale is cut off, or one overshoot would hold it there for good.
-    scale = (log_scale - (log_scale - log_scale.clamp(max=MAX_LOG_SCALE)).detach()).exp()
+    scale = find_scale(log_scale)
     to_texts = scale * images[own] @ texts.T
     to_images = scale * texts[own] @ images.T
     share = same / same.sum(1, keepdim=True)
     losses = [-(share[own] * logits.log_softmax(-1)).sum() for logits in (to_texts, to_images)]
     return config.to_texts * losses[0] + (1 - config.to_texts) * losses[1]
+
+
+def find_scale(log_scale: torch.Tensor) -> torch.Tensor:
+    # The gradient passes where the scale is cut off, or one overshoot would hold it there for good.
+    return (log_scale - (log_scale - log_scale.clamp(max=MAX_LOG_SCALE)).detach()).exp()
+
+
+def weigh_directions(config: Config) -> tuple[float, float]:
+    return config.to_texts, 1 - config.to_texts
+
+
+def summarize(logits: torch.Tensor, same: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """What a row's loss needs of some of its columns: log-sum-exp, sum of the matches' logits, and their number."""
+    return logits.logsumexp(1), (logits * same).sum(1), same.sum(1)
+
+
+def join(some: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """What a row's loss needs of both sets of columns."""
+    return torch.logaddexp(some[0], others[0]), some[1] + others[1], some[2] + others[2]
+
+
+def sum_rows(log_sum: torch.Tensor, matched: torch.Tensor, matches: torch.Tensor) -> torch.Tensor:
+    return (log_sum - matched / matches).sum()
+
+
+def slope(
+    logits: torch.Tensor, same: torch.Tensor, log_sum: torch.Tensor, matched: torch.Tensor, matches: torch.Tensor
+) -> torch.Tensor:
+    """The derivative of each row's loss by its logits."""
+    return (logits - log_sum[:, None]).exp() - same.to(logits) / matches[:, None]
