@@ -193,9 +193,10 @@ def fill(module: nn.Module) -> None:
         fill_one(parameter)
 
 
-def fill_one(parameter: Any, values: bool = True) -> None:
-    """Replaces a deferred parameter by one in memory. It stays the same object. values: False to leave them open."""
-    made: Any = _make(parameter, values)
+def fill_one(parameter: Any, values: torch.Tensor | None = None) -> None:
+    """Replaces a deferred parameter by one in memory. It stays the same object. values: by default those that it refers
+    to."""
+    made: Any = _make(parameter) if values is None else nn.Parameter(values, requires_grad=parameter.requires_grad)
     if (mark := getattr(parameter, "published", None)) is not None:
         made.published = locate(made) if mark == locate(parameter) else None
     swap_tensors(parameter, made)
@@ -225,10 +226,9 @@ def without_values() -> Iterator[None]:
         hook.remove()
 
 
-def _make(parameter: nn.Parameter, values: bool = True) -> nn.Parameter:
-    made = torch.empty(parameter.shape, dtype=parameter.dtype)
-    source = source_of(parameter)
-    if values and source is not None:
+def _make(parameter: nn.Parameter) -> nn.Parameter:
+    made, source = torch.empty(parameter.shape, dtype=parameter.dtype), source_of(parameter)
+    if source is not None:
         made.copy_(source.read())
     return nn.Parameter(made, requires_grad=parameter.requires_grad)
 

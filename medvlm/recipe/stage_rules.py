@@ -202,8 +202,8 @@ def _check_engine(recipe: Recipe, i: int) -> Iterator[Problem]:
     if engine == "zero3" and _is_quantized(recipe):
         yield Problem(
             ("engine", "kind"),
-            "zero3 gathers weights as numbers of one type, and those of a quantized model are packed; use engine.kind:"
-            " fsdp2",
+            "with zero3, bitsandbytes holds the gathered weights of every 4-bit layer until the backward pass, so that"
+            " each rank would have all of them; use engine.kind: fsdp2",
         )
     if (engine == "fsdp2" or engine.startswith("zero")) and "adamw8bit" in kinds:
         yield Problem(

@@ -45,7 +45,7 @@ class Zero(Engine):
             model.to(self.device)
         elif list_deferred(model):
             deepspeed = _import_deepspeed(self.device)
-            read_partitions(model, deepspeed, self._make_settings(), self.device, self.is_first)
+            read_partitions(model, deepspeed, self._make_settings(), self.device, self.rank, self.world)
 
     def setup(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> nn.Module:
         """Raises RecipeError for several optimizers, and for extra models."""
@@ -245,6 +245,8 @@ class Zero(Engine):
         zero: dict[str, Any] = {"stage": self.stage, "reduce_bucket_size": BUCKET, "allgather_bucket_size": BUCKET}
         if self.stage == 3:
             zero |= {"stage3_param_persistence_threshold": PERSISTENT, "stage3_prefetch_bucket_size": BUCKET}
+            # By default it keeps up to a billion gathered numbers for the backward pass.
+            zero |= {"stage3_max_live_parameters": 2 * BUCKET, "stage3_max_reuse_distance": BUCKET}
         if self.config.offload:
             zero |= {
                 "offload_optimizer": {"device": "cpu"},

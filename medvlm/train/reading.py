@@ -39,18 +39,41 @@ def read_shards(model: nn.Module, sources: Mapping[str, Source], device: torch.d
 
 
 def read_partitions(
-    model: nn.Module, deepspeed: Any, settings: dict[str, Any], device: torch.device, is_first: bool
+    model: nn.Module, deepspeed: Any, settings: dict[str, Any], device: torch.device, rank: int, world: int
 ) -> None:
-    """Reads deferred parameters one by one on the first rank, from which ZeRO-3 sends every rank its part. settings:
-    those of deepspeed.initialize, which divides the other parameters."""
+    """Divides deferred parameters for ZeRO-3. Each rank reads its own part of each. settings: those of
+    deepspeed.initialize, which divides the other parameters."""
+
+    class Init(deepspeed.zero.Init):  # type: ignore[misc, name-defined]
+        """Divides a parameter without sending all of it from the first rank to the others."""
+
+        def _zero_init_param(self, parameter: Any) -> None:
+            self._convert_to_deepspeed_param(parameter)
+            parameter.partition()
+
     own = list_deferred(model)
     first: Any = own[0]
     for parameter in own:
-        fill_one(parameter, values=is_first)
+        fill_one(parameter, _read_part(parameter, rank, world, device))
         if parameter is first:
-            deepspeed.zero.Init(module=nn.ParameterList([first]), config_dict_or_path=settings)
+            Init(module=nn.ParameterList([first]), config_dict_or_path=settings)
         else:
             first.convert_to_zero_parameters(param_list=[parameter])
     for module in model.modules():  # DeepSpeed moves them only for a model of which nothing is divided yet
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else buffer.to(device)
+
+
+def _read_part(parameter: torch.Tensor, rank: int, world: int, device: torch.device) -> torch.Tensor:
+    """A tensor of which the part of this rank has values: the rank-th of equal parts of its numbers (with some at the
+    end that are padding), and the rest of the rows in it. The other pages of CPU memory are never touched."""
+    source = source_of(parameter)
+    assert source is not None
+    made = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+    if not parameter.ndim:
+        return made.copy_(source.read())
+    share, in_row = -(-made.numel() // world), made[:1].numel()
+    start, stop = rank * share // in_row, min(len(made), -(-(rank + 1) * share // in_row))
+    if start < stop:
+        made[start:stop].copy_(source.read(start, stop))
+    return made
