@@ -14,6 +14,7 @@ from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.errors import RecipeError
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Sample, Truth, make_truth
+from medvlm.data.control_words import read_answer
 from medvlm.data.dialogue import join_turns
 from medvlm.data.order import draw
 from medvlm.data.prepare import Prepare, Seen
@@ -196,7 +197,7 @@ class AnsweringModel(AssembledModel):
         ends = find_end_ids(self.model, self.tokenizer)
         with evaluating(self.model):
             ids = generate(self.model, batch, max_new_tokens=self.max_new_tokens, end_ids=ends, **sampling)
-        texts = [str(self.tokenizer.decode(i, skip_special_tokens=True)).strip() for i in ids]
+        texts = [read_answer(each, self.tokenizer) for each in ids]
         return [
             CutAnswer(text) if is_cut(answer, self.max_new_tokens, ends) else text
             for text, answer in zip(texts, ids, strict=True)

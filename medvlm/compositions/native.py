@@ -21,7 +21,8 @@ from medvlm.core.weights import is_on_meta, open_stock
 from medvlm.data.native import make_native_prepare
 from medvlm.data.processor import Processor
 from medvlm.data.views import Views
-from medvlm.models.native import NativeVLM, build_native
+from medvlm.models.native import NativeVLM
+from medvlm.models.ready import build_native
 from medvlm.tasks._writing import Writing
 
 CAN = frozenset({"answer", "draw", "weigh"})

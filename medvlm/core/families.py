@@ -102,17 +102,29 @@ class Family:
     does."""
     reads_prompt_both_ways: bool = False
     """The tokens of the prompt attend to each other in both directions (a prefix language model)."""
+    has_encoder: bool = False
+    """An encoder reads the prompt with its picture, and a decoder writes the answer."""
+    begins_answers: bool = False
+    """The decoder writes the first token of the language model (bos) before every answer, as it was trained to, also
+    where generation_config.json does not say so."""
+    places_picture: bool = False
+    """The processor takes one picture with a text, and puts it before the text by itself."""
     shares_rows: bool = True
     """Several texts may share a row, and answers their prompt. False where what follows depends on the whole row before
     (recurrent layers, linear attention, convolutions, a prefix language model): each answer gets a row of its own with
-    its prompt."""
+    its prompt. Also False for an encoder, which reads one prompt; answers to it share its row."""
     template: str = ""
     """The chat template of a family whose processors come without one."""
     end: str = ""
     """The token that ends an answer, where the chat template does not write it."""
-    lay_out: Callable[[str, Sequence[str], str], tuple[str, list[str]]] | None = None
-    """How the processor changes a prompt: text before the first image, texts after each image, and the first token of
-    the tokenizer -> the same parts as the model reads them; None: no change."""
+    lay_out: Callable[[Any, str, Sequence[str]], tuple[str, list[str]]] | None = None
+    """How the processor changes a prompt: processor, text before the first image, texts after each image -> the same
+    parts as the model reads them, with the tokens that begin and end them; None: no change."""
+
+    @property
+    def asks_once(self) -> bool:
+        """Whether a model takes one question, without a dialogue or a system prompt around it."""
+        return self.reads_prompt_both_ways or self.has_encoder
 
 
 def family_of(model_type: str) -> Family:

@@ -8,6 +8,7 @@ tokenized as before.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +18,7 @@ CUT, HIDE = "\ufdd0", "\ufdd1"
 """CUT stands where a text is cut, and HIDE inside a word that nothing may find until it is tokenized. Unicode assigns
 them to no letter, ever."""
 
-_WRITTEN = re.compile(r"</?(?:loc|seg|ref|box|quad|point|obj|region)\d*>")
+_WRITTEN = re.compile(r"</?(?:loc_?|seg|ref|box|quad|point|obj|region)\d*>")
 """Special tokens of families in which answers are written: boxes and their labels."""
 
 
@@ -66,6 +67,14 @@ def tokenize_plain(text: str, tokenizer: Any, add_special_tokens: bool = False) 
     return ids
 
 
+def read_answer(ids: Sequence[int], tokenizer: Any) -> str:
+    """The text of an answer, without control tokens except those that answers are written in."""
+    hidden = _list_hidden_ids(tokenizer)
+    if hidden is None:
+        return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+    return str(tokenizer.decode([id_ for id_ in ids if id_ not in hidden])).strip()
+
+
 def _spell(word: str, tokenizer: Any) -> list[int]:
     """The ids of a control word as text. A tokenizer that finds the word wherever it stands gets its two halves."""
     control = _list_control_ids(tokenizer) | {tokenizer.convert_tokens_to_ids(word.strip())}
@@ -79,6 +88,14 @@ def _spell(word: str, tokenizer: Any) -> list[int]:
 
 def _list_control_ids(tokenizer: Any) -> set[int]:
     return {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special} - {tokenizer.unk_token_id}
+
+
+@lru_cache(maxsize=32)
+def _list_hidden_ids(tokenizer: Any) -> frozenset[int] | None:
+    """The ids of special tokens that are no text of an answer; None if that is all of them."""
+    special = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
+    hidden = frozenset(id_ for id_, token in special.items() if not _WRITTEN.fullmatch(token))
+    return hidden if len(hidden) < len(special) else None
 
 
 @lru_cache(maxsize=32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
@@ -15,6 +15,7 @@ from medvlm.core.geometry import Canvas, resize
 from medvlm.core.padding import pad_and_join
 from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
 from medvlm.data.dialogue import TokenSequence, Turn, join_turns
+from medvlm.data.encoded import split_prompts
 from medvlm.data.estimate import EstimatedNativeDialogue, draw_ramps
 from medvlm.data.prepare import Prepare, Seen, ask, place_truth, weigh_answers
 from medvlm.data.processor import NativeDialogue, Pictures, Processor
@@ -51,7 +52,7 @@ class NativePrepare:
 
     @property
     def media_ids(self) -> frozenset[int]:
-        if self.processor.family.reads_prompt_both_ways:
+        if self.processor.family.asks_once:
             raise RecipeError("loss: all: this family reads its prompt in both directions; only answers can be trained")
         return self.processor.media_ids
 
@@ -70,6 +71,12 @@ class NativePrepare:
             sample, files = draw_ramps(sample)
         shown = [self._pictures(medium, files[medium.member], sample) for medium in sample.media]
         images = [scale_down(image, scale) for several in shown for image in several]
+        if self.processor.family.places_picture and len(images) != 1:
+            raise RecipeError(
+                f"{sample.source}/{sample.key}: {self.processor.config.model_type} reads one picture with each"
+                f" question, and this sample shows it {len(images) or 'none'}; leave such samples out, or show one"
+                " slice of each volume (model.views.KIND.max_slices: 1)"
+            )
         if not images:
             return Seen([], None)
         made = self.processor.look(images)
@@ -112,8 +119,12 @@ class NativePrepare:
         return sum(count for _, shown in seen.media for count in shown.counts)
 
     def collate(self, documents: Sequence[TokenSequence], pad_id: int, pack: bool = True, width: int = 0) -> Batch:
-        """A model whose texts cannot share a row gets one answer per row, each with its prompt."""
-        if not self.processor.family.shares_rows:
+        """A model whose texts cannot share a row gets one answer per row, each with its prompt. To an encoder, answers
+        share their prompt."""
+        if self.processor.family.has_encoder:
+            documents = [part for document in documents for part in self._split(document)]
+            pack = False
+        elif not self.processor.family.shares_rows:
             documents = (
                 [replace(d, branches=[branch]) for d in documents for branch in d.branches]
                 if any(d.branches for d in documents)
@@ -121,6 +132,10 @@ class NativePrepare:
             )
             pack = False
         return collate(documents, {}, pad_id, pack, stack, width)
+
+    def _split(self, document: TokenSequence) -> Iterator[TokenSequence]:
+        tokens = {name: sum(shown.counts) for name, shown in document.media}
+        return split_prompts(document, self.processor.config.image_token_id, tokens)
 
     def picture(self, sample: Sample, files: Mapping[str, Any]) -> np.ndarray:
         """The part of medium 0 that is on the canvas, in stored pixels; the middle one of several slices."""

@@ -66,6 +66,10 @@ class Processor:
                 f"model.pretrained: {folder}: no processor ({first[:200]}); log in to the hub if the model is gated, or"
                 " give the path of a folder"
             ) from None
+        if template and self.family.places_picture:
+            raise RecipeError(
+                f"model.template: the processor of {self.config.model_type} writes its prompts; remove it"
+            )
         if template:
             self.stock.chat_template = flatten_parts(TEMPLATES.get(template, template), self.stock.image_token)
         elif self.family.template and not self.stock.chat_template:
@@ -75,7 +79,7 @@ class Processor:
                 f"model.pretrained: the processor of {folder} has no chat template; give it one with model.template, or"
                 " use an instruction-tuned model"
             )
-        if system and self.family.reads_prompt_both_ways:
+        if system and self.family.asks_once:
             raise RecipeError(f"model.system: {self.config.model_type} takes no system prompt; remove it")
         if system:
             add_system(self.stock, system)
@@ -151,8 +155,9 @@ class Processor:
             return _join([self._watch(each) if isinstance(each, Clip) else self.look([each]) for each in images])
         from PIL import Image
 
+        placed = "" if self.family.places_picture else self.stock.image_token * len(images)
         made = self.stock(
-            images=[[Image.fromarray(image) for image in pictures]], text=[self.stock.image_token * len(images)],
+            images=[[Image.fromarray(image) for image in pictures]], text=[placed],
             return_tensors="pt", return_text_replacement_offsets=True,
         )  # fmt: skip
         expansions = tuple(sys.intern(offset["replacement"]) for offset in made["text_replacement_offsets"][0])
@@ -196,13 +201,13 @@ class NativeDialogue(Conversation):
         self._converse = lru_cache(maxsize=512)(self._converse)  # type: ignore[method-assign]
 
     def _converse(self, messages: tuple[Message, ...], pictures: tuple[str, ...]) -> Turn:  # type: ignore[no-redef]
-        if not self.processor.family.reads_prompt_both_ways:
+        if not self.processor.family.asks_once:
             return self._end(super()._converse(messages, pictures))
         asked, *answers = messages
         if asked.role == "system" or len(answers) > 1:
             raise RecipeError(
-                "this family reads its prompt in both directions, so it takes one question at a time and no system"
-                " prompt; leave dialogues and system prompts out of its data"
+                f"{self.processor.config.model_type} takes one question at a time and no system prompt; leave dialogues"
+                " and system prompts out of its data"
             )
         prompt = self.read(self.write((asked,), ask=True), pictures)
         ended = [answer.text + self.tokenizer.eos_token for answer in answers]
@@ -218,7 +223,8 @@ class NativeDialogue(Conversation):
         return replace(turn, answer=[*turn.answer, end] if turn.answer else [], earlier=earlier)
 
     def write(self, messages: tuple[Message, ...], ask: bool) -> str:
-        """Raises DataError if the template changes the number of pictures."""
+        """Raises DataError if the template changes the number of pictures. A picture that the processor places by
+        itself comes first."""
         spoken = [
             {
                 "role": m.role,
@@ -227,7 +233,10 @@ class NativeDialogue(Conversation):
             for m in messages
         ]
         text: str = fill_template(self.processor.stock, spoken, tokenize=False, add_generation_prompt=ask)
-        kept, expected = text.count(self.processor.stock.image_token), sum(m.parts.count(None) for m in messages)
+        expected = sum(m.parts.count(None) for m in messages)
+        if self.processor.family.places_picture:
+            text = self.processor.stock.image_token * expected + text
+        kept = text.count(self.processor.stock.image_token)
         if kept != expected:
             raise DataError(f"the chat template kept {kept} of {expected} image placeholders")
         return text
@@ -236,7 +245,7 @@ class NativeDialogue(Conversation):
         before, *after = text.split(self.processor.stock.image_token)
         bos, lay_out = self.tokenizer.bos_token, self.processor.family.lay_out
         if lay_out:
-            before, after = lay_out(before, after, bos)
+            before, after = lay_out(self.processor.stock, before, after)
         plain = bool(bos) and text.startswith(bos)  # the template already writes the first token
         whole = before + "".join(each + part for each, part in zip(pictures[: len(after)], after, strict=True))
-        return tokenize(whole, self.tokenizer, add_special_tokens=not plain)
+        return tokenize(whole, self.tokenizer, add_special_tokens=not (plain or lay_out))

@@ -16,17 +16,25 @@ from medvlm.models.generate import find_end_ids
 from medvlm.models.vlm import VLM
 from medvlm.recipe.targets import REMEDY
 
-LOADING_ANSWERS = """\
-```python
-from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
-processor, model = AutoProcessor.from_pretrained("FOLDER"), AutoModelForImageTextToText.from_pretrained("FOLDER")
+ASKING = """\
 chat = [{"role": "user", "content": [{"type": "image", "image": Image.open("IMAGE")}, \
 {"type": "text", "text": "What does the image show?"}]}]
 inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True, \
 return_tensors="pt")
 print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
-```"""
+"""
+ASKING_ENCODER = """\
+inputs = processor(images=Image.open("IMAGE"), text="What does the image show?", return_tensors="pt")
+print(processor.decode(model.generate(**inputs)[0]))
+"""
+"""The same for a ready model of an encoder and a decoder, which does not repeat the prompt, and writes boxes as special
+tokens."""
+LOADING_ANSWERS = f"""\
+```python
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+processor, model = AutoProcessor.from_pretrained("FOLDER"), AutoModelForImageTextToText.from_pretrained("FOLDER")
+{ASKING}```"""
 
 
 def make_generation_config(model: VLM, tokenizer: Any) -> Any:
@@ -37,6 +45,7 @@ def make_generation_config(model: VLM, tokenizer: Any) -> Any:
     from transformers import GenerationConfig
 
     ends = find_end_ids(model, tokenizer)
+    starts = dict(zip(("decoder_start_token_id", "forced_bos_token_id"), getattr(model, "start_ids", ()), strict=False))
     return GenerationConfig(
         do_sample=False,
         max_new_tokens=256,
@@ -44,6 +53,7 @@ def make_generation_config(model: VLM, tokenizer: Any) -> Any:
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=ends[0] if len(ends) == 1 else ends,
+        **starts,
     )
 
 

@@ -18,10 +18,10 @@ TEMPLATE = (
 newline."""
 
 
-def lay_out(before: str, after: Sequence[str], bos: str) -> tuple[str, list[str]]:
+def lay_out(processor: Any, before: str, after: Sequence[str]) -> tuple[str, list[str]]:
     """Like PaliGemmaProcessor.prepare_inputs_layout: the first token comes after the images."""
     *between, last = [before, *after]
-    closed = f"{bos}{last}\n"
+    closed = f"{processor.tokenizer.bos_token}{last}\n"
     return (between[0], [*between[1:], closed]) if after else (closed, [])
 
 

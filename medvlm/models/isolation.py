@@ -65,13 +65,15 @@ def check_isolated(model: Any, stock: Any = None, types: str = "", shares_rows: 
         )
 
 
-def check_encoded(model: Any) -> None:
-    """Compares a VLM with an encoder and a decoder with its language model on each answer alone, for two prompts of
+def check_encoded(model: Any, stock: Any = None) -> None:
+    """Compares a VLM with an encoder and a decoder with the stock model on each answer alone, for two prompts of
     unequal length with two answers and one.
+
+    stock: the transformers model to compare with, by default the language model.
 
     Raises ShapeError if they differ: because of a head that changes logits in a way that `compute_logits` does not
     know, or of positions that depend on padding."""
-    stock = model.language
+    stock = stock or model.language
     size = stock.get_input_embeddings().num_embeddings
     ids = list(islice((i for k in count() if (i := (7 * k + 5) % size) != model.image_token_id), 16))
     prompts, answers = (ids[:5], ids[5:8]), (ids[8:11], ids[11:13], ids[13:16])
@@ -88,7 +90,7 @@ def check_encoded(model: Any) -> None:
         feature_rows=torch.zeros(0, dtype=torch.long),
     )
     family = f"model: {type(stock).__name__}"
-    with evaluating(model), present(model, [*ids, model.start_id]):
+    with evaluating(model), present(model, [*ids, *model.start_ids]):
         try:
             found = model(batch)["logits_LV"]
         except Exception as error:
@@ -99,9 +101,9 @@ def check_encoded(model: Any) -> None:
         alone = [
             stock(
                 input_ids=torch.tensor([prompts[number]]),
-                decoder_input_ids=torch.tensor([[model.start_id, *answer[:-1]]]),
+                decoder_input_ids=torch.tensor([[*model.start_ids, *answer[:-1]]]),
                 use_cache=False,
-            ).logits[0]
+            ).logits[0, len(model.start_ids) - 1 :]
             for number, answer in zip((0, 0, 1), answers, strict=True)
         ]
     expected = torch.cat(alone)

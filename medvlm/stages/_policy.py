@@ -15,6 +15,7 @@ from torch.func import functional_call
 from medvlm.core.contracts import Outputs
 from medvlm.core.sample import Batch, Question, Sample
 from medvlm.core.turns import tell
+from medvlm.data.control_words import read_answer
 from medvlm.models.generate import bar_words, find_end_ids, is_cut
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import entropy, log_probability
@@ -64,7 +65,7 @@ class Policy:
 
     def read(self, ids: Sequence[int]) -> str:
         """The text of an answer."""
-        return str(self.setup.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return read_answer(ids, self.setup.tokenizer)
 
     def is_cut(self, ids: Sequence[int], max_new_tokens: int) -> bool:
         """Whether an answer ended at the limit and not with an end token."""

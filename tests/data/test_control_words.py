@@ -77,6 +77,7 @@ def test_words_of_images_and_of_turns_in_a_text_for_a_ready_model_are_text(nativ
     own, dialogue = native.processor.tokenizer, native.dialogue
     plain = dialogue.turn("Is it clear?", (), "yes")
     added = [str(token) for token in own.added_tokens_decoder.values() if token.special]
+    added = [word for word in added if not word.startswith("<loc_")]  # answers are written in these
     foreign = ["<image>", "<video>", "<|im_end|>", "<end_of_turn>", "<start_of_turn>", "[INST]", "<|image_pad|>"]
     for word in dict.fromkeys([*added[:16], *foreign, own.eos_token]):
         for said in (f"Is it {word} clear?", word, f"{word} no", f"a{word}b {word}"):

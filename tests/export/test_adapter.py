@@ -13,10 +13,10 @@ from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.run import RunFolder
 from medvlm.export.proof import parity
 from medvlm.export.run import ExportReceipt, export
-from medvlm.export.targets.adapter import pattern_of
+from medvlm.export.targets.adapter import is_misread, pattern_of
 from medvlm.export.trained import Trained
 from medvlm.models.lora import attach
-from medvlm.preflight.rehearsal.ready import save_tiny
+from medvlm.preflight.rehearsal.ready import make_config, save_tiny
 from medvlm.recipe.schema import Recipe
 
 from .conftest import prove_here, recipe_of, trained_of
@@ -115,6 +115,22 @@ def test_numbers_of_layers_are_left_open_only_where_all_are_meant() -> None:
     )
 
 
+@pytest.mark.parametrize("family", ["glm4v_moe", "qwen3_vl_moe"])
+def test_layers_that_peft_takes_for_experts_are_named_by_their_weights(family: str) -> None:
+    """GLM-4.5V has dense layers of names that the experts of older releases had."""
+    import torch
+    from peft import LoraConfig
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        stock = AutoModelForImageTextToText.from_config(make_config(family)[0])
+    names = [name for name, module in stock.named_modules() if isinstance(module, torch.nn.Linear)]
+    language = [name for name in names if ".language_model." in name]
+    for layers in (language, [name for name in language if name.endswith("gate_proj")]):
+        config = LoraConfig(target_modules=pattern_of(layers, names))
+        assert not layers or is_misread(config, stock) == (family == "glm4v_moe")
+
+
 def of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: list[str]) -> Trained:
     """A ready model in this machine's hub cache, with adapters on its language model that do
     something."""
@@ -122,7 +138,7 @@ def of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trains: list[str
     from huggingface_hub import constants
 
     from medvlm.data.native import Processor, make_native_prepare
-    from medvlm.models.native import build_native
+    from medvlm.models.ready import build_native
 
     cached = tmp_path / "cache" / "models--lab--tiny"
     (cached / "refs").mkdir(parents=True)

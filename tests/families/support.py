@@ -25,6 +25,7 @@ PAGE = Path(__file__).parents[2] / "docs/families.md"
 BEGIN, END = "<!-- written by tests/families/support.py -->", "<!-- end -->"
 
 MODELS = {
+    "florence2": "Florence-2 (`florence-community`)",
     "gemma3": "Gemma 3, MedGemma 1 and 1.5",
     "gemma4": "Gemma 4",
     "glm46v": "GLM-4.6V and 4.6V-Flash",
@@ -85,7 +86,6 @@ LEFT_OUT = {
     "evolla": f"for proteins; {SPLIT}",
     "exaone4_5": "not tried",
     "fast_vlm": NO_PROCESSOR,
-    "florence2": f"{SEQ2SEQ}; {SPLIT}",
     "fuyu": "has no tower: patches enter the language model; not tried",
     "gemma3n": "not tried",
     "gemma4_unified": "has no tower: patches enter the language model; not tried",
@@ -185,6 +185,7 @@ def make_table() -> str:
 def _describe(name: str) -> str:
     family, (config, processor) = family_of(name), make_config(name)
     rows = "several; answers share their prompt" if family.shares_rows else "one answer and its prompt"
+    rows = "one picture and question; answers share it" if family.has_encoder else rows
     cells = (f"`{name}`", MODELS[name], rows, ", ".join(_list_layers(config)) or "none", f"`{family.codec}`")
     return f"| {' | '.join(cells)} | {_list_barred(config, processor)} |"
 

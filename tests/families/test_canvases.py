@@ -35,16 +35,19 @@ def family(request: pytest.FixtureRequest) -> tuple[str, Any]:
     return request.param, make_config(request.param)[1]
 
 
-def seen(processor: Any, size: tuple[int, int], box: Box, pictures: int) -> tuple[dict[str, torch.Tensor], str]:
+def seen(
+    name: str, processor: Any, size: tuple[int, int], box: Box, pictures: int
+) -> tuple[dict[str, torch.Tensor], str]:
     from PIL import Image
 
     image = np.full((*size, 3), GREY, np.uint8)
     x1, y1, x2, y2 = map(int, box)
     image[y1:y2, x1:x2] = BRIGHT
     shown = [Image.fromarray(image)] * pictures
+    alone = family_of(name).places_picture
     made = processor(
-        images=[shown],
-        text=[processor.image_token * pictures],
+        images=[shown[:1] if alone else shown],
+        text=["" if alone else processor.image_token * pictures],
         return_tensors="pt",
         return_text_replacement_offsets=True,
     )
@@ -145,7 +148,9 @@ def test_a_bright_box_is_where_the_canvas_says(
     family: tuple[str, Any], size: tuple[int, int], box: Box, pictures: int
 ) -> None:
     name, processor = family
-    made, expansion = seen(processor, size, box, pictures)
+    if family_of(name).places_picture and pictures > 1:
+        pytest.skip("it takes one picture")
+    made, expansion = seen(name, processor, size, box, pictures)
     canvas = family_of(name).canvas(Processed(processor, size, made, expansion, pictures))
     whole = picture(name, processor, made, size, pictures)
     if not keeps_shape(name, pictures):
@@ -166,7 +171,7 @@ def test_boxes_in_the_words_of_the_family_come_back_to_where_they_were(
     family: tuple[str, Any], size: tuple[int, int], box: Box
 ) -> None:
     name, processor = family
-    made, expansion = seen(processor, size, box, 1)
+    made, expansion = seen(name, processor, size, box, 1)
     canvas = family_of(name).canvas(Processed(processor, size, made, expansion, 1))
     writing = Writing(family_of(name).codec)
     placed = writing.place(canvas, box)

@@ -7,6 +7,7 @@ import inspect
 import pytest
 
 from medvlm.core.config import kinds
+from medvlm.core.families import family_of
 from tests.families import support
 
 
@@ -23,7 +24,8 @@ def test_reasons_are_true(type_: str) -> None:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     why, stock = support.LEFT_OUT.get(type_, ""), getattr(transformers, support.list_types()[type_])
-    assert (support.SPLIT in why) == (not support.takes_features(type_))
+    encoded = not why and family_of(type_).has_encoder  # whose features are put into the prompt by medvlm
+    assert (support.SPLIT in why) == (not support.takes_features(type_) and not encoded)
     if support.SPLIT not in why:
         assert (support.NO_PROCESSOR in why) == (not PROCESSOR_MAPPING_NAMES.get(type_))
     if support.SEQ2SEQ in why:

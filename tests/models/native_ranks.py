@@ -12,9 +12,9 @@ import torch
 
 from medvlm.core.engine_config import EngineConfig
 from medvlm.data.native import Processor, make_native_prepare
-from medvlm.models.native import build_native
 from medvlm.models.parts import matches, set_trained
 from medvlm.models.pictures import split_pictures
+from medvlm.models.ready import build_native
 from medvlm.objectives.next_token import read_losses
 from medvlm.stages._image_check import ImageCheck
 from medvlm.train.engines import make_engine

@@ -16,7 +16,8 @@ from medvlm.data.native import NativePrepare, make_native_prepare
 from medvlm.data.processor import Processor
 from medvlm.data.views import Views
 from medvlm.io.images import encode_npy, encode_png
-from medvlm.models.native import NativeVLM, build_native
+from medvlm.models.native import NativeVLM
+from medvlm.models.ready import build_native
 from medvlm.preflight.rehearsal.ready import save_tiny
 
 FPS = 2.5

@@ -16,7 +16,8 @@ from medvlm.core.errors import CheckpointError, RecipeError
 from medvlm.core.quantize import is_quantized
 from medvlm.core.run import RunFolder
 from medvlm.data.native import Processor
-from medvlm.models.native import NativeVLM, build_native
+from medvlm.models.native import NativeVLM
+from medvlm.models.ready import build_native
 from medvlm.models.restore import load_weights
 from medvlm.preflight.rehearsal.ready import save_tiny
 from medvlm.recipe.load import load

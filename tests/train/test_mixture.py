@@ -1,5 +1,5 @@
 """Texts, radiographs, dialogues with three images, volumes and videos in one stage of a ready model, packed from files:
-alone, in a batch, and on two ranks."""
+alone, in a batch, and on two ranks. Families that take one question or one picture get what they take."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
+from medvlm.core.config import kinds
+from medvlm.core.families import family_of
 from medvlm.core.run import RunFolder
 from medvlm.io.images import encode_npy, encode_png
 from medvlm.preflight.rehearsal.ready import save_tiny
@@ -21,6 +23,14 @@ pytestmark = pytest.mark.slow
 SIDES = ("left", "right")
 COUNT = 12
 """Samples of each source."""
+RANKED = ("qwen3_vl", "gemma3", "florence2")
+"""With videos, with pictures that are seen in both directions, and with an encoder."""
+PROCESSORS: dict[str, Any] = {
+    "qwen3_vl": {
+        "size": {"shortest_edge": 256, "longest_edge": 1024},
+        "video": {"size": {"shortest_edge": 512, "longest_edge": 2048}},
+    }
+}
 
 
 def make_table(name: str, **reader: Any) -> dict[str, Any]:
@@ -61,10 +71,10 @@ def write_files(raw: Path) -> None:
     (raw / "talks.json").write_text(json.dumps(records))
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mixture")
+def write_recipe(folder: Path, name: str) -> Path:
+    """name: of a family. A volume and a video are shown in slices where the family takes no videos."""
     write_files(folder / "raw")
+    family = family_of(name)
     talks = {"kind": "llava_json", "file": "talks.json", "medium": "film", "dialogue": True}
     cards = {
         "texts": make_table("texts"),
@@ -72,21 +82,22 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "scans": make_table("scans", media=[{"file": "scans/{file}", "kind": "scan"}]),
         "talks": {**make_table("talks"), "media": ["film"], "reader": talks},
     }
-    for name, card in cards.items():
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(card))
-    sources = {name: {"card": f"{name}.yaml", "root": str(folder / "raw")} for name in cards}
+    for source, card in cards.items():
+        (folder / f"{source}.yaml").write_text(yaml.safe_dump(card))
+    taken = ("clips", "scans") if family.asks_once else tuple(cards)
+    sources = {source: {"card": f"{source}.yaml", "root": str(folder / "raw")} for source in taken}
+    most = 1 if family.places_picture else 4
+    clip = {"max_slices": most, **({"video_fps": 2} if family.video_tensors else {})}
     model = {
-        "pretrained": str(save_tiny("qwen3_vl", folder / "model")),
-        "processor": {
-            "size": {"shortest_edge": 256, "longest_edge": 1024},
-            "video": {"size": {"shortest_edge": 512, "longest_edge": 2048}},
-        },
-        "views": {"clip": {"video_fps": 2, "max_slices": 4}, "scan": {"max_slices": 2}},
+        "pretrained": str(save_tiny(name, folder / "model")),
+        "processor": PROCESSORS.get(name, {}),
+        "views": {"clip": clip, "scan": {"max_slices": min(most, 2)}},
     }
     stage = {
-        "name": "mixed", "kind": "supervised", "mix": dict.fromkeys(("films", *cards), 1), "without_media": True,
-        "trains": ["encoders", "connectors", "language"], "steps": 2, "batch": 10, "max_tokens": 4096, "save_every": 0,
-        "loss_weights": {"sources": {"talks": 0.5}, "turns": [1, 2]},
+        "name": "mixed", "kind": "supervised", "mix": dict.fromkeys(("films", *taken), 1),
+        "without_media": "texts" in taken, "trains": ["encoders", "connectors", "language"], "steps": 2, "batch": 10,
+        "max_tokens": 4096, "save_every": 0,
+        "loss_weights": {"sources": {"talks": 0.5}, "turns": [1, 2]} if "talks" in taken else {},
     }  # fmt: skip
     content = {
         "name": "mixture",
@@ -98,17 +109,21 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_run.written(folder, {**content, "engine": {"device": "cpu", "workers": 0}})
 
 
-def test_each_sample_has_the_loss_that_it_has_alone(path: Path) -> None:
-    stage = tiny_run.staged(path, path.parent / "runs", "mixed")
+@pytest.mark.parametrize("family", kinds("families"))
+def test_each_sample_has_the_loss_that_it_has_alone(family: str, tmp_path: Path) -> None:
+    stage = tiny_run.staged(write_recipe(tmp_path, family), tmp_path / "runs", "mixed")
     stage.model.eval()
     prepared = first(stage)
-    assert {document.source for document in prepared} == {"films", "texts", "clips", "scans", "talks"}
+    assert {document.source for document in prepared} == set(stage.config.mix)
+    assert len(stage.config.mix) == (3 if family_of(family).asks_once else 5)
     (mixed,) = stage.make_micros(prepared, 1)
     alone = [loss_of(stage, stage.make_micros([document], 1)[0]).item() for document in prepared]
     assert loss_of(stage, mixed).item() == pytest.approx(sum(alone), rel=1e-5)
 
 
-def test_two_ranks_train_what_one_does(path: Path) -> None:
+@pytest.mark.parametrize("family", RANKED)
+def test_two_ranks_train_what_one_does(family: str, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, family)
     one = tiny_run.trained(path, path.parent / "one")
     tiny_run.run_ranks(Path(__file__).parent / "mixture_ranks.py", path, path.parent / "two")
     two = RunFolder(path.parent / "two" / "mixture")

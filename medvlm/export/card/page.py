@@ -23,6 +23,7 @@ from medvlm.export.card.text import (
     format_number,
     make_table,
 )
+from medvlm.export.language import ASKING, ASKING_ENCODER
 from medvlm.tasks._writing import Writing
 
 ORDER = {"train": 0, "val": 1, "test": 2}
@@ -85,6 +86,8 @@ def _describe_part(part: Mapping[str, Any]) -> str:
 def _explain_loading(about: About) -> str:
     target: Any = component("export.targets", about.kind)
     lines = target.LOADING(about.base) if callable(target.LOADING) else target.LOADING
+    if about.parity.get("has_encoder"):
+        lines = lines.replace(ASKING, ASKING_ENCODER)
     if others := ", ".join(f"`{name}`" for name in about.parity.get("adapters", ())):
         lines += (
             f"\n\nFurther adapters on the same base are in subfolders: {others}. Add one with"

@@ -100,6 +100,7 @@ def judge_answers(expected: dict[str, Any], result: dict[str, Any]) -> dict[str,
         "golden_that_differ": result["golden_that_differ"],
         "image_effect": expected["image_effect"],
         "image_sizes": [list(size) for size in SIZES],
+        **({"has_encoder": True} if expected.get("has_encoder") else {}),
         **{key: result[key] for key in ("class", "versions", "loading", "adapter_effect") if key in result},
         "cases": cases,
     }

@@ -94,6 +94,7 @@ def compare_adapted(folder: Path, reference: Path, expected: Found, tensors: Fou
 
 
 def _compare_cases(model: Any, folder: Path, reference: Path, expected: Found, tensors: Found) -> Found:
+    import torch
     import torchvision  # noqa: F401  transformers' image processors need it: fail here, not halfway
     from transformers import AutoProcessor
 
@@ -104,19 +105,21 @@ def _compare_cases(model: Any, folder: Path, reference: Path, expected: Found, t
         ids = inputs["input_ids"][0]
         found: Found = {"same_ids": ids.tolist() == case["ids"], "diff": None, "last_diff": None, "text": None}
         if found["same_ids"]:
-            logits, wanted = model(**inputs).logits[0].double(), tensors[f"logits.{i}"].double()
-            text = ids != model.config.image_token_id
-            found["diff"] = (logits - wanted)[text].abs().max().item()
-            found["last_diff"] = (logits - wanted)[-1].abs().max().item()
+            text, wanted = ids != model.config.image_token_id, tensors[f"logits.{i}"].double()
+            is_encoded, settings, said = model.config.is_encoder_decoder, model.generation_config, {}
+            if is_encoded:  # its decoder writes the words of the prompt that its encoder reads
+                start = ids.new_tensor([settings.decoder_start_token_id])
+                said = {"decoder_input_ids": torch.cat([start, ids[text]])[None]}
+            diff = model(**inputs, **said).logits[0].double() - wanted
+            diff = diff if is_encoded else diff[text]
+            found["diff"], found["last_diff"] = diff.abs().max().item(), diff[-1].abs().max().item()
             # do_sample is not passed: the proof includes that the folder decodes greedily by default.
-            answer = model.generate(**inputs, max_new_tokens=expected["max_new_tokens"])[0, len(ids) :]
+            most = expected["max_new_tokens"] + (settings.forced_bos_token_id is not None)  # which counts as new
+            answer = model.generate(**inputs, max_new_tokens=most)[0, 0 if is_encoded else len(ids) :]
             found["text"] = processor.decode(answer, skip_special_tokens=True)
         cases.append(found)
-    return {
-        "class": type(model).__name__,
-        "cases": cases,
-        "golden_that_differ": _find_differing(processor, reference, expected["golden"]),
-    }
+    golden = _find_differing(processor, reference, expected["golden"])
+    return {"class": type(model).__name__, "cases": cases, "golden_that_differ": golden}
 
 
 def _find_differing(processor: Any, reference: Path, conversations: list[Found]) -> list[int]:
@@ -137,6 +140,10 @@ def _make_question(case: Found, reference: Path) -> Found:
 
 
 def _tokenize(processor: Any, messages: list[Found], is_prompt: bool) -> Any:
+    if processor.chat_template is None:  # it takes one question, with its pictures
+        *shown, asked = messages[0]["content"]
+        pictures = [each["image"].convert("RGB") for each in shown]
+        return processor(images=pictures, text=[asked["text"]], return_tensors="pt")
     return processor.apply_chat_template(
         messages, add_generation_prompt=is_prompt, tokenize=True, return_dict=True, return_tensors="pt"
     )
@@ -155,12 +162,8 @@ def compare_embeddings(folder: Path, reference: Path, expected: Found, tensors: 
     model.eval()
     images = [_open_image(reference / name) for name in expected["images"]]
     # SigLIP expects texts padded to the full length, see its model card.
-    inputs = processor(
-        images=images,
-        text=expected["texts"],
-        padding="max_length" if model.config.model_type == "siglip" else True,
-        return_tensors="pt",
-    )
+    padding = "max_length" if model.config.model_type == "siglip" else True
+    inputs = processor(images=images, text=expected["texts"], padding=padding, return_tensors="pt")
     out = model(**inputs)
     same_ids = all(
         row[: len(ids)].tolist() == ids for row, ids in zip(inputs["input_ids"], expected["ids"], strict=True)

@@ -27,6 +27,7 @@ from medvlm.core.errors import ShapeError
 from medvlm.core.run import write_json
 from medvlm.core.weights import open_stock
 from medvlm.export.audit import Audit
+from medvlm.export.language import ASKING
 from medvlm.export.trained import Holds, Trained
 from medvlm.models.lora import take_off
 from medvlm.models.native import NativeVLM
@@ -35,19 +36,14 @@ from medvlm.recipe.targets import resolve
 
 LIBRARY, LOADER = "peft", "adapted_answers"
 HOLDS = Holds((VLM, NativeVLM), servers=("vllm",), relation="adapter")
-LINES = """\
+LINES = f"""\
 ```python
 from peft import PeftModel
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 processor, base = AutoProcessor.from_pretrained("PROCESSOR"), AutoModelForImageTextToText.from_pretrained("BASE")
 model = PeftModel.from_pretrained(base, "FOLDER")
-chat = [{"role": "user", "content": [{"type": "image", "image": Image.open("IMAGE")}, \
-{"type": "text", "text": "What does the image show?"}]}]
-inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True, \
-return_tensors="pt")
-print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
-```
+{ASKING}```
 
 """
 BESIDE = "base"
@@ -214,12 +210,15 @@ def _save(config: Any, stock_config: Any, tensors: dict[str, torch.Tensor], fold
         stock = AutoModelForImageTextToText.from_config(stock_config, trust_remote_code=False)
     config = copy.deepcopy(config)
     stock.name_or_path = config.base_model_name_or_path  # peft would write a local path otherwise
-    config.target_modules = pattern_of(
-        {name.partition(".lora_")[0] for name in tensors if ".lora_" in name},
-        [name for name, _ in stock.named_modules()],
-    )
+    layers = {name.partition(".lora_")[0] for name in tensors if ".lora_" in name}
+    config.target_modules = pattern_of(layers, [name for name, _ in stock.named_modules()])
+    if is_misread(config, stock):
+        # A weight by its name is left as it is. Dropout on it is refused, and is off in a finished adapter.
+        config.target_modules, config.target_parameters = [], [f"{layer}.weight" for layer in sorted(layers)]
+        config.lora_dropout = 0.0
     folder.mkdir(exist_ok=True)
-    config.task_type, config.inference_mode = "CAUSAL_LM", True
+    config.task_type = "SEQ_2_SEQ_LM" if stock_config.is_encoder_decoder else "CAUSAL_LM"
+    config.inference_mode = True
     with torch.device("meta"):
         made = get_peft_model(stock, config)
     named = {_name_in_peft(name, config.modules_to_save or ()): tensor.contiguous() for name, tensor in tensors.items()}
@@ -231,6 +230,20 @@ def _save(config: Any, stock_config: Any, tensors: dict[str, torch.Tensor], fold
     made.load_state_dict(named, strict=False, assign=True)
     made.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft writes its own model card
+
+
+def is_misread(config: Any, stock: Any) -> bool:
+    """Whether peft takes the layers of an adapter for others. In models with experts (GLM-4.5V) it reads names such as
+    gate_proj as those of all experts, which older releases of transformers had as layers, even if dense layers of
+    these names are meant. Experts have no adapters here."""
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    read = copy.deepcopy(config)
+    try:
+        convert_peft_config_for_transformers(read, stock, None)
+    except ValueError:  # it misses others of an expert's layers
+        return True
+    return bool(read.target_modules != config.target_modules)
 
 
 def _name_in_peft(name: str, whole: Iterable[str]) -> str:

@@ -87,11 +87,11 @@ def write_reference(trained: Trained, folder: Path) -> None:
     for name, picture in zip(names, pictures, strict=True):
         Image.fromarray(picture).save(folder / name)
     dialogue = NativeDialogue(prepare.processor)
-    both_ways = model.family.reads_prompt_both_ways  # the processor of such a family refuses a text without an image
+    once = model.family.asks_once  # the processor of such a family refuses a text without an image
     asked = (
         [([i], QUESTIONS[i % len(QUESTIONS)]) for i in range(len(pictures))]
-        + [([2, 0], "What is the difference?")]
-        + [([], "What is an image?")] * (not both_ways)
+        + [([2, 0], "What is the difference?")] * (not model.family.places_picture)
+        + [([], "What is an image?")] * (not once)
     )
     cases: list[dict[str, Any]] = []
     tensors: dict[str, torch.Tensor] = {}
@@ -118,10 +118,17 @@ def write_reference(trained: Trained, folder: Path) -> None:
                     "text": tokenizer.decode(answer, skip_special_tokens=True),
                 }
             )
-    golden = [] if both_ways else list(_make_golden(prepare.processor, dialogue, pictures, names))
+    golden = [] if once else list(_make_golden(prepare.processor, dialogue, pictures, names))
     references.save(
         folder,
-        {"kind": "answers", "max_new_tokens": MAX_NEW_TOKENS, "image_effect": effect, "cases": cases, "golden": golden},
+        {
+            "kind": "answers",
+            "max_new_tokens": MAX_NEW_TOKENS,
+            "image_effect": effect,
+            "has_encoder": model.has_encoder,
+            "cases": cases,
+            "golden": golden,
+        },
         tensors,
     )
 
