@@ -148,7 +148,7 @@ def test_splits_of_the_archive_are_kept(tmp_path: Path, capsys: Capture) -> None
         (made.make_table, [], "auroc"),
         (made.make_masks, [], "dice"),
         (made.make_questions, [], "accuracy"),
-        (made.make_captions, ["--for", "captions"], "recall@1"),
+        (made.make_captions, ["--for", "captions"], "image_to_text_top1"),
         (made.make_volumes, [], "dice"),
         (
             lambda root: made.make_dicom(root, is_identified=False),
