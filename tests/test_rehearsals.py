@@ -162,8 +162,9 @@ def test_a_system_goes_from_archives_of_its_cards_to_its_evaluation(
     assert main(["train", str(tmp_path / "recipe.yaml"), "--runs", str(tmp_path / "runs")]) == 0
     steps = [json.loads((run / stage.name / "stage.json").read_text())["step"] for stage in small.recipe.stages]
     assert steps == [stage.steps for stage in small.recipe.stages]
-    assert main(["evaluate", str(run)]) == 0
-    check_results(loaded, run)
+    if loaded.recipe.evaluate.pairs():  # a card without labels has nothing to ask of an encoder
+        assert main(["evaluate", str(run)]) == 0
+        check_results(loaded, run)
 
 
 def evaluate_as_it_is(loaded: LoadedRecipe, shards: dict[str, Path], folder: Path) -> None:

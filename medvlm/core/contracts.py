@@ -223,14 +223,16 @@ embeddings, with the `log_scale` of their similarity and its `bias`, if any; `pa
 
 
 class EncoderModule(Protocol):
-    """config: its Config. preprocess(config) -> Preprocess. facts(config) -> EncoderFacts. build(config) -> nn.Module
-    with attributes `width: int`, `grid: tuple`, `input_shape: tuple` and forward(pixels) -> Features; on the meta
-    device it reads no weights. standalone(config, built) -> a config that builds the same module without an id or a
-    path. If its `tower` is a model of another library with an export target: LIBRARY, its name, and not_stock(config)
-    -> why the library alone cannot compute the encoder, or "". CAN_BE_FUSED, SEES_SLICES: whether `fused` and `slices`
-    may build on it. NEEDS_VALUES: build() computes with the weights of a file, so that they cannot stay in it until
-    they are sharded. scale_down(config) -> the config at toy size, if more than widths and numbers of layers must
-    change. A built encoder whose attribute `can_mask` is true has forward(pixels, masking), see Masking."""
+    """config: its Config. preprocess(config) -> Preprocess. facts(config) -> EncoderFacts. build(config) ->
+    nn.Module with attributes `width: int`, `grid: tuple`, `input_shape: tuple` and forward(pixels) -> Features; on
+    the meta device it reads no weights. standalone(config, built) -> a config that builds the same module without
+    an id or a path. If its `tower` is a model of another library with an export target: LIBRARY, its name, and
+    not_stock(config) -> why the library alone cannot compute the encoder, or "". For nnU-Net, also
+    describe_network(config), what its plan says of the network, and name_for_nnunet(name), the names of a tensor of
+    `tower` in its checkpoint. CAN_BE_FUSED, SEES_SLICES: whether `fused` and `slices` may build on it.
+    NEEDS_VALUES: build() computes with the weights of a file, so that they cannot stay in it until they are
+    sharded. scale_down(config) -> the config at toy size, if more than widths and numbers of layers must change. A
+    built encoder whose attribute `can_mask` is true has forward(pixels, masking), see Masking."""
 
 
 # --- connectors: medvlm/connectors/KIND.py ----------------------------------------------------------

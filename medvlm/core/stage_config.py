@@ -21,6 +21,8 @@ class Optim(Config):
     the samples. `adamw8bit`: AdamW with moments in 8 bits, a quarter of the memory; needs bitsandbytes."""
     lr: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.01, ge=0)
+    weight_decay_end: float | None = Field(None, gt=0, exclude_if=lambda end: end is None)
+    """The weight decay of the last step, reached along half a cosine, as in DINO (arXiv 2104.14294, section 4)."""
     betas: tuple[float, float] = (0.9, 0.98)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: float = Field(0.05, ge=0, lt=1)
@@ -32,6 +34,15 @@ class Optim(Config):
     layer_decay: float | None = Field(None, gt=0, lt=1)
     """Factor on the rate from each layer of a tower to the one below: its last layer has the whole rate, and what is
     below its first layer the lowest one (BEiT, arXiv 2106.08254; MAE's fine-tuning of a ViT-B has 0.65)."""
+    rests: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field({}, exclude_if=lambda rests: not rests)
+    """Module or pattern -> share of the steps, from the first on, in which its rate is 0, e.g.
+    {objective.head.prototypes: 0.01} as in DINO, whose last layer rests for an epoch."""
+
+    @model_validator(mode="after")
+    def _decays_to_something(self) -> Self:
+        if self.weight_decay_end is not None and not self.weight_decay:
+            raise ValueError("weight_decay_end is set, but weight_decay is 0; set what it begins with, or remove it")
+        return self
 
 
 class OptimOf(Optim):

@@ -59,6 +59,12 @@ def choose(
     )
 
 
+def choose_layers(states: Sequence[torch.Tensor], grid: tuple[int, ...], layers: tuple[int, ...]) -> Features:
+    """The Features of an input that is seen whole. layers: none for the last; pooled is the mean of what is chosen."""
+    found = choose(states, 0, grid, Masking(layers=layers), None)
+    return Features(found.patches, found.patches.mean(1), grid) if layers else found
+
+
 def find_grid(pixels: torch.Tensor, patch: tuple[int, ...]) -> tuple[int, ...]:
     """Raises ShapeError if the patches do not tile the input."""
     size = tuple(pixels.shape[2:])

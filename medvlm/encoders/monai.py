@@ -1,5 +1,5 @@
-"""MONAI's 3D networks as encoders of volumes: ViT, ResNet, DenseNet, and the encoder halves of SwinUNETR and
-SegResNet."""
+"""MONAI's 3D networks as encoders of volumes: ViT, ResNet, DenseNet, and the encoder halves of SwinUNETR, SegResNet and
+MedNeXt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Side = tuple[float, float, float]
 
 class Config(EncoderConfig, LoadedFile):
     kind: Literal["monai"]
-    net: Literal["ViT", "SwinUNETR", "SegResNet", "ResNet", "DenseNet"] = "ViT"
+    net: Literal["ViT", "SwinUNETR", "SegResNet", "ResNet", "DenseNet", "MedNeXt"] = "ViT"
     patch: tuple[int, int, int] | None = None
     """ViT: patch size in voxels of the resized volume, along depth, height and width."""
     patch_mm: Side | None = None
@@ -44,7 +44,7 @@ class Config(EncoderConfig, LoadedFile):
     """By default the output of the network. -2 is the second to last block of a ViT, or stage of the others."""
     args: dict[str, Any] = {}
     """Extra arguments of the network's class, e.g. {feature_size: 48, use_v2: true} for SwinUNETR, {init_filters: 32}
-    for SegResNet."""
+    for SegResNet, {blocks_down: [3, 4, 8, 8], kernel_size: 5} for MedNeXt."""
     preprocess: Preprocess
 
     @model_validator(mode="after")
@@ -108,6 +108,8 @@ def facts(config: Config) -> EncoderFacts:
             width=config.width * count, grid=tuple(side // p for side, p in zip(size, config.voxels, strict=True))
         )
     args = {"feature_size": 24, "blocks_down": (1, 2, 2, 4), "init_filters": 8, **config.args}
+    if config.net == "MedNeXt":
+        return EncoderFacts(width=None, grid=None)
     first = args["feature_size"] if config.net == "SwinUNETR" else args["init_filters"]
     if config.layer is not None or not isinstance(first, int):  # building the network refuses another
         return EncoderFacts(width=None, grid=None)
@@ -168,9 +170,9 @@ class Volume(MeasuredEncoder):
 
 def _find_modules() -> list[ModuleType]:
     from monai.networks import nets
-    from monai.networks.nets import densenet, resnet
+    from monai.networks.nets import densenet, mednext, resnet
 
-    return [nets, resnet, densenet]
+    return [nets, resnet, densenet, mednext]
 
 
 # --- the networks ------------------------------------------------------------------------------------
@@ -243,6 +245,24 @@ def _make_densenet(config: Config) -> nn.Module:
     return features
 
 
+def _make_mednext(config: Config) -> nn.Module:
+    from monai.networks.nets.mednext import MedNeXt
+
+    made = MedNeXt(spatial_dims=3, in_channels=config.preprocess.channels, out_channels=1, **config.args)
+    made.up_blocks, made.dec_stages, made.out_0 = nn.ModuleList(), nn.ModuleList(), nn.Identity()
+    made.out_blocks = nn.ModuleList()
+    return made
+
+
+def _run_mednext_stages(tower: Any, x: torch.Tensor) -> list[torch.Tensor]:
+    x, found = tower.stem(x), []
+    for stage, narrow in zip(tower.enc_stages, tower.down_blocks, strict=True):
+        x = stage(x)
+        found.append(x)
+        x = narrow(x)
+    return [*found, tower.bottleneck(x)]
+
+
 def _run_resnet_stages(tower: Any, x: torch.Tensor) -> list[torch.Tensor]:
     x = tower.act(tower.bn1(tower.conv1(x)))
     x = x if tower.no_max_pool else tower.maxpool(x)
@@ -277,6 +297,11 @@ NETS: dict[str, tuple[Callable[[Config], nn.Module], Callable[[Any, torch.Tensor
         lambda config: len(config.args.get("blocks_down", (1, 2, 2, 4))),
     ),
     "ResNet": (_make_resnet, _run_resnet_stages, lambda config: 4),
+    "MedNeXt": (
+        _make_mednext,
+        _run_mednext_stages,
+        lambda config: len(config.args.get("blocks_down", (2, 2, 2, 2))) + 1,
+    ),
     "DenseNet": (
         _make_densenet,
         _run_densenet_stages,

@@ -67,8 +67,9 @@ def check_stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[P
     yield from _check_origin(recipe, i)
     for j, pattern in enumerate(stage.trains):
         yield from _check_pattern(recipe, i, pattern, (*path, "trains", j))
-    for pattern in stage.optim.lr_of:
-        yield from _check_pattern(recipe, i, pattern, (*path, "optim", "lr_of", pattern))
+    for key, patterns in (("lr_of", stage.optim.lr_of), ("rests", stage.optim.rests)):
+        for pattern in patterns:
+            yield from _check_pattern(recipe, i, pattern, (*path, "optim", key, pattern))
     yield from _check_lora(recipe, i)
     yield from _check_engine(recipe, i)
 
@@ -105,7 +106,8 @@ def _check_origin(recipe: Recipe, i: int) -> Iterator[Problem]:
 
 
 def _check_pattern(recipe: Recipe, i: int, pattern: str, path: KeyPath) -> Iterator[Problem]:
-    """What a name in `trains` or `lr_of` can mean. Whether it matches parameters is checked when the model is built."""
+    """What a name in `trains`, `lr_of` or `rests` can mean. Whether it matches parameters is checked when the model is
+    built."""
     stage, composition = recipe.stages[i], find_composition(recipe, i)
     first, *rest = pattern.split(".")
     if "*" in first or composition is None:

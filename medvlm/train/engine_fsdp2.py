@@ -59,10 +59,13 @@ class Fsdp2(Engine):
         # would be a block, so the root is initialized here.
         for each in (model, *self.extra_models.values()):
             each._get_fsdp_state()._lazy_init()
+        for each in self.extra_models.values():
+            # A root stays gathered after its forward pass, for a backward pass that these models do not have.
+            each.set_reshard_after_forward(True, recurse=False)  # type: ignore[operator]
         return model
 
     def _gather(self, model: nn.Module) -> AbstractContextManager[None]:
-        return _gather_all(model)
+        return _gather_all(model, model if model is self.model else None)
 
     def defer_sync(self, enabled: bool) -> AbstractContextManager[None]:
         return nullcontext()
@@ -78,9 +81,11 @@ class Fsdp2(Engine):
 
 
 @contextmanager
-def _gather_all(model: nn.Module) -> Iterator[None]:
-    """Keeps all weights gathered. The hooks of FSDP2 gather a unit when it is called, but the number of calls differs
-    between ranks that generate answers."""
+def _gather_all(model: nn.Module, stays: nn.Module | None) -> Iterator[None]:
+    """Keeps all weights gathered. stays: what stays so after a forward pass outside of this context.
+
+    The hooks of FSDP2 gather a unit when it is called, but the number of calls differs between ranks that generate
+    answers."""
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
@@ -89,5 +94,5 @@ def _gather_all(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for unit in units:
-            unit.set_reshard_after_forward(unit is not model, recurse=False)
+            unit.set_reshard_after_forward(unit is not stays, recurse=False)
             unit.reshard()

@@ -48,8 +48,8 @@ class Zero(Engine):
             read_partitions(model, deepspeed, self._make_settings(), self.device, self.rank, self.world)
 
     def setup(self, model: nn.Module, optimizers: Mapping[str, torch.optim.Optimizer]) -> nn.Module:
-        """Raises RecipeError for several optimizers, and for extra models."""
-        beside = [name for name in (*optimizers, *self.extra_models) if name]
+        """Raises RecipeError for several optimizers, and for extra models beside a model that is divided."""
+        beside = [name for name in (*optimizers, *(self.extra_models if self.is_sharded else ())) if name]
         if beside:
             raise RecipeError(
                 f"engine.kind {self.config.kind} trains one model with one optimizer, and this stage has"
@@ -168,7 +168,10 @@ class Zero(Engine):
             {**{k: v for k, v in g.items() if k != "params"}, "params": names}
             for g, names in zip(self._optimizer.param_groups, self._grouped, strict=True)
         ]
-        return {"model": model, "optim": {"state": states, "param_groups": settings}}
+        tensors = {"model": model, "optim": {"state": states, "param_groups": settings}}
+        if self.extra_models:
+            tensors["models"] = {name: extra.state_dict() for name, extra in self.extra_models.items()}
+        return tensors
 
     def load(self, read: Read, names: Collection[str]) -> None:
         chunk: dict[str, torch.Tensor] = {}
@@ -178,6 +181,8 @@ class Zero(Engine):
                 self._load(chunk, read, names)
                 chunk = {}
         self._load(chunk, read, names)
+        if self.extra_models:  # whole on every rank, and filled in place
+            read({"models": {name: extra.state_dict() for name, extra in self.extra_models.items()}})
 
     def _load(self, weights: dict[str, torch.Tensor], read: Read, names: Collection[str]) -> None:
         trained, own = self._list_trained(), self._list_weights()

@@ -18,6 +18,8 @@ from medvlm.train.tensors import shape_of
 
 Matches = Callable[[str, str], bool]
 CPU = torch.device("cpu")
+RESTS = "rests"
+"""Of a group of parameters: the share of the steps in which they rest."""
 
 
 def make_optimizers(
@@ -58,14 +60,15 @@ def make_optimizer(
     """An optimizer of the trained parameters in `own`, by default of all. Vectors and scalars (biases, norms, scales)
     get no weight decay.
 
-    Raises RecipeError for an `lr_of` that matches no trained parameter, and for a kind that cannot run here.
+    Raises RecipeError for an `lr_of` or `rests` that matches no trained parameter, and for a kind that cannot run here.
     """
     matrices = {id(p) for p in find_hidden_matrices(model)} if config.kind == "muon" else set()
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float, bool, float], list[nn.Parameter]] = {}
     trained = [(n, p) for n, p in _list_trained(model) if own is None or n in own]
-    for pattern in config.lr_of:
-        if not any(matches(name, pattern) for name, _ in trained):
-            raise RecipeError(f"stages.{stage}.optim.lr_of: {pattern!r} matches no trained parameter")
+    for key, patterns in (("lr_of", config.lr_of), ("rests", config.rests)):
+        for pattern in patterns:
+            if not any(matches(name, pattern) for name, _ in trained):
+                raise RecipeError(f"stages.{stage}.optim.{key}: {pattern!r} matches no trained parameter")
     of_layer = find_layer_factors(model, config.layer_decay, stage) if config.layer_decay else {}
     for name, parameter in trained:
         factor = next((f for pattern, f in config.lr_of.items() if matches(name, pattern)), 1.0)
@@ -73,10 +76,17 @@ def make_optimizer(
         decay = config.weight_decay if len(shape_of(parameter)) > 1 else 0.0
         # The two factors of an adapter form a matrix only together, so they get AdamW.
         orthogonal = id(parameter) in matrices and not matches(name, "lora")
-        groups.setdefault((factor, decay, orthogonal), []).append(parameter)
-    options = [
-        {"params": p, "weight_decay": decay, "factor": factor, "orthogonal": turned}
-        for (factor, decay, turned), p in groups.items()
+        rests = next((share for pattern, share in config.rests.items() if matches(name, pattern)), 0.0)
+        groups.setdefault((factor, decay, orthogonal, rests), []).append(parameter)
+    options: list[dict[str, Any]] = [
+        {
+            "params": p,
+            "weight_decay": decay,
+            "factor": factor,
+            "orthogonal": turned,
+            **({RESTS: rests} if rests else {}),
+        }
+        for (factor, decay, turned, rests), p in groups.items()
     ]
     if config.kind == "adamw8bit":
         return _make_eight_bit(options, config, device, stage)
@@ -136,10 +146,13 @@ def _make_eight_bit(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, config: Optim, step: int, steps: int) -> float:
-    """Sets every group's rate for `step` (from 0) and returns the base rate."""
+    """Sets every group's rate and weight decay for `step` (from 0) and returns the base rate."""
     rate = config.lr * compute_rate_factor(config, step, steps)
+    decay = compute_decay(config, step, steps)
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["factor"]
+        group["lr"] = 0.0 if step < group.get(RESTS, 0.0) * steps else rate * group["factor"]
+        if group["weight_decay"]:
+            group["weight_decay"] = decay
     return rate
 
 
@@ -150,3 +163,13 @@ def compute_rate_factor(config: Optim, step: int, steps: int) -> float:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
     return {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[config.schedule]
+
+
+def compute_decay(config: Optim, step: int, steps: int) -> float:
+    """Half a cosine from `weight_decay` in the first step to `weight_decay_end` in the last."""
+    if config.weight_decay_end is None:
+        return config.weight_decay
+    done = step / max(1, steps - 1)
+    return config.weight_decay_end + 0.5 * (config.weight_decay - config.weight_decay_end) * (
+        1 + math.cos(math.pi * done)
+    )

@@ -37,6 +37,8 @@ ROOTS = {
     "cxr_hannover": "cxr_hannover",
     "cxr_hannover_pairs": "cxr_hannover",
     "chase_db1": "chase_db1",
+    "chase_db1_patches": "chase_db1",
+    "dsb2018_patches": "dsb2018_nuclei",
     "dsb2018_nuclei": "dsb2018_nuclei",
     "kvasir_seg": "nc/kvasir_seg_352",
     "slake_questions": "slake_questions",
@@ -47,7 +49,7 @@ ROOTS = {
     "dicom_series": "dicom_series",
     "dicom_pydicom": "dicom_pydicom",
 }
-SLOW = ("bccd_cells",)
+SLOW = ("bccd_cells", "chase_db1_patches", "dsb2018_patches")
 QUICK_AND_SLOW = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(ROOTS)]
 REFUSED = {
     "dicom_series": {"1 slice; a volume needs at least 3": 3},
@@ -173,7 +175,9 @@ def test_licences_are_those_of_the_archives():
         "cxr_hannover": ("CC-BY-3.0", True, False),
         "cxr_hannover_pairs": ("CC-BY-3.0", True, False),
         "chase_db1": ("CC-BY-4.0", True, False),
+        "chase_db1_patches": ("CC-BY-4.0", True, False),
         "dsb2018_nuclei": ("CC0-1.0", True, False),
+        "dsb2018_patches": ("CC0-1.0", True, False),
         "kvasir_seg": ("custom", False, False),
         "slake_questions": ("CC-BY-4.0", True, False),
         "volumes_ct": ("Apache-2.0", True, False),
@@ -197,7 +201,9 @@ COUNTS = {
     "cxr_hannover": (98, 240, 49),
     "cxr_hannover_pairs": (44, 44, 26),
     "chase_db1": (24, 72, 12),
+    "chase_db1_patches": (2880, 2880, 12),
     "dsb2018_nuclei": (42, 109, 0),
+    "dsb2018_patches": (2520, 2520, 42),
     "kvasir_seg": (80, 320, 0),
     "slake_questions": (174, 2099, 0),
     "volumes_ct": (2, 0, 1),

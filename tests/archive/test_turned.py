@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medvlm.archive.crops import load_crop
 from medvlm.archive.packing.stored import prepare_sample
-from medvlm.archive.readers.voc import load_crop
 from medvlm.core.card import Card
 from medvlm.core.contracts import Preprocess, RawSample
 from medvlm.core.errors import DataError

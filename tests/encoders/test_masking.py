@@ -26,6 +26,8 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "timm, registers": {**TIMM, "args": {**ARGS, "reg_tokens": 2, "no_embed_class": True}},
     "monai": MONAI,
     "monai, class": {**MONAI, "class_token": True},
+    "primus": {"kind": "primus", "width": 24, "layers": 2, "heads": 2, "patch": [4, 8, 8], "preprocess": VOLUME},
+    "state space": {"kind": "ssm", "width": 24, "layers": 2, "patch": [4, 8, 8], "preprocess": VOLUME},
     "vit": {"kind": "transformers", "config": {"model_type": "vit", **SMALL}, "preprocess": SQUARE},
     "dinov2": {"kind": "transformers", "config": {"model_type": "dinov2", **SMALL}, "preprocess": SQUARE},
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from medvlm.core.config import component
 from medvlm.core.protocols import Row
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Sample
 from medvlm.core.terminology import Terminology
+from medvlm.evaluate.compare import compare
 from medvlm.evaluate.protocols import knn, linear_probe, zero_shot
+from medvlm.evaluate.protocols._vectors import keep_few
 from medvlm.evaluate.run import evaluate
 from medvlm.io.shards import ShardSet
 from tests.evaluate.toy import Noisy, write_shards
@@ -69,6 +74,47 @@ def test_what_the_vectors_hold_is_found_and_what_they_lack_is_not(shards: ShardS
     assert blind["neighbours map:side"]["paired"]["verdict"] != "better"  # type: ignore[index]
     assert seen["neighbours recall1:side"]["baselines"]["chance"] == pytest.approx(0.5, abs=0.1)
     assert seen["knn accuracy"]["n"] == 160 and seen["knn accuracy:side"]["patients"] == 40
+
+
+def test_two_encoders_are_compared_on_the_same_questions(shards: ShardSet, tmp_path: Path) -> None:
+    for name in ("blind", "seen", "again"):
+        probe(name != "blind", shards, tmp_path / name)
+    found = compare({name: [tmp_path / name / "evaluate"] for name in ("blind", "seen")})
+    rows = {f"{each.task} {each.metric}": each for each in found}
+    for group in ("knn", "linear_probe"):
+        one = rows[f"{group} accuracy:side"]
+        answers = {
+            name: [
+                json.loads(line) for line in (tmp_path / name / "evaluate" / f"{group}.jsonl").read_text().splitlines()
+            ]
+            for name in ("blind", "seen")
+        }
+        right = {
+            n: np.mean([r["found"] == r["expected"] for r in a if r["template"] == "side"]) for n, a in answers.items()
+        }
+        assert one.difference == pytest.approx(right["seen"] - right["blind"], abs=1e-3) and one.difference > 0.2
+        assert one.ci is not None and one.ci[0] > 0 and one.patients == 40
+    same = compare({name: [tmp_path / name / "evaluate"] for name in ("seen", "again")})
+    assert all(each.difference == 0 for each in same)
+
+
+@pytest.mark.parametrize("kind", ["knn", "linear_probe"])
+def test_few_answers_are_the_same_few_for_every_model(kind: str, shards: ShardSet, tmp_path: Path) -> None:
+    known = [(n, "left" if n % 5 else "right") for n in range(100)]
+    keys = [f"sample{n}" for n in range(100)]
+    few = keep_few(known, keys, 8, seed=1)
+    assert Counter(answer for _, answer in few) == {"left": 8, "right": 8} and set(few) <= set(known)
+    assert few == keep_few(known, keys, 8, seed=1) != keep_few(known, keys, 8, seed=2)
+    assert len(keep_few(known, keys, 30, seed=1)) == 30 + 20, "there are 20 of one of them"
+    training, places = ([(split, i) for i in range(shards.count(split))] for split in ("train", "test"))
+    model = Seeing(True)
+    config = component("evaluate.protocols", kind).Config(per_answer=2)
+    rows = evaluate(
+        [model], shards, dataset="toy", split="test", places=places, training=lambda: training,
+        out=RunFolder(tmp_path), protocols=[config], resamples=50,
+    )  # fmt: skip
+    (side,) = (row for row in rows if row["metric"] == "accuracy:side")
+    assert side["baselines"]["majority"] == pytest.approx(0.5, abs=0.15), "of equally many answers"
 
 
 class Matching(Seeing):

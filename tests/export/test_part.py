@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from medvlm.core.run import RunFolder
 from medvlm.export.proof import parity
@@ -82,6 +83,30 @@ def test_an_encoder_of_volumes_becomes_a_graph_with_its_connector(exported: Any)
     assert str(Path(__file__).parents[2]).encode() not in (receipt.folder / "model.onnx").read_bytes()
 
 
+PRIMUS = {"kind": "primus", "size": "S", "layer_scale": 0.1, "norm_attention": True}
+CUBE = {"channels": 1, "mean": [0.5], "std": [0.5], "fit": "crop", "spacing_mm": [2.0, 1.0, 1.0], "window": [0, 4000]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("net", "size", "name"), [(PRIMUS, [16, 16, 24], "PrimusS"), ({"kind": "resenc"}, [64, 64, 64], "ResEncL")]
+)
+def test_a_network_of_nnunet_becomes_a_checkpoint_for_its_fine_tuning(
+    net: dict[str, Any], size: list[int], name: str, run: RunFolder, tmp_path: Path
+) -> None:
+    encoder = {**net, "serves": ["ct"], "connector": {"kind": "linear"}, "preprocess": {**CUBE, "size": size}}
+    receipt = export(run, tmp_path / "out", trained_of(recipe_of({}, {}, ct=encoder)), "encoder.ct")
+    assert receipt.kind == "nnunet" and receipt.parity["class"] == name
+    assert receipt.parity["max_abs_embedding_diff"] <= 1e-4 and not any(receipt.parity["loading"].values())
+    stored = torch.load(receipt.folder / "checkpoint.pth", weights_only=True)
+    plan = stored["nnssl_adaptation_plan"]
+    (seen,) = plan["pretrain_plan"]["configurations"].values()
+    assert seen == {"spacing": [2.0, 1.0, 1.0], "patch_size": size} and plan["pretrain_num_input_channels"] == 1
+    keys = plan["key_to_encoder"], plan["key_to_stem"]
+    assert all(any(each.startswith(f"{key}.") for key in keys) for each in stored["network_weights"])
+    assert all(f"{key}.weight" in stored["network_weights"] for key in plan["keys_to_in_proj"])
+
+
 def test_of_a_dual_encoder_the_graph_gives_unit_embeddings(exported: Any) -> None:
     receipt = exported("onnx", None)
     assert (
@@ -97,6 +122,7 @@ def test_of_a_dual_encoder_the_graph_gives_unit_embeddings(exported: Any) -> Non
         ("encoder.pet", "there is no encoder 'pet'"),
         ("tower.ct", "encoders.ct is of kind monai, not a tower of transformers"),
         ("timm.film", "encoders.film is of kind transformers, not a timm network"),
+        ("nnunet.ct", "encoders.ct is of kind monai, not a network of nnU-Net"),
     ],
 )
 def test_an_encoder_that_is_not_there_is_refused_with_the_choice(target: str, reason: str) -> None:

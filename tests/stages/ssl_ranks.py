@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import yaml
 
-from tests.ssl_run import DINO, MAE, SIMDINO, VOCO
+from tests.ssl_run import DINO, LVM_MED, MAE, SIMDINO, VOCO
+from tests.tiny_run import trained
 from tests.train.two_ranks import first_step
 
 CASES: dict[str, dict[str, Any]] = {
@@ -21,7 +22,11 @@ CASES: dict[str, dict[str, Any]] = {
     "dino by its mean": {"loss": {**DINO, "centring": "mean"}, "check_every": 1},
     "simdino": {"loss": SIMDINO, "check_every": 1},
     "voco": {"loss": VOCO},
+    "lvm_med": {"loss": LVM_MED},
 }
+TAUGHT: dict[str, dict[str, Any]] = {"loss": {**DINO, "centring": "mean", "momentum": 0.5}}
+ENGINES = {"fsdp2": "fsdp2", "zero2": "zero2", "ddp-bf16": "ddp"}
+"""Name of a run with a teacher -> its engine."""
 
 
 def run(folder: Path, case: str) -> dict[str, Any]:
@@ -29,6 +34,16 @@ def run(folder: Path, case: str) -> dict[str, Any]:
     return first_step(folder / "recipe.yaml", folder / "runs", "look", *changes)
 
 
+def train_taught(folder: Path, name: str, kind: str) -> None:
+    """All steps of a stage with a teacher, whose checkpoints hold it."""
+    changes = [f"stages.0.{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in TAUGHT.items()]
+    precision = ["engine.precision=bf16-mixed"] if name.endswith("bf16") else []
+    trained(folder / "recipe.yaml", folder / "runs", f"name={name}", f"engine.kind={kind}", *precision, *changes)
+
+
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    torch.save({case: run(folder, case) for case in CASES}, folder / f"rank-{os.environ['RANK']}.pt")
+    folder, only = Path(sys.argv[1]), sys.argv[2:]
+    for name in only:
+        train_taught(folder, name, ENGINES[name])
+    if not only:
+        torch.save({case: run(folder, case) for case in CASES}, folder / f"rank-{os.environ['RANK']}.pt")

@@ -6,6 +6,7 @@ import copy
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -96,9 +97,45 @@ def test_every_trained_parameter_has_its_rate_and_only_matrices_decay() -> None:
     }
 
 
-def test_a_rate_for_nothing_that_is_trained_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"stages.pair.optim.lr_of: 'heads' matches no trained parameter"):
-        make_optimizer(model(), Optim(lr_of={"heads": 0.1}), matches, "pair")
+@pytest.mark.parametrize("key", ["lr_of", "rests"])
+def test_a_rate_for_nothing_that_is_trained_is_refused(key: str) -> None:
+    with pytest.raises(RecipeError, match=rf"stages.pair.optim.{key}: 'heads' matches no trained parameter"):
+        make_optimizer(model(), Optim.model_validate({key: {"heads": 0.1}}), matches, "pair")
+
+
+def test_a_module_rests_for_its_share_of_the_steps() -> None:
+    """As the last layer of DINO, by a rate of 0: its moments follow, its weights and decay do not."""
+    made = model()
+    optim = Optim(lr=0.5, weight_decay=0.1, rests={"language.0": 0.3}, schedule="constant", warmup=0)
+    optimizer, rates = make_optimizer(made, optim, matches, "pair"), []
+    for step in range(5):
+        set_rate(optimizer, optim, step, steps=10)
+        found = settings_of(optimizer, made)
+        rates.append(found["language.0.weight"][0])
+        assert found["encoders.film.weight"] == (0.5, 0.1)
+        before = made["language"][0].weight.clone()  # type: ignore[index]
+        made["language"](made["encoders"]["film"](torch.ones(2, 3))).square().sum().backward()  # type: ignore[index]
+        optimizer.step()
+        assert torch.equal(before, made["language"][0].weight) == (step < 3)  # type: ignore[index]
+    assert rates == [0, 0, 0, 0.5, 0.5]
+
+
+def test_weight_decay_goes_to_its_end_along_half_a_cosine() -> None:
+    made = model()
+    optim = Optim(lr=0.5, weight_decay=0.04, weight_decay_end=0.4)
+    optimizer, found = make_optimizer(made, optim, matches, "pair"), []
+    for step in range(11):
+        set_rate(optimizer, optim, step, steps=11)
+        of_all = settings_of(optimizer, made)
+        found.append(of_all["encoders.film.weight"][1])
+        assert of_all["encoders.film.bias"][1] == 0
+    expected = 0.4 + 0.5 * (0.04 - 0.4) * (1 + np.cos(np.pi * np.arange(11) / 10))  # cosine_scheduler of DINO's code
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_a_decay_that_begins_at_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="weight_decay is 0"):
+        Optim(weight_decay=0.0, weight_decay_end=0.4)
 
 
 def test_moments_in_8_bits_step_almost_as_adamw_and_come_back_from_a_checkpoint() -> None:

@@ -1,6 +1,7 @@
 """Reads folders without a table, whose paths carry the information: images or volumes, and masks of images.
 
-Masks are converted to boxes, counts and areas of the objects that they mark. They are stored only with `mask`.
+Masks are converted to boxes, counts and areas of the objects that they mark. They are stored only with `mask`. With
+`patches`, an image becomes patches that show a class of the masks or none of it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from medvlm.archive.crops import Patches, make_patch
 from medvlm.archive.mask_labels import (
     MEMBER,
     MaskQuestion,
@@ -69,6 +71,8 @@ class Config(AsksAboutObjects, FileOptions):
     """Stores the masks with the image, and asks for them; by default only boxes, counts and areas are kept."""
     mask_file: TableMask | None = None
     """In place of `masks`, a file whose values mark several classes, or the voxels of a volume."""
+    patches: Patches | None = None
+    """In place of the images, patches of them."""
     questions: tuple[TableQuestion, ...] = ()
     """Questions about the groups of the path."""
     rename: dict[str, dict[str, str]] = Field(default_factory=dict)
@@ -101,6 +105,29 @@ class Config(AsksAboutObjects, FileOptions):
                 raise ValueError(f"masks of {each.of!r}, expected one of the classes {', '.join(self.classes)}")
         return self
 
+    @model_validator(mode="after")
+    def _asks_about_patches_alone(self) -> Config:
+        if self.patches is None:
+            return self
+        others = (
+            self.count,
+            self.boxes,
+            self.presence,
+            self.area,
+            self.mask,
+            self.mask_file,
+            self.questions,
+            self.report,
+        )
+        if any(others):
+            raise ValueError(
+                "`patches` asks each patch for its class; leave out count, boxes, presence, area, mask,"
+                " mask_file, questions and report"
+            )
+        if self.patches.of not in {each.of for each in self.masks}:
+            raise ValueError(f"patches of {self.patches.of!r}, which has no entry in `masks`")
+        return self
+
 
 def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred]:
     """One sample per image, sorted by path. Masks and slides, which have to be decoded, are read in a child process.
@@ -109,11 +136,35 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred]:
     images = _find_images(config, root)
     for number, (path, groups) in enumerate(images, 1):
         where = f"image {number} of {len(images)}"
+        if config.patches:
+            yield from _list_patches(config, config.patches, root, path, groups, where)
+            continue
         sample = partial(_make_sample, config, root, path, groups, where)
         yield Deferred(path, sample, where) if config.masks or finds_tiles(config) else sample()
 
 
+def _list_patches(config: Config, asked: Patches, root: Path, path: str, groups: Row, where: str) -> Iterator[Deferred]:
+    masks = tuple(each for each in config.masks if each.of == asked.of)
+    row = _rename(config, groups)
+    told = config.medium, fill(config.modality, row), fill(config.patient, row), fill(config.split, row)
+    for number in range(2 * asked.each):
+        made = partial(make_patch, asked, masks, root, path, groups, number, told)
+        yield Deferred(f"{path}-{number}", made, f"patch {number} of {where}")
+
+
+def _rename(config: Config, groups: Row) -> Row:
+    return {name: config.rename.get(name, {}).get(text, text) for name, text in groups.items()}
+
+
 def list_content(config: Config) -> Content:
+    if config.patches:
+        return Content(
+            tasks=name_asked(labels=config.patches),
+            media=frozenset({config.medium}),
+            has_reports=True,
+            answered={config.patches.template: Offer("labels", config.patches.answers)},
+            splits=list_splits_of(config.split),
+        )
     answered = list_offers(config.questions)
     if answered is not None and config.mask:
         classes = config.mask.classes or tuple(dict.fromkeys(each.of for each in config.masks))
@@ -133,7 +184,7 @@ def list_content(config: Config) -> Content:
 
 
 def count(config: Config, root: Path | None) -> int:
-    return len(_find_images(config, root))
+    return len(_find_images(config, root)) * (2 * config.patches.each if config.patches else 1)
 
 
 def _find_images(config: Config, root: Path | None) -> list[tuple[str, Row]]:
@@ -152,7 +203,7 @@ def _make_sample(config: Config, root: Path, path: str, groups: Row, where: str)
     height, width = marked.size[-2:]
     boxes = sort_by_class(marked.objects, (height, width), config.classes, may_coincide=True).boxes
     extents = {each.of for each in config.masks if each.holds == "area"}
-    row = {name: config.rename.get(name, {}).get(text, text) for name, text in groups.items()}
+    row = _rename(config, groups)
     asked = list(questions(config, boxes, path, {name for name in extents if marked.extents[name].any()}))
     asked += _ask_areas(config, marked.extents, path)
     asked += [question for each in config.questions if (question := make_question(each, row, path))]

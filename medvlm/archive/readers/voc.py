@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-import numpy as np
 from pydantic import Field, model_validator
 
 from medvlm.archive.box_form import BoxSurvey
+from medvlm.archive.crops import load_crop
 from medvlm.archive.objects import (
     AsksAboutObjects,
     SortedObjects,
@@ -33,9 +33,7 @@ from medvlm.core.config import Config as Base
 from medvlm.core.content import Content, Offer, name_asked
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Box, Decoded, Medium, Question, Sample, make_truth
-from medvlm.io.images import decode
-from medvlm.io.strip import read_orientation
+from medvlm.core.sample import Box, Medium, Question, Sample, make_truth
 
 MAX_XML_BYTES = 8 << 20
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".jp2")
@@ -203,26 +201,3 @@ def _crops(
         question = Question(choose(asked.wordings, key, asked.template), truth, asked.template)
         sample = Sample(key, "", "", (medium,), shown, shown, (question,), stem, {"class": name})
         yield RawSample(sample, {"0": partial(load_crop, image, box, asked.margin)}, f"object {number} of {where}")
-
-
-def load_crop(path: Path, box: Box, margin: float) -> Decoded:
-    """A box of an image and what lies around it, as far as the image goes."""
-    pixels = _read_image(path)
-    (height, width), (x1, y1, x2, y2) = pixels.shape[:2], box
-    across, down = margin * (x2 - x1), margin * (y2 - y1)
-    left, top = max(math.floor(x1 - across), 0), max(math.floor(y1 - down), 0)
-    right, bottom = min(math.ceil(x2 + across), width), min(math.ceil(y2 + down), height)
-    if left >= right or top >= bottom:
-        raise DataError("a box that lies outside of its image")
-    return Decoded(pixels[top:bottom, left:right])
-
-
-@lru_cache(maxsize=1)  # the objects of an image come one after the other
-def _read_image(path: Path) -> np.ndarray:
-    data = path.read_bytes()
-    if read_orientation(data) != 1:
-        raise DataError(
-            "its EXIF turns or mirrors its image, and whether its boxes lie on the image as stored or as shown is not"
-            " known; turn the pixels (e.g. mogrify -auto-orient), and check the annotations"
-        )
-    return decode(data, "its image")

@@ -8,13 +8,15 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
 from medvlm.core.content import Content
 from medvlm.core.measure import Measure, average
-from medvlm.core.protocols import Place, Record, Row, Split, SplitRecord
+from medvlm.core.protocols import Place, ProtocolConfig, Record, Row, Split, SplitRecord
 from medvlm.core.sample import Question, Sample
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.protocols._majority import spread
@@ -46,7 +48,14 @@ def can_ask(content: Content, model: Any) -> bool:
     return content.media is None or bool(content.media)
 
 
-def ask(model: Any, split: Split, classify: Classify) -> Iterator[Record]:
+class FittedConfig(ProtocolConfig):
+    """Base of the settings of protocols that classify by training samples."""
+
+    per_answer: int = Field(0, ge=0)
+    """Uses this many training samples of each answer of a template, drawn by the seed; 0: all."""
+
+
+def ask(config: FittedConfig, model: Any, split: Split, classify: Classify) -> Iterator[Record]:
     """A record for each question with a short answer, of templates that training samples answer in several ways.
 
     Vectors are those of the first medium. They are centred and scaled to length 1 by the training samples' mean."""
@@ -60,6 +69,9 @@ def ask(model: Any, split: Split, classify: Classify) -> Iterator[Record]:
     for n, (sample, _) in enumerate(train):
         for question in filter(is_asked, sample.questions):
             known[question.template].append((n, find_task(question.truth.task).summarise(question.truth)))
+    if config.per_answer:
+        keys = [sample.key for sample, _ in train]
+        known = {template: keep_few(of, keys, config.per_answer, split.seed) for template, of in known.items()}
     train_NE, test_ME = (np.stack([vector for _, vector in of]) for of in (train, test))
     mean_E = train_NE.mean(axis=0)
     train_NE, test_ME = scale(train_NE - mean_E), scale(test_ME - mean_E)
@@ -70,6 +82,18 @@ def ask(model: Any, split: Split, classify: Classify) -> Iterator[Record]:
 
     answers = {template: [each for _, each in of] for template, of in known.items()}
     yield from record_answers(split, [sample for sample, _ in test], answers, answer)
+
+
+def keep_few(known: Sequence[tuple[int, str]], keys: Sequence[str], count: int, seed: int) -> list[tuple[int, str]]:
+    """`count` pairs of (index of a sample, answer) for each answer, or all where there are fewer. The same for every
+    model."""
+    times: Counter[str] = Counter()
+    kept = []
+    for n, answer in sorted(known, key=lambda pair: blake2b(f"{seed} {keys[pair[0]]}".encode()).digest()):
+        times[answer] += 1
+        if times[answer] <= count:
+            kept.append((n, answer))
+    return sorted(kept)
 
 
 def record_answers(
@@ -149,17 +173,39 @@ def scale(vectors_NE: np.ndarray) -> np.ndarray:
 
 def rows_of(group: str, records: Sequence[Record], settings: Mapping[str, Any]) -> list[Row]:
     """Accuracy over all questions and of each template."""
+    return [make_row(*found, settings) for found in list_parts(group, records, settings)]
+
+
+def list_parts(
+    group: str, records: Sequence[Record], settings: Mapping[str, Any]
+) -> Iterator[tuple[Measure, str, list[Part]]]:
+    """Each row as its measure, its metric and its part. Baselines are what the records have under their names."""
     measure = Measure("accuracy", group, average(lambda answer, truth: answer), by_template=True, headline=True)
-    rows = []
     for template in ("", *sorted({record["template"] for record in records})):
         of = [record for record in records if template in ("", record["template"])]
         if of:
+            who_found = {"answer": "found", **{name: name for name in settings["baselines"] if name in of[0]}}
             columns = {
-                name: np.array([(float(record[key] == record["expected"]), 1.0) for record in of])
-                for name, key in (("answer", "found"), (BASELINE, BASELINE))
-                if name in ("answer", *settings["baselines"])
+                who: np.array([(float(record[key] == record["expected"]), 1.0) for record in of])
+                for who, key in who_found.items()
             }
             metric = f"accuracy:{template}" if template else "accuracy"
-            part = Part(range(len(of)), columns, [record["cluster"] for record in of])
-            rows.append(make_row(measure, metric, [part], settings))
-    return rows
+            yield measure, metric, [Part(range(len(of)), columns, [record["cluster"] for record in of])]
+
+
+def merge(records: Sequence[Record], others: Sequence[Record], name: str) -> list[Record]:
+    """The records of the questions that both have, with what another model's vectors say as the baseline `name`."""
+    found = dict(zip(_identify(others), others, strict=True))
+    named = zip(_identify(records), records, strict=True)
+    return [{**record, name: found[identity]["found"]} for identity, record in named if identity in found]
+
+
+def _identify(records: Sequence[Record]) -> list[tuple[str, str, int]]:
+    """A template may be asked several times of a sample."""
+    times: Counter[tuple[str, str]] = Counter()
+    identities = []
+    for record in records:
+        asked = record["key"], record["template"]
+        times[asked] += 1
+        identities.append((*asked, times[asked]))
+    return identities

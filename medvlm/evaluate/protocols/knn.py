@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from medvlm.core.protocols import ProtocolConfig, Record, Row, Split
+from medvlm.core.protocols import Record, Row, Split
 from medvlm.evaluate.protocols import _vectors
 
 NEEDS = "represent"
@@ -21,16 +21,18 @@ NOTHING = "no question with a short answer and an image"
 BY_NAME_ONLY = True
 FORM = _vectors.FORM
 can_ask = _vectors.can_ask
+merge = _vectors.merge
+list_parts = partial(_vectors.list_parts, "knn")
 
 
-class Config(ProtocolConfig):
+class Config(_vectors.FittedConfig):
     kind: Literal["knn"] = "knn"
     neighbours: int = Field(20, gt=0)
     temperature: float = Field(0.07, gt=0)
 
 
 def ask(config: Config, model: Any, split: Split) -> Iterator[Record]:
-    return _vectors.ask(model, split, partial(vote, config.neighbours, config.temperature))
+    return _vectors.ask(config, model, split, partial(vote, config.neighbours, config.temperature))
 
 
 def vote(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from medvlm.core.protocols import ProtocolConfig, Record, Row, Split
+from medvlm.core.protocols import Record, Row, Split
 from medvlm.evaluate.protocols import _vectors
 
 NEEDS = "represent"
@@ -21,16 +21,18 @@ NOTHING = "no question with a short answer and an image"
 BY_NAME_ONLY = True
 FORM = _vectors.FORM
 can_ask = _vectors.can_ask
+merge = _vectors.merge
+list_parts = partial(_vectors.list_parts, "linear_probe")
 
 
-class Config(ProtocolConfig):
+class Config(_vectors.FittedConfig):
     kind: Literal["linear_probe"] = "linear_probe"
     c: float = Field(1.0, gt=0)
     """Inverse strength of the penalty."""
 
 
 def ask(config: Config, model: Any, split: Split) -> Iterator[Record]:
-    return _vectors.ask(model, split, partial(classify, config.c))
+    return _vectors.ask(config, model, split, partial(classify, config.c))
 
 
 def classify(c: float, train_NE: np.ndarray, answers: Sequence[str], test_ME: np.ndarray) -> list[str]:

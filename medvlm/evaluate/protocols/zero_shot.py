@@ -7,6 +7,7 @@ Source: Radford et al. 2021, https://arxiv.org/abs/2103.00020, section 3.1.4.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,8 @@ NOTHING = "no question with a short answer and an image"
 BY_NAME_ONLY = True
 FORM = _vectors.FORM
 can_ask = _vectors.can_ask
+merge = _vectors.merge
+list_parts = partial(_vectors.list_parts, "zero_shot")
 GAP = "{answer}"
 
 

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from medvlm.core.contracts import Masking, Outputs
 from medvlm.objectives.ssl import _terms
 from medvlm.objectives.ssl._base import Objective, SslLoss, Tensors, encode, find_patch, require_masking
+from medvlm.objectives.ssl._masks import draw_blocks, scatter
 from medvlm.objectives.ssl._views import Changes, Share, make_view, require_order
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ class Distillation(SslLoss):
     patch_weight: float = Field(1.0, ge=0)
     """Weight of the term of masked patches (iBOT, arXiv 2111.07832). 0: none, and the encoder need not be a ViT."""
     masked: tuple[Share, Share] = (0.1, 0.5)
-    """[low, high]: share of the patches that are masked in one of the two global views, at random places."""
+    """[low, high]: share of the patches that are masked in one of the two global views."""
+    mask_blocks: bool = False
+    """Masks blocks of patches as in DINOv2, and not each patch by itself as in 3DINO."""
     momentum: float = Field(0.994, ge=0, le=1)
     """Share that the teacher keeps of its weights in the first step; rises to 1 along half a cosine."""
     hidden: int = Field(2048, gt=0)
@@ -79,7 +82,7 @@ class Distilled(Objective):
             require_masking(encoder, config.kind)
             self.mask_token = nn.Parameter(torch.zeros(encoder.width))
         if getattr(encoder, "can_mask", False):
-            patch, self.total = find_patch(encoder), math.prod(encoder.grid)
+            patch, self.grid, self.total = find_patch(encoder), tuple(encoder.grid), math.prod(encoder.grid)
             if not config.local_size:
                 pairs = zip(self.local_size, patch, strict=True)
                 self.local_size = tuple(max(1, round(side / p)) * p for side, p in pairs)
@@ -99,12 +102,12 @@ class Distilled(Objective):
         """`hidden_GT`: true for masked patches. `masked_M`: their places in G * T, filled up with 0, and `shares_M`,
         the share of each in the mean of its view, 0 where filled up."""
         count = max(1, round(self.total * rng.uniform(*self.config.masked)))
-        view, order = int(rng.integers(GLOBAL_VIEWS)), rng.permutation(self.total)[:count]
+        view = int(rng.integers(GLOBAL_VIEWS))
         hidden = torch.zeros(GLOBAL_VIEWS, self.total, dtype=torch.bool)
-        hidden[view, order] = True
+        hidden[view] = (draw_blocks if self.config.mask_blocks else scatter)(self.grid, count, rng)
         places, shares = torch.zeros(self.most, dtype=torch.long), torch.zeros(self.most)
-        places[:count] = hidden.flatten().nonzero()[:, 0]
-        shares[:count] = 1 / count
+        found = hidden.flatten().nonzero()[:, 0]
+        places[: len(found)], shares[: len(found)] = found, 1 / len(found)
         return {"hidden_GT": hidden, "masked_M": places, "shares_M": shares}
 
     def forward(self, encoder: nn.Module, views: Tensors, own: Outputs | None = None) -> Outputs:

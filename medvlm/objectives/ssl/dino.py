@@ -6,9 +6,10 @@ every other view (`whole`), and from an input with masked patches what the teach
 heads; `centring: mean`, `koleo: 0` and `patch_weight: 0` is DINO.
 
 Deviations: all terms are of the batch of all ranks together, KoLeo too, which DINOv2 computes within a rank; one of the
-two global views of each sample is masked, where DINOv2 masks half of the views of a batch; masked patches are drawn one
-by one and not in blocks, as in 3DINO; the prototypes learn from the first step on. `whole` and `koleo` are of the
-pooled features that the encoder gives: its class token, or the mean of its patches (see `pool` of timm encoders).
+two global views of each sample is masked, where DINOv2 masks half of the views of a batch. Masked patches are drawn one
+by one as in 3DINO, or with `mask_blocks` in blocks as in DINOv2. `optim.rests: {objective.head.prototypes: 0.01}` lets
+the prototypes rest in the first steps, and `optim.weight_decay_end` lets the weight decay grow. `whole` and `koleo` are
+of the pooled features that the encoder gives: its class token, or the mean of its patches (see `pool` of timm).
 """
 
 from __future__ import annotations
