@@ -30,4 +30,6 @@ def find_blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _is_composed(module: nn.Module) -> bool:
-    return any(True for _ in module.children()) and any(True for _ in module.parameters())
+    """A list of layers is none: it has no forward (stages of Florence-2's tower)."""
+    is_list = isinstance(module, nn.ModuleList)
+    return not is_list and any(True for _ in module.children()) and any(True for _ in module.parameters())

@@ -22,6 +22,7 @@ from tests.models.test_native import document, pictures
 
 SAMPLES = (3, 2, 1, 0)
 """Pictures of each sample. The first of two ranks gets the first two samples, the second rank the others."""
+ONE_EACH = (1, 1, 1, 1)
 WITHOUT_TEXTS = (3, 2, 1, 1)
 """For a family that needs a picture."""
 
@@ -36,7 +37,8 @@ def train(folder: Path, kind: str, deals: bool = True, trains: tuple[str, ...] =
     engine.place(model, matches)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1.0)
     wrapped = engine.setup(model, {"": optimizer})
-    numbers = WITHOUT_TEXTS if model.family.reads_prompt_both_ways else SAMPLES
+    numbers = WITHOUT_TEXTS if model.family.asks_once else SAMPLES
+    numbers = ONE_EACH if model.family.places_picture else numbers
     share = len(numbers) // engine.world
     own = range(engine.rank * share, (engine.rank + 1) * share)
     batch = prepare.collate([document(prepare, pictures(numbers[i], i), ["left"], f"s{i}") for i in own], 0)
