@@ -7,8 +7,6 @@ Axes: N rows, I inputs, O outputs, R rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -40,16 +38,15 @@ class LoraLinear(Linear):  # type: ignore[misc]
         found: torch.Tensor = _Adapted.apply(x, other, weight, bias, low, high, self.scaling[name])
         return found
 
-    def find_joined(self) -> str | None:
-        """The name of the adapter if it can be added to the matrix in float32, on a device that computes in float32."""
+    def join(self) -> None:
+        """Adds the adapter to the matrix once, until `joined` is None again, and not to the outputs of each token. Only
+        in float32: in fewer bits, the sum would be another policy than the one that is trained, and a copy of the
+        matrices of a large model would not fit."""
         weight = self.base_layer.weight
-        if (
-            torch.is_autocast_enabled(weight.device.type)
-            or isinstance(weight, DTensor)
-            or weight.dtype != torch.float32
-        ):
-            return None
-        return self._find_plain((), {})
+        is_exact = weight.dtype == torch.float32 and not torch.is_autocast_enabled(weight.device.type)
+        if is_exact and not isinstance(weight, DTensor) and (name := self._find_plain((), {})):
+            low, high = self.lora_A[name].weight, self.lora_B[name].weight
+            self.joined = torch.addmm(weight, high, low, alpha=self.scaling[name])
 
     def _find_plain(self, args: Any, kwargs: Any) -> str | None:
         """The name of the adapter, or None where peft has to compute: for several adapters, variants such as DoRA, a
@@ -68,22 +65,6 @@ class LoraLinear(Linear):  # type: ignore[misc]
             return None
         alike = {each.dtype for each in weights}
         return active[0] if len(alike) == 1 or torch.is_autocast_enabled(base.weight.device.type) else None
-
-
-@contextmanager
-def joining(model: nn.Module) -> Iterator[None]:
-    """Within this context, each adapter is added to its matrix once and not to the outputs of each token. Only in
-    float32: in fewer bits, the sum would be another policy than the one that is trained, and a copy of the matrices of
-    a large model would not fit."""
-    found = [(m, name) for m in model.modules() if isinstance(m, LoraLinear) and (name := m.find_joined())]
-    try:
-        for layer, name in found:
-            low, high = layer.lora_A[name].weight, layer.lora_B[name].weight
-            layer.joined = torch.addmm(layer.base_layer.weight, high, low, alpha=layer.scaling[name])
-        yield
-    finally:
-        for layer, _ in found:
-            layer.joined = None
 
 
 class _Adapted(torch.autograd.Function):

@@ -215,6 +215,19 @@ def set_modes(model: nn.Module) -> None:
 
 
 @contextmanager
+def joining(model: nn.Module) -> Iterator[None]:
+    """Within this context, adapters are added to their matrices where that is exact (see models/lora_layer.py)."""
+    layers: list[Any] = [m for m in model.modules() if hasattr(m, "joined")]
+    try:
+        for layer in layers:
+            layer.join()
+        yield
+    finally:
+        for layer in layers:
+            layer.joined = None
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Context with eval mode and without gradients. Restores the mode of every module."""
     modes = [(m, m.training) for m in model.modules()]

@@ -11,8 +11,7 @@ from typing import Literal
 
 from medvlm.data.order import draw
 from medvlm.models.generate import find_end_ids, generate
-from medvlm.models.lora_layer import joining
-from medvlm.models.parts import evaluating
+from medvlm.models.parts import evaluating, joining
 from medvlm.rollouts._contract import Answer, Parts, Prompt, RolloutsConfig, SamplingParams
 
 

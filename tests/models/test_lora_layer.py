@@ -14,7 +14,8 @@ from torch import nn
 
 from medvlm.core.stage_config import Lora
 from medvlm.models import lora
-from medvlm.models.lora_layer import LoraLinear, joining
+from medvlm.models.lora_layer import LoraLinear
+from medvlm.models.parts import joining
 from medvlm.train.flops import count_flops
 
 Measured = tuple[torch.Tensor, ...]
