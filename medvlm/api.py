@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
 
 from medvlm.commands.data_verbs import Say, Where, audit, pack, show, stats, tasks, turns  # noqa: F401
+from medvlm.commands.mask_verbs import segment  # noqa: F401
 
 if TYPE_CHECKING:
     from medvlm.commands.dry_run import Line

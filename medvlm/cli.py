@@ -233,6 +233,12 @@ def run_embed(args: argparse.Namespace) -> None:
     print(f"{args.to}: {count} embeddings")
 
 
+def run_segment(args: argparse.Namespace) -> None:
+    from medvlm.commands.mask_verbs import print_segmented
+
+    print_segmented(args)
+
+
 def run_demo(args: argparse.Namespace) -> None:
     api.demo(args.overrides, runs=args.runs)
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,11 @@ import yaml
 
 from medvlm.cli import main
 from medvlm.commands.evidence import write_evidence
+from medvlm.compositions import encoder
 from medvlm.core.run import RunFolder, write_json
 from medvlm.evaluate.saved import rescore
+from medvlm.export.targets import custom
+from medvlm.recipe.load import load
 from tests import labelled_run
 from tests.damage import WHOLE, damage_values, is_structured, reseal
 from tests.fixtures.make_first_format import pull_film
@@ -94,6 +98,8 @@ VERBS = {
     "embed": Verb(("embed", "dual", "film.png", "shards", "--kind", "film", "--to", "film.parquet"),
                   ("dual/*.json", "dual/weights.safetensors", "dual/text_tokenizer/*", "film.png", *SHARDS),
                   ("film.parquet", *INDEXES)),
+    "segment": Verb(("segment", "masks", "film.png", "--kind", "film", "--to", "mask.png"),
+                    ("masks/*.json", "masks/weights.safetensors", "film.png"), ("mask.png",)),
     "predict": Verb(("predict", "vlm", "--on", "film.png", "--on", "shards:test", "--kind", "film", "--question",
                      "Where?", "--max-new-tokens", "3", "--to", "film.parquet"),
                     ("vlm/*.json", "vlm/weights.safetensors", "vlm/tokenizer/*", "film.png", *SHARDS),
@@ -132,6 +138,7 @@ def make_world(to: Path) -> Path:
     write_json(to / "runs/scored/evaluate/results.json", rescore(to / "runs/scored/evaluate"))
     write_evidence(RunFolder(to / "runs/scored"), to / "pack")
     labelled_run.write_archive(to / "archive")
+    write_masks_model(to / "masks")
     (to / "squares.yaml").write_text(yaml.safe_dump(labelled_run.CARD))
     (to / "cases.yaml").write_text(yaml.safe_dump(CASES))
     whole = yaml.safe_load((to / "recipe.yaml").read_text())
@@ -142,6 +149,19 @@ def make_world(to: Path) -> Path:
         json.dumps({"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"]})
     )
     return to
+
+
+def write_masks_model(to: Path) -> None:
+    """An exported model with a decoder of masks."""
+    model = {"encoders": {"film": labelled_run.ENCODER}, "decoders": {"square": labelled_run.DECODERS["square"]}}
+    fit = {**labelled_run.FIT, "losses": {"square": ["dice"]}}
+    with tempfile.TemporaryDirectory() as folder:
+        whole = load(labelled_run.write_run(Path(folder), labelled_run.recipe(model=model, stages=[fit]))).recipe
+    built = encoder.build_decoding(whole.model.encoders, whole.model.decoders, 0)
+    to.mkdir()
+    custom.store(built, to, lambda name: True)
+    described = encoder.describe(built, None, whole, whole.stages[0])
+    write_json(to / custom.MANIFEST, described.model_dump(mode="json", by_alias=True))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from medvlm import __version__
 from medvlm.commands.data_arguments import add_data_verbs, add_verb
 from medvlm.commands.init_arguments import add_init
+from medvlm.commands.mask_arguments import add_segment_verb
 from medvlm.commands.number_arguments import read_count
 from medvlm.commands.proof_arguments import add_proof_verbs
 
@@ -238,6 +239,8 @@ def make_parser() -> argparse.ArgumentParser:
     embed.add_argument("sources", nargs="+", metavar="FILE_OR_SHARDS", help="image files or folders of shards")
     embed.add_argument("--to", type=Path, required=True, metavar="FILE.parquet", help="file to write to")
     _add_model_options(embed)
+
+    add_segment_verb(verbs, _add_model_options)
 
     demo = add_verb(verbs, "demo", "run the full pipeline on synthetic data: train, evaluate, export, report")
     demo.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")

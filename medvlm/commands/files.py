@@ -133,6 +133,23 @@ def _open_series(folder: Path) -> Any:
     return partial(load_stack, whole[0])
 
 
+def list_dicom_files(place: Path) -> list[Path]:
+    """The DICOM files of a volume that was read: a file, or those of the series in a folder. Raises DataError for a
+    file that is none."""
+    from medvlm.io.dicom.header import read_image_header
+    from medvlm.io.dicom.scan import scan
+
+    try:
+        if place.is_dir():
+            return [path for path, header in scan(place) if not isinstance(header, DataError)]
+        read_image_header(place, light=True)
+        return [place]
+    except DataError as reason:
+        raise DataError(
+            f"{place}: {reason}; a DICOM mask refers to the patient and study of DICOM images, so use .nii.gz"
+        ) from None
+
+
 def _make_card() -> Card:
     """A card that packing functions need, for files that are not a data set."""
     return Card.model_validate(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 
 from medvlm.compositions._composed import (
@@ -21,11 +22,14 @@ from medvlm.core.ask import Ask, Files
 from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.config import Slot, component
 from medvlm.core.decoder_config import find_form, gives_answers, list_templates
+from medvlm.core.errors import DataError
 from medvlm.core.sample import Question, Sample, Truth
 from medvlm.core.tasks import find_task
 from medvlm.data.composed import ComposedPrepare
-from medvlm.models.decoding import Decoding, Labelled, build_decoding
+from medvlm.data.restore import restore_rows, see_whole
+from medvlm.models.decoding import Decoding, Labelled, build_decoding, name_output
 from medvlm.models.parts import encode, evaluating
+from medvlm.models.sliding import Windows, average_flips, slide
 
 CAN = frozenset({"decode", "represent"})
 PARTS = ("encoders", "decoders")
@@ -113,6 +117,32 @@ class DecodingModel(AssembledModel):
             if answer_K.ndim == 1
         }
 
+    def list_masks(self) -> list[str]:
+        """The decoders that give masks."""
+        return [name for name, each in self.decoders.items() if component("decoders", each.kind).OUTPUT == "maps"]
+
+    def segment(self, sample: Sample, files: Files, name: str, windows: Windows) -> np.ndarray:
+        """The mask of medium 0 by a decoder, on its stored pixels: uint8 [*size], 0 for none and 1 for the first of its
+        classes; bool [K, *size] if its classes do not exclude each other.
+
+        With preprocess.spacing_mm, a medium that is larger than the input is read in overlapping windows, and their
+        probabilities are averaged. Without it the model has only seen whole media, so it is shown the whole one."""
+        medium, encoder, decoder = sample.media[0], self.model.reads[name], self.decoders[name]
+        if medium.kind not in self.prepare.routes or self.prepare.routes[medium.kind] != encoder:
+            raise DataError(f"{medium.member}: decoder {name} reads media of encoder {encoder}, and this is none")
+        transform: Any = self.prepare.transforms[encoder]
+        pixels, steps = see_whole(transform, files[medium.member], medium)
+
+        def predict(window_NC: torch.Tensor) -> torch.Tensor:
+            batch = Labelled({encoder: window_NC}, {name: torch.arange(len(window_NC))}).to(self.device)
+            return _to_answers(self.model(batch)[name_output(name)], decoder)
+
+        with evaluating(self.model):
+            run = average_flips(predict, windows.flips)
+            slabs = slide(run, pixels, self.prepare.preprocess[encoder].size, windows.overlap, windows.batch)
+            rows = [_label(row, decoder.exclusive) for row in restore_rows(slabs, steps, medium.size)]
+        return np.stack(rows, 0 if decoder.exclusive else 1)
+
     def _decode(self, asks: Sequence[Ask]) -> list[Any]:
         media: dict[str, list[torch.Tensor]] = {}
         rows: dict[str, list[int]] = {}
@@ -158,6 +188,11 @@ class DecodingModel(AssembledModel):
             return None
         form = find_form(self.decoders[name])
         return name if form == find_task(question.truth.task).ANSWERED_BY else None
+
+
+def _label(probabilities: torch.Tensor, exclusive: bool) -> np.ndarray:
+    """[K, *rest] -> uint8 [*rest], the most probable class, or bool [K, *rest], those more probable than not."""
+    return probabilities.argmax(0).to(torch.uint8).numpy() if exclusive else (probabilities > 0.5).numpy()
 
 
 def _to_answers(logits: torch.Tensor, decoder: Any) -> torch.Tensor:

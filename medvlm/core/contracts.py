@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Protocol, Self
 
 from pydantic import Field, model_validator
 
@@ -155,6 +155,14 @@ class EncoderConfig(Config):
         return self
 
 
+class LeveledConfig(EncoderConfig):
+    """Of encoders that can give several layers at once."""
+
+    levels: tuple[Annotated[int, Field(lt=0)], ...] = Field((), exclude_if=lambda levels: not levels)
+    """Layers, counted from the end, whose maps decoders such as `fpn` read, from the finest to the coarsest, e.g. [-4,
+    -3, -2, -1] for the stages of a CNN. By default, the patch tokens are then the last of them."""
+
+
 class Loaded(Config):
     """Settings of parts that read weights. Any key that is missing, unexpected or of another shape, and not listed
     here, is an error."""
@@ -190,10 +198,22 @@ class EncoderFacts:
 @dataclass
 class Features:
     """patches: [N, T, width] with T = prod(grid), row-major. pooled: [N, width]. The grid has three axes for a volume,
-    and for several views, which are then the first axis."""
+    and for several views, which are then the first axis.
+
+    levels: maps [N, C, *grid of the layer] of the layers in `levels` of the encoder, in their order. pixels: what the
+    encoder was given, [N, C, *size]; only decoders get them."""
 
     patches: torch.Tensor
     pooled: torch.Tensor
+    grid: tuple[int, ...]
+    levels: tuple[torch.Tensor, ...] = ()
+    pixels: torch.Tensor | None = None
+
+
+class Level(NamedTuple):
+    """Channels and grid of one of the levels of an encoder."""
+
+    width: int
     grid: tuple[int, ...]
 
 
@@ -232,7 +252,8 @@ class EncoderModule(Protocol):
     `tower` in its checkpoint. CAN_BE_FUSED, SEES_SLICES: whether `fused` and `slices` may build on it.
     NEEDS_VALUES: build() computes with the weights of a file, so that they cannot stay in it until they are
     sharded. scale_down(config) -> the config at toy size, if more than widths and numbers of layers must change. A
-    built encoder whose attribute `can_mask` is true has forward(pixels, masking), see Masking."""
+    built encoder whose attribute `can_mask` is true has forward(pixels, masking), see Masking. One whose Config is a
+    LeveledConfig has an attribute `levels`, a tuple of Level."""
 
 
 # --- connectors: medvlm/connectors/KIND.py ----------------------------------------------------------

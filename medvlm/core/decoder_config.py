@@ -64,6 +64,12 @@ def gives_answers(decoder: DecoderConfig) -> bool:
     return getattr(component("decoders", decoder.kind), "GIVES_ANSWERS", True)
 
 
+def reads_levels(decoder: DecoderConfig) -> bool:
+    """Whether it reads several layers of its encoder."""
+    module = component("decoders", decoder.kind)
+    return bool(module.reads_levels(decoder)) if hasattr(module, "reads_levels") else False
+
+
 @dataclass(frozen=True)
 class DecoderFacts:
     """What is known without building the decoder. shape: of the output for one sample, [classes] or [classes,
@@ -81,7 +87,9 @@ class DecoderModule(Protocol):
     to_answers(config, logits) -> what their `decode` takes, [N, ...]; by default the softmax of exclusive classes, the
     sigmoid of others. GIVES_ANSWERS = False for one that is only trained. GIVES_VECTORS = True for one whose logits are
     [N, several, width], the first of which is the vector of the image. make_blank_label(config) -> a label for a plan,
-    if it is not that of classes.
+    if it is not that of classes. reads_levels(config) -> whether it reads the `levels` of its encoder, which build()
+    then gets as `levels`, a tuple of core/contracts.Level. In training, forward() may return [logits, *side outputs]:
+    logits of any number of pixels, for losses on inner layers; the module then has `sides`, a tuple of their sizes.
 
     facts(config, width, grid, input_shape) -> DecoderFacts, where None means unknown and is not checked; build(config,
     width, grid, input_shape) -> nn.Module with forward(Features) -> logits. Both raise ShapeError for an encoder that

@@ -155,9 +155,11 @@ class Task(Protocol):
         as stored. writing: how coordinates are written (medvlm/tasks/_writing.py). Raises DataError if nothing of the
         answer is visible."""
 
-    def hold(self, truth: sample.Truth, masks: Mapping[str, np.ndarray]) -> sample.Truth:
+    def hold(
+        self, truth: sample.Truth, masks: Mapping[str, np.ndarray], spacing_mm: tuple[float, ...] | None = None
+    ) -> sample.Truth:
         """The truth with the contents of its members, to be stored with the answers. masks: placed on the canvas.
-        Raises DataError if they do not fit the truth."""
+        spacing_mm: of the canvas, if known. Raises DataError if they do not fit the truth."""
 
     def check_crop(self, truth: sample.Truth) -> None:
         """Raises DataError if a crop could have another answer that the truth does not contain. For tasks with

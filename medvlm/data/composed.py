@@ -19,7 +19,7 @@ from medvlm.data.encoded import split_prompts
 from medvlm.data.estimate import BlankTransform, EstimatedDialogue, make_blank_labels
 from medvlm.data.prepare import Prepare, Seen, ask, place_truth, weigh_answers
 from medvlm.data.rows import collate
-from medvlm.data.steps import place_mask
+from medvlm.data.steps import place_mask, plan_steps
 from medvlm.data.transforms import MediaTransform, show_input, to_pictures
 from medvlm.io.images import decode
 from medvlm.io.masks import decode_mask
@@ -120,7 +120,16 @@ class ComposedPrepare:
     def hold(self, sample: Sample, question: Question, files: Mapping[str, Any]) -> Truth:
         """The same as truth(), with its masks placed on the canvas that the model sees."""
         truth = self.truth(question, self.see(sample, files).canvas)
-        return find_task(truth.task).hold(truth, self._masks(sample, truth, files))
+        return find_task(truth.task).hold(truth, self._masks(sample, truth, files), self._find_spacing(sample, truth))
+
+    def _find_spacing(self, sample: Sample, truth: Truth) -> tuple[float, ...] | None:
+        """Of medium 0 as the model sees it, for a truth with masks; None if unknown."""
+        medium = sample.media[0] if truth.members else None
+        if medium is None or medium.spacing_mm is None:
+            return None
+        preprocess = self.preprocess[self.routes[medium.kind]]
+        new = plan_steps(medium.size, medium.spacing_mm, preprocess, medium.member).resized
+        return tuple(mm * n / side for mm, n, side in zip(medium.spacing_mm, medium.size, new, strict=True))
 
     def labels(
         self, sample: Sample, question: Question, files: Mapping[str, Any], decoder: DecoderConfig

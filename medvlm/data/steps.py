@@ -33,10 +33,14 @@ class Steps:
 
 
 def plan_steps(
-    size: tuple[int, ...], stored_mm: tuple[float, ...] | None, preprocess: Preprocess, member: str
+    size: tuple[int, ...],
+    stored_mm: tuple[float, ...] | None,
+    preprocess: Preprocess,
+    member: str,
+    whole: bool = False,
 ) -> Steps:
-    """Steps that resize to the declared spacing or size, then centre. Raises DataError if a declared spacing is not
-    possible."""
+    """Steps that resize to the declared spacing or size, then centre. whole: keeps what is larger than the input, in
+    place of cropping it. Raises DataError if a declared spacing is not possible."""
     if preprocess.spacing_mm is not None:
         if stored_mm is None:
             raise DataError(
@@ -55,12 +59,12 @@ def plan_steps(
         new = tuple(int(edge * n / short) for n in size)
     else:
         new = preprocess.size
+    final = tuple(map(max, new, preprocess.size)) if whole else preprocess.size
     before = tuple(
-        (wanted - n) // 2 if wanted > n else -((n - wanted) // 2)
-        for n, wanted in zip(new, preprocess.size, strict=True)
+        (wanted - n) // 2 if wanted > n else -((n - wanted) // 2) for n, wanted in zip(new, final, strict=True)
     )
-    centred = Canvas(preprocess.size, (1.0,) * len(size), tuple(map(float, before)))
-    return Steps(new, before, preprocess.size, resize(size, new).then(centred))
+    centred = Canvas(final, (1.0,) * len(size), tuple(map(float, before)))
+    return Steps(new, before, final, resize(size, new).then(centred))
 
 
 def place(resized: torch.Tensor, steps: Steps) -> torch.Tensor:

@@ -1,8 +1,7 @@
 """Transforms stored pixels to an encoder's input, the same in training, evaluation and the exported processor.
 
 For 8-bit images it computes, bit for bit, what transformers' CLIPImageProcessor and SiglipImageProcessor (v5,
-torchvision backend) compute with the settings of `processor_settings`. Axes: D depth, H height, W width,
-C channels.
+torchvision backend) compute with the settings of `processor_settings`. Axes: D depth, H, W, C channels.
 """
 
 from __future__ import annotations
@@ -54,8 +53,7 @@ class MediaTransform:
         """Raises DataError, naming the member, for pixels that are damaged or do not match the medium."""
         array = decode(stored, member) if isinstance(stored, bytes) else stored
         axes = len(self.preprocess.size)
-        size = array.shape[:axes]
-        if size != medium.size or array.shape[axes:] not in ((), (3,)):
+        if array.shape[:axes] != medium.size or array.shape[axes:] not in ((), (3,)):
             raise DataError(
                 f"{member}: an array of shape {array.shape}, but the sample says {medium.size} ({medium.kind}); pack"
                 " the data set again"
@@ -67,8 +65,10 @@ class MediaTransform:
         if self.preprocess.tiles:
             (whole, canvas), (large, _) = (transform(array, member, medium) for transform in self._whole_and_large)
             return torch.cat([whole[:, None], _cut_tiles(large, self.preprocess.tiles)], 1), canvas
-        steps = plan_steps(size, medium.spacing_mm, self.preprocess, member)
-        return self._film(array, steps, member) if axes == 2 else self._volume(array, steps, member)
+        return self.apply(array, plan_steps(medium.size, medium.spacing_mm, self.preprocess, member), member)
+
+    def apply(self, array: np.ndarray, steps: Steps, member: str) -> tuple[torch.Tensor, Canvas]:
+        return (self._film if len(steps.size) == 2 else self._volume)(array, steps, member)
 
     def _film(self, array: np.ndarray, steps: Steps, member: str) -> tuple[torch.Tensor, Canvas]:
         as_8bit = array.dtype == np.uint8 and _is_plain(self.preprocess)

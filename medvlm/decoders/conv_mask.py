@@ -18,6 +18,7 @@ from torch.nn.functional import gelu, interpolate
 from medvlm.core.contracts import Features
 from medvlm.core.decoder_config import DecoderConfig, DecoderFacts
 from medvlm.core.errors import ShapeError
+from medvlm.decoders._maps import count_maps
 
 OUTPUT = "maps"
 NARROWEST = 16
@@ -47,11 +48,6 @@ def facts(
 def build(config: Config, width: int, grid: tuple[int, ...], input_shape: tuple[int, ...]) -> nn.Module:
     _check(grid, input_shape[1:])
     return Mask(config, width, tuple(grid), tuple(input_shape[1:]))
-
-
-def count_maps(config: Config) -> int:
-    """Number of output maps: one per class, and one for the background if the classes are exclusive."""
-    return len(config.classes) + config.exclusive
 
 
 def compute_sizes(grid: tuple[int, ...], size: tuple[int, ...], steps: int | None) -> list[tuple[int, ...]]:

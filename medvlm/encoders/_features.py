@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from medvlm.core.arguments import refuse_values
-from medvlm.core.contracts import EncoderFacts, Features, Layers
+from medvlm.core.contracts import EncoderFacts, Features, Layers, Level
 from medvlm.core.deferred import present
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import is_on_meta
@@ -58,10 +58,12 @@ class MeasuredEncoder(nn.Module):
     width: int
     grid: tuple[int, ...]
     input_shape: tuple[int, ...]
+    level_layers: tuple[int, ...] = ()
+    levels: tuple[Level, ...] = ()
 
     def measure(self, input_shape: tuple[int, ...], facts: EncoderFacts) -> None:
         self.input_shape = input_shape
-        if is_on_meta() and facts.width and facts.grid:
+        if is_on_meta() and facts.width and facts.grid and not self.level_layers:
             # Some networks read values out of tensors in forward(), which fails on the meta device.
             self.width, self.grid = facts.width, facts.grid
             return
@@ -70,3 +72,4 @@ class MeasuredEncoder(nn.Module):
             features = self.eval()(torch.zeros(1, *input_shape))
         self.train(training)
         self.grid, self.width = tuple(features.grid), features.patches.shape[-1]
+        self.levels = tuple(Level(each.shape[1], tuple(each.shape[2:])) for each in features.levels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from medvlm.core.arguments import refuse_unknown
-from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Masking, Preprocess
+from medvlm.core.contracts import EncoderFacts, Features, Layers, LeveledConfig, LoadedFile, Masking, Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.core.weights import is_on_meta, read_file, without_file
 from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
@@ -22,7 +23,7 @@ from medvlm.encoders._masking import open_monai
 Side = tuple[float, float, float]
 
 
-class Config(EncoderConfig, LoadedFile):
+class Config(LeveledConfig, LoadedFile):
     kind: Literal["monai"]
     net: Literal["ViT", "SwinUNETR", "SegResNet", "ResNet", "DenseNet", "MedNeXt"] = "ViT"
     patch: tuple[int, int, int] | None = None
@@ -146,7 +147,9 @@ class Volume(MeasuredEncoder):
         self.is_vit, self.vit_grid = config.net == "ViT", facts(config).grid if config.net == "ViT" else None
         self.has_class_token = config.class_token
         self.can_mask, self.patch = self.is_vit, config.voxels if self.is_vit else ()
-        self.layers = None if config.layer is None else select_layers(config.layer, count(config))
+        layer = config.levels[-1] if config.levels and config.layer is None else config.layer
+        self.layers = None if layer is None else select_layers(layer, count(config))
+        self.level_layers = select_layers(config.levels, count(config))
         self.measure(config.preprocess.shape, facts(config))
 
     def forward(self, pixels_NCDHW: torch.Tensor, masking: Masking | None = None) -> Features:
@@ -154,13 +157,16 @@ class Volume(MeasuredEncoder):
             return self._forward_masked(pixels_NCDHW, masking)
         if not self.is_vit:
             stages = self.stages(self.tower, pixels_NCDHW)
-            return join_maps([stages[n] for n in self.layers or (-1,)])
+            levels = tuple(stages[n] for n in self.level_layers)
+            return replace(join_maps([stages[n] for n in self.layers or (-1,)]), levels=levels)
         final, hidden = self.tower(pixels_NCDHW)
         tokens = final if self.layers is None else torch.cat([hidden[n] for n in self.layers], -1)
         assert self.vit_grid is not None
+        first = int(self.has_class_token)
+        maps = (hidden[n][:, first:].transpose(1, 2).unflatten(2, self.vit_grid) for n in self.level_layers)
         if self.has_class_token:
-            return Features(tokens[:, 1:], tokens[:, 0], self.vit_grid)
-        return Features(tokens, tokens.mean(1), self.vit_grid)
+            return Features(tokens[:, 1:], tokens[:, 0], self.vit_grid, tuple(maps))
+        return Features(tokens, tokens.mean(1), self.vit_grid, tuple(maps))
 
     def _forward_masked(self, pixels_NCDHW: torch.Tensor, masking: Masking) -> Features:
         assert self.vit_grid is not None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Masking, Preprocess
+from medvlm.core.contracts import EncoderFacts, Features, Layers, LeveledConfig, LoadedFile, Masking, Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.encoders._features import MeasuredEncoder, join_maps, select_layers
 from medvlm.encoders._masking import open_timm
@@ -22,7 +23,7 @@ TOY_VIT = {"depth": 2, "embed_dim": 96, "num_heads": 4}
 """Arguments of a ViT in a dry run."""
 
 
-class Config(EncoderConfig, LoadedFile):
+class Config(LeveledConfig, LoadedFile):
     kind: Literal["timm"]
     net: str
     """A name of timm.list_models(), or hf-hub:ORG/NAME. A hub model made for another size than preprocess.size needs
@@ -78,11 +79,14 @@ class Net(MeasuredEncoder):
         self.is_channels_last = getattr(self.tower, "output_fmt", "") == "NHWC"
         # In a hybrid the stem strides too, so the patch size alone is not the reduction; timm reports the total.
         self.vit_grid = tuple(side // self.tower.feature_info[-1]["reduction"] for side in size)
-        self.layers = None
-        if config.layer is not None:
+        self.layers, self.level_layers = None, config.levels
+        if config.layer is not None or config.levels:
             if not hasattr(self.tower, "forward_intermediates"):
-                raise ShapeError(f"encoders: timm does not expose the inner layers of {config.net}; remove `layer`")
-            self.layers = select_layers(config.layer, len(self.tower.feature_info))
+                key = "levels" if config.levels else "layer"
+                raise ShapeError(f"encoders: timm does not expose the inner layers of {config.net}; remove `{key}`")
+            count = len(self.tower.feature_info)
+            self.level_layers = select_layers(config.levels, count)
+            self.layers = select_layers(config.levels[-1] if config.layer is None else config.layer, count)
         self.net, self.pool = config.net, config.pool
         if self.pool == "class" and (self.layers is not None or getattr(self.tower, "cls_token", None) is None):
             raise ShapeError(f"encoders: pool: class needs a class token, and {config.net} gives none; use pool: mean")
@@ -93,7 +97,7 @@ class Net(MeasuredEncoder):
         if masking is not None:
             return self._forward_masked(pixels_NCHW, masking)
         if self.layers is not None:
-            wanted = sorted(self.layers)
+            wanted = sorted({*self.layers, *self.level_layers})
             maps = dict(
                 zip(
                     wanted,
@@ -101,7 +105,8 @@ class Net(MeasuredEncoder):
                     strict=True,
                 )
             )
-            return join_maps([maps[n] for n in self.layers])
+            levels = tuple(maps[n] for n in self.level_layers)
+            return replace(join_maps([maps[n] for n in self.layers]), levels=levels)
         features = self.tower.forward_features(pixels_NCHW)
         if features.ndim == 4:  # CNNs return [N, C, h, w], Swin-like networks [N, h, w, C], ViTs [N, T, C]
             return join_maps([features.permute(0, 3, 1, 2) if self.is_channels_last else features])

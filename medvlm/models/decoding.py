@@ -15,7 +15,7 @@ from torch import nn
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Features, Outputs
-from medvlm.core.decoder_config import find_encoder
+from medvlm.core.decoder_config import find_encoder, reads_levels
 from medvlm.models.parts import build_encoders, build_seeded, complete_media, encode, is_trained
 
 
@@ -55,15 +55,23 @@ def build_decoding(encoders: Mapping[str, Any], decoders: Mapping[str, Any], see
 
     def build(name: str) -> nn.Module:
         config, tower = decoders[name], towers[reads[name]]
-        made: nn.Module = component("decoders", config.kind).build(config, tower.width, tower.grid, tower.input_shape)
+        module = component("decoders", config.kind)
+        levels = {"levels": getattr(tower, "levels", ())} if reads_levels(config) else {}
+        made: nn.Module = module.build(config, tower.width, tower.grid, tower.input_shape, **levels)
         return made
 
     built = {name: build_seeded(seed, f"decoders.{name}", partial(build, name)) for name in decoders}
     return Decoding(towers, nn.ModuleDict(built), reads)
 
 
+def name_output(decoder: str, side: int = 0) -> str:
+    """Where the logits of a decoder are in the Outputs. side: 1 for its first side output, and so on."""
+    return f"decoders.{decoder}.{side}" if side else f"decoders.{decoder}"
+
+
 class Decoding(nn.Module):
-    """forward(labelled) -> Outputs: `decoders.NAME`, logits [Q, K] or [Q, K, *size]. reads: decoder -> encoder."""
+    """forward(labelled) -> Outputs: `decoders.NAME`, logits [Q, K] or [Q, K, *size], and `decoders.NAME.1` ... for the
+    side outputs of a decoder in training. reads: decoder -> encoder."""
 
     runs_all = False
     """Whether towers without a medium run too, as needed if ranks gather sharded weights from each other."""
@@ -76,24 +84,32 @@ class Decoding(nn.Module):
         device = next(self.parameters()).device
         media = complete_media(self.encoders, batch.media, self._is_needed, device, least=1)
         features = {name: encode(self.encoders[name], pixels, name) for name, pixels in media.items()}
-        return {
-            f"decoders.{name}": self._decode(decoder, features[self.reads[name]], batch.rows.get(name))
-            for name, decoder in self.decoders.items()
-            if self.reads[name] in features
-        }
+        features = {name: replace(each, pixels=media[name]) for name, each in features.items()}
+        outputs: Outputs = {}
+        for name, decoder in self.decoders.items():
+            if self.reads[name] in features:
+                found = self._decode(decoder, features[self.reads[name]], batch.rows.get(name))
+                outputs |= {name_output(name, side): logits for side, logits in enumerate(found)}
+        return outputs
 
-    def _decode(self, decoder: nn.Module, features: Features, rows: torch.Tensor | None) -> torch.Tensor:
-        """Logits of the questions of a decoder. Without a question it still reads one medium, and its output is
-        dropped, so that the decoder is in the graph and no rank waits for its gradient."""
+    def _decode(self, decoder: nn.Module, features: Features, rows: torch.Tensor | None) -> list[torch.Tensor]:
+        """Logits of the questions of a decoder, and its side outputs. Without a question it still reads one medium, and
+        its output is dropped, so that the decoder is in the graph and no rank waits for its gradient."""
         count = 0 if rows is None else len(rows)
         if rows is None or not count:
             rows = torch.zeros(1, dtype=torch.long, device=features.patches.device)
-        picked = Features(features.patches[rows], features.pooled[rows], features.grid)
         dtype = next(decoder.parameters()).dtype
-        logits: torch.Tensor = decoder(
-            replace(picked, patches=picked.patches.to(dtype), pooled=picked.pooled.to(dtype))
+        assert features.pixels is not None
+        found: torch.Tensor | list[torch.Tensor] = decoder(
+            Features(
+                features.patches[rows].to(dtype),
+                features.pooled[rows].to(dtype),
+                features.grid,
+                tuple(level[rows].to(dtype) for level in features.levels),
+                features.pixels[rows].to(dtype),
+            )
         )
-        return logits[:count]
+        return [logits[:count] for logits in (found if isinstance(found, list) else [found])]
 
     def _is_needed(self, name: str) -> bool:
         own = (self.decoders[decoder] for decoder, encoder in self.reads.items() if encoder == name)

@@ -95,7 +95,7 @@ def encode(encoder: nn.Module, pixels: torch.Tensor, name: str) -> Features:
             f"encoders.{name} takes {tuple(encoder.input_shape)}, the batch has {tuple(pixels.shape[1:])}; set"
             f" encoders.{name}.preprocess.size"
         )
-    dtype = next(encoder.parameters()).dtype  # pixels are float32, a model may be trained in bfloat16
+    dtype = next(encoder.parameters(), pixels).dtype  # pixels are float32, a model may be trained in bfloat16
     deal = get_deal(encoder)
     with torch.set_grad_enabled(torch.is_grad_enabled() and is_trained(encoder)):
         if deal is None:
@@ -103,13 +103,13 @@ def encode(encoder: nn.Module, pixels: torch.Tensor, name: str) -> Features:
         elif getattr(encoder, "DEALS_VIEWS", False):
             features = encoder(pixels.to(dtype), deal)
         else:
-            patches, pooled = deal(lambda rows: _get_tensors(encoder(rows)), pixels.to(dtype))
-            features = Features(patches, pooled, tuple(encoder.grid))
+            patches, pooled, *levels = deal(lambda rows: _get_tensors(encoder(rows)), pixels.to(dtype))
+            features = Features(patches, pooled, tuple(encoder.grid), tuple(levels))
     return features
 
 
-def _get_tensors(features: Features) -> tuple[torch.Tensor, torch.Tensor]:
-    return features.patches, features.pooled
+def _get_tensors(features: Features) -> tuple[torch.Tensor, ...]:
+    return features.patches, features.pooled, *features.levels
 
 
 def get_deal(encoder: nn.Module) -> Any:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.core.content import list_answered
-from medvlm.core.decoder_config import find_encoder
+from medvlm.core.contracts import LeveledConfig
+from medvlm.core.decoder_config import find_encoder, reads_levels
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.problems import Problem
@@ -29,10 +31,19 @@ def check_decoders(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Proble
             known, preprocess = find_facts(encoder), component("encoders", encoder.kind).preprocess(encoder)
             if preprocess.tiles or preprocess.stack > 1:
                 _refuse_views(decoder)
+            if reads_levels(decoder) and not (isinstance(encoder, LeveledConfig) and encoder.levels):
+                _refuse_one_level(decoder, encoder)
             component("decoders", decoder.kind).facts(decoder, known.width, known.grid, preprocess.shape)
         except (ShapeError, RecipeError) as reason:
             yield Problem(path, str(reason).removeprefix(f"model.decoders.{name}").removeprefix(": "))
     yield from _check_evaluation(recipe, cards)
+
+
+def _refuse_one_level(decoder: Any, encoder: Any) -> None:
+    """Raises ShapeError for a decoder of several layers and an encoder that gives one."""
+    able = isinstance(encoder, LeveledConfig)
+    remedy = "set `levels` of its encoder, e.g. [-4, -3, -2, -1]" if able else "use an encoder that has `levels`"
+    raise ShapeError(f"{decoder.kind} reads several layers of its encoder; {remedy}")
 
 
 def _refuse_views(decoder: object) -> None:

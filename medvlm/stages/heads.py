@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import nn
+from torch.nn.functional import interpolate
 
 from medvlm.core.config import Slot, component, kinds
 from medvlm.core.content import list_answered
 from medvlm.core.decoder_config import find_form
-from medvlm.core.errors import did_you_mean
+from medvlm.core.errors import RecipeError, did_you_mean
 from medvlm.core.needs import Needs
 from medvlm.core.problems import Problem
 from medvlm.core.sample import Question, Sample
@@ -22,7 +23,7 @@ from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import find_task, list_tasks
 from medvlm.data.estimate import make_blank_labels
 from medvlm.data.stream import Item
-from medvlm.models.decoding import Labelled
+from medvlm.models.decoding import Labelled, name_output
 from medvlm.models.parts import evaluating
 from medvlm.stages._base import Base, Setup, split_evenly
 from medvlm.stages._blend import Blend, blend_sample, draw_mixture
@@ -40,6 +41,9 @@ class Config(StageConfig):
     losses: dict[str, HeadLosses] = Field(min_length=1)
     """Decoder -> its losses, as kinds or as settings, e.g. {lesion: [dice, {kind: cross_entropy, weight: 0.5}], view:
     [cross_entropy]}. Decoders that are not listed are not trained."""
+    sides: dict[str, tuple[PositiveFloat, ...]] = Field({}, exclude_if=lambda sides: not sides)
+    """Decoder -> the weights of its losses on each of its side outputs, e.g. {organ: [0.5, 0.25]} (deep supervision,
+    arXiv 1409.5185). Labels are taken at the nearest pixel of a smaller side output."""
     blend: Blend | None = None
     """Mixes each sample with another one of the step (mixup, CutMix). The loss is that of both labels, by their
     shares."""
@@ -50,6 +54,10 @@ class Config(StageConfig):
         return Needs(tuple(kind for kind in list_tasks() if find_task(kind).ANSWERED_BY in forms), media=True)
 
     def check(self, model: Any, cards: Mapping[str, Any]) -> Iterator[Problem]:
+        for name in self.sides:
+            if name not in self.losses:
+                near = did_you_mean(name, self.losses)
+                yield Problem(("sides", name), f"there is no {name!r} in `losses`{near}")
         for name, losses in self.losses.items():
             path = ("losses", name)
             if name not in model.decoders:
@@ -129,6 +137,24 @@ class Heads(Base):
         super().__init__(config, setup)
         self.decoders = {name: setup.model.decoders[name] for name in config.losses}
         self.model = setup.composition.build(setup, config)
+        for name in self.decoders:
+            self._check_sides(name)
+
+    def _check_sides(self, decoder: str) -> None:
+        """Raises RecipeError if the side outputs of a decoder do not have a weight each."""
+        given, has = len(self.config.sides.get(decoder, ())), len(self._find_sides(decoder))
+        if given != has:
+            raise RecipeError(
+                f"stages.{self.config.name}.sides: {decoder} has {has} side outputs, and {given} of them have a weight;"
+                f" give {has} weights, e.g. sides: {{{decoder}: {[0.5**n for n in range(1, has + 1)]}}}"
+                if has
+                else f"stages.{self.config.name}.sides: {decoder} has no side outputs; remove it"
+            )
+
+    def _find_sides(self, decoder: str) -> tuple[tuple[int, ...], ...]:
+        """The sizes of the side outputs of a decoder."""
+        sides: tuple[tuple[int, ...], ...] = getattr(self.model.decoders[decoder], "sides", ())
+        return sides
 
     def keep_asked(self, sample: Sample) -> Sample:
         asked = {decoder.answers or name for name, decoder in self.decoders.items()}
@@ -164,15 +190,15 @@ class Heads(Base):
 
     def weigh(self, micro: Labelled) -> dict[str, float]:
         weights = {}
-        for decoder, loss in self._list_losses():
+        for decoder, loss, side in self._list_losses():
             weight = 0.0
             if decoder in micro.labels:
-                module = component(SLOT, loss.kind)
+                module, labels = component(SLOT, loss.kind), self._scale_labels(decoder, side, micro.labels[decoder])
                 weight = sum(
-                    factor * module.weigh(loss, micro.labels[decoder][part], self.decoders[decoder])
+                    factor * module.weigh(loss, labels[part], self.decoders[decoder])
                     for factor, part in micro.list_shares(decoder)
                 )
-            weights[_name_loss(decoder, loss)] = weight
+            weights[_name_loss(decoder, loss, side)] = weight
         return weights
 
     def compute_loss(self, model: nn.Module, micro: Labelled, step: int) -> Measured:
@@ -180,25 +206,36 @@ class Heads(Base):
         micro = micro.to(self.engine.device)
         outputs = model(micro)
         measured: dict[Name, Loss | Term] = {}
-        joint = dict.fromkeys(name for name, loss in self._list_losses() if _is_joint(loss))
-        gathered = {name: self._gather(name, outputs[f"decoders.{name}"], micro.labels.get(name)) for name in joint}
-        for decoder, loss in self._list_losses():
-            logits = outputs[f"decoders.{decoder}"]
+        joint = dict.fromkeys(name for name, loss, _ in self._list_losses() if _is_joint(loss))
+        gathered = {name: self._gather(name, outputs[name_output(name)], micro.labels.get(name)) for name in joint}
+        for decoder, loss, side in self._list_losses():
+            if name_output(decoder, side) not in outputs:  # only training has side outputs
+                continue
+            logits = outputs[name_output(decoder, side)]
             if _is_joint(loss):
                 every, labels, own = gathered[decoder]
                 total = component(SLOT, loss.kind).add_up(loss, every, labels, self.decoders[decoder], own)
                 total = loss.weight * total + 0 * every.sum()  # in the graph, whatever the labels are
             elif decoder in micro.labels:
-                module, labels = component(SLOT, loss.kind), micro.labels[decoder]
+                module, labels = component(SLOT, loss.kind), self._scale_labels(decoder, side, micro.labels[decoder])
                 total = loss.weight * sum(
                     factor * module.add_up(loss, logits[part], labels[part], self.decoders[decoder])
                     for factor, part in micro.list_shares(decoder)
                 )
             else:
                 total = logits.float().sum()  # the logits are empty: 0, with a gradient of zeros for DDP
-            name = _name_loss(decoder, loss)
-            measured[name] = Loss(total, weights[name])
+            name = _name_loss(decoder, loss, side)
+            measured[name] = Loss(self.config.sides[decoder][side - 1] * total if side else total, weights[name])
         return measured
+
+    def _scale_labels(self, decoder: str, side: int, labels: torch.Tensor) -> torch.Tensor:
+        """The labels of a side output, at its size."""
+        size = self._find_sides(decoder)[side - 1] if side else ()
+        if not side or tuple(labels.shape[-len(size) :]) == size:
+            return labels
+        channels = labels[:, None] if self.decoders[decoder].exclusive else labels
+        scaled = interpolate(channels.float(), size=size, mode="nearest-exact").to(labels.dtype)
+        return scaled[:, 0] if self.decoders[decoder].exclusive else scaled
 
     def _gather(
         self, decoder: str, logits: torch.Tensor, labels: torch.Tensor | None
@@ -233,8 +270,11 @@ class Heads(Base):
         means = [total / weight if weight else 0.0 for total, weight in zip(totals[::2], totals[1::2], strict=True)]
         return {LOSS: Term(sum(means), 1.0), **found}
 
-    def _list_losses(self) -> Iterator[tuple[str, Any]]:
-        yield from ((decoder, loss) for decoder, losses in self.config.losses.items() for loss in losses)
+    def _list_losses(self) -> Iterator[tuple[str, Any, int]]:
+        """The losses of the outputs of each decoder: 0 is the mask itself, 1 the first side output."""
+        for decoder, losses in self.config.losses.items():
+            for side in range(1 + len(self.config.sides.get(decoder, ()))):
+                yield from ((decoder, loss, side) for loss in losses)
 
 
 def _is_joint(loss: Any) -> bool:
@@ -242,9 +282,10 @@ def _is_joint(loss: Any) -> bool:
     return getattr(component(SLOT, loss.kind), "JOINT", False)
 
 
-def _name_loss(decoder: str, loss: Any) -> str:
-    """The name of a loss in the log, e.g. `lesion.dice`."""
-    return f"{decoder}.{loss.kind.rpartition('.')[2]}"
+def _name_loss(decoder: str, loss: Any, side: int) -> str:
+    """The name of a loss in the log, e.g. `lesion.dice`, and `lesion.dice.1` for the first side output."""
+    name = f"{decoder}.{loss.kind.rpartition('.')[2]}"
+    return f"{name}.{side}" if side else name
 
 
 def collate_labelled(items: list[LabelledSample], decoders: Mapping[str, Any]) -> Labelled:

@@ -55,7 +55,7 @@ def place(truth: Truth, canvas: Canvas | None, writing: Any) -> Truth:
     return truth
 
 
-def hold(truth: Truth, masks: Mapping[str, np.ndarray]) -> Truth:
+def hold(truth: Truth, masks: Mapping[str, np.ndarray], spacing_mm: tuple[float, ...] | None = None) -> Truth:
     return truth
 
 

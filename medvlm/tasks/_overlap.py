@@ -13,8 +13,8 @@ import numpy as np
 from medvlm.tasks._runs import read_runs, write_runs
 
 THRESHOLDS = 24
-"""Shares of the masks that are tried for a constant."""
-Judge = Callable[[int, int, int], float]
+Judge = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
+"""(what is marked, what should be, which pixels count), bool [*size] each -> how good that is."""
 Plane = tuple[np.ndarray, np.ndarray]
 """What is marked, and which pixels count, both bool [*size]."""
 
@@ -33,40 +33,40 @@ def read_planes(text: str, planes: int, size: str) -> np.ndarray | None:
 def count_overlap(answer: str, runs: str, classes: int) -> tuple[tuple[int, int, int], ...]:
     """For each class the pixels that both mark, that the answer marks, and that the truth marks. An answer that cannot
     be read marks everything but what it should."""
-    true, counted = _read_truth(runs, classes)
+    true, counted = read_truth(runs, classes)
     found = read_planes(answer, classes, size_of(runs))
     found = ~true if found is None else found
-    return tuple(_compare(*planes, counted) for planes in zip(found, true, strict=True))
+    return tuple(compare(*planes, counted) for planes in zip(found, true, strict=True))
 
 
-def find_best_planes(masks: Sequence[str], classes: int, judge: Judge) -> str:
-    """masks: of one size."""
-    read = [_read_truth(runs, classes) for runs in masks]
+def find_best_planes(masks: Sequence[str], classes: int, judge: Judge, thresholds: int = THRESHOLDS) -> str:
+    """masks: of one size. thresholds: shares of the masks that are tried for a constant."""
+    read = [read_truth(runs, classes) for runs in masks]
     best = []
     for number in range(classes):
         of_class = [(true[number], counted) for true, counted in read]
-        best.append(max(_list_candidates(of_class), key=partial(_average, of_class, judge)))
+        best.append(max(_list_candidates(of_class, thresholds), key=partial(_average, of_class, judge)))
     return write_runs(best)
 
 
-def _read_truth(runs: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
+def read_truth(runs: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """bool [classes, *size], and bool [*size] of the pixels that count."""
     planes = read_planes(runs, runs.count("|") + 1, size_of(runs))
     assert planes is not None and len(planes) in (classes, classes + 1), (classes, runs[:80])
     return planes[:classes], np.ones(planes.shape[1:], bool) if len(planes) == classes else ~planes[classes]
 
 
-def _compare(found: np.ndarray, true: np.ndarray, counted: np.ndarray) -> tuple[int, int, int]:
+def compare(found: np.ndarray, true: np.ndarray, counted: np.ndarray) -> tuple[int, int, int]:
     shared, own, other = (int((plane & counted).sum()) for plane in (found & true, found, true))
     return shared, own, other
 
 
-def _list_candidates(masks: Sequence[Plane]) -> list[np.ndarray]:
+def _list_candidates(masks: Sequence[Plane], thresholds: int) -> list[np.ndarray]:
     share = np.mean([true for true, _ in masks], axis=0)
     levels = np.unique(share[share > 0])
-    tried = {round(number) for number in np.linspace(0, len(levels) - 1, THRESHOLDS).tolist()} if len(levels) else set()
+    tried = {round(number) for number in np.linspace(0, len(levels) - 1, thresholds).tolist()} if len(levels) else set()
     return [np.zeros(share.shape, bool), *(share >= levels[number] for number in sorted(tried))]
 
 
 def _average(masks: Sequence[Plane], judge: Judge, plane: np.ndarray) -> float:
-    return sum(judge(*_compare(plane, true, counted)) for true, counted in masks) / len(masks)
+    return sum(judge(plane, true, counted) for true, counted in masks) / len(masks)

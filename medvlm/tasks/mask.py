@@ -1,14 +1,14 @@
 """Which pixels show what: a mask of one or several labels, which a decoder gives.
 
-An answer is text, see _runs.py: a plane for each class of the truth, on the canvas that the model perceives. Both Dice
-and IoU of a class that neither truth nor answer marks are 1, and 0 where only one of them marks it. A question counts
-with the mean over its classes, whatever their sizes.
+An answer is text, see _runs.py: a plane for each class of the truth, on the canvas that the model perceives. Dice, IoU,
+NSD and volume similarity of a class that neither truth nor answer marks are 1, and 0 where only one of them marks it;
+its HD95 is 0, and the longest distance within the image where only one of them marks it. A question counts with the
+mean over its classes, whatever their sizes.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,10 +18,10 @@ from medvlm.core import sample
 from medvlm.core.config import Config as Base
 from medvlm.core.decoder_config import MISSING
 from medvlm.core.errors import DataError
-from medvlm.core.measure import Measure, ToColumnsByClass
 from medvlm.core.sample import Medium
 from medvlm.core.tasks import Drawing, MarkedMask
 from medvlm.tasks._made_up import make_question
+from medvlm.tasks._mask_measures import MEASURES, best_constant, count, dice  # noqa: F401
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
     from medvlm.core.geometry import Canvas
 
 # numpy is imported where pixels are, since it takes as long to load as everything else of a reward.
-JUDGES = 400
-"""Masks that a constant mask is made of."""
-
-Judge = Callable[[int, int, int], float]
-"""(pixels that both mark, that the answer marks, that the truth marks) -> how alike they are."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,7 @@ class Truth(sample.Truth):
 
     unmarked: the label of pixels of which nobody says what they show; they count for nothing. runs: a plane for each of
     `classes`, and one of the unmarked pixels where there are such, as the model perceives them; "" in a shard.
+    spacing_mm: of these planes; () if unknown, and in a shard.
     """
 
     classes: tuple[str, ...] = ()
@@ -50,6 +46,7 @@ class Truth(sample.Truth):
     overlapping: bool = False
     unmarked: int | None = None
     runs: str = ""
+    spacing_mm: tuple[float, ...] = ()
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -89,11 +86,12 @@ def follow(truth: Truth, canvas: Canvas) -> Truth | None:
 # --- between pixels, labels and text ----------------------------------------------------------------
 
 
-def hold(truth: Truth, masks: Mapping[str, np.ndarray]) -> Truth:
+def hold(truth: Truth, masks: Mapping[str, np.ndarray], spacing_mm: tuple[float, ...] | None = None) -> Truth:
     from medvlm.tasks._runs import write_runs
 
     planes, unmarked = _planes(truth, masks[truth.member])
-    return replace(truth, runs=write_runs([*planes, *([] if unmarked is None else [unmarked])]))
+    runs = write_runs([*planes, *([] if unmarked is None else [unmarked])])
+    return replace(truth, runs=runs, spacing_mm=spacing_mm or ())
 
 
 def target(truth: Truth, masks: Mapping[str, np.ndarray], classes: Sequence[str], exclusive: bool) -> np.ndarray:
@@ -167,52 +165,9 @@ def parse(text: str, truth: Truth) -> np.ndarray | None:
     return read_planes(text, len(truth.classes), size_of(truth.runs)) if isinstance(text, str) else None
 
 
-def dice(shared: int, found: int, true: int) -> float:
-    return 2 * shared / (found + true) if found + true else 1.0
-
-
-def iou(shared: int, found: int, true: int) -> float:
-    return shared / (found + true - shared) if found + true else 1.0
-
-
 def score(answer: Any, truth: Truth) -> float:
     """The mean Dice of its classes."""
-    return sum(dice(*counts) for counts in _count(answer, truth)) / len(truth.classes)
-
-
-def _average_by_class(judge: Judge) -> ToColumnsByClass:
-    def columns(answer: Any, truth: Any) -> dict[str, tuple[float, ...]]:
-        counts = _count(answer, truth)
-        return {name: (judge(*each), 1.0) for name, each in zip(truth.classes, counts, strict=True)}
-
-    return columns
-
-
-def _count(answer: Any, truth: Truth) -> tuple[tuple[int, int, int], ...]:
-    from medvlm.tasks._overlap import count_overlap
-
-    return count_overlap(answer if isinstance(answer, str) else "", truth.runs, len(truth.classes))
-
-
-def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> str:
-    """For each class the pixels that at least a share of the masks mark, with the share for which the mean of the
-    measure over these masks is largest; of masks of the commonest size and classes."""
-    from medvlm.tasks._overlap import find_best_planes, size_of
-
-    of_kind = defaultdict(list)
-    for truth in truths:
-        of_kind[truth.classes, size_of(truth.runs)].append(truth)
-    alike = max(of_kind.values(), key=len)
-    alike = [alike[i * len(alike) // min(JUDGES, len(alike))] for i in range(min(JUDGES, len(alike)))]
-    judge = iou if measure is not None and measure.metric == IOU else dice
-    return find_best_planes([truth.runs for truth in alike], len(alike[0].classes), judge)
-
-
-IOU = "iou"
-MEASURES = (
-    Measure("dice", "mask", _average_by_class(dice), by_template=True, by_class=True, headline=True, words="Dice"),
-    Measure(IOU, "mask", _average_by_class(iou), by_template=True, by_class=True, words="IoU"),
-)
+    return sum(dice(*counts) for counts in count(answer, truth)) / len(truth.classes)
 
 
 # --- rehearsal and report ---------------------------------------------------------------------------
@@ -253,7 +208,7 @@ def _say(answer: Any, truth: Truth) -> str:
         return ""
     if not isinstance(answer, str) or parse(answer, truth) is None:
         return "cannot be read"
-    counts = zip(truth.classes, _count(answer, truth), strict=True)
+    counts = zip(truth.classes, count(answer, truth), strict=True)
     return "; ".join(f"{name}: {each[1]:,} pixels, Dice {dice(*each):.2f}" for name, each in counts)
 
 

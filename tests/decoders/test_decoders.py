@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from medvlm.core.config import component, kinds
-from medvlm.core.contracts import Features
+from medvlm.core.config import component, kinds, permit
+from medvlm.core.contracts import Features, Level
+from medvlm.core.decoder_config import reads_levels
 from medvlm.core.errors import ShapeError
 from medvlm.decoders.conv_mask import compute_sizes
 
@@ -29,9 +30,27 @@ OWN: dict[str, dict[str, Any]] = {
     "proportional_hazards": {"classes": ("death",)},
     "interval_hazards": {"classes": ("death",), "edges": (1.0, 2.0, 3.0)},
     "hierarchy": {"parents": {"pa": "lateral"}},
+    "monai": {"net": "SegResNet", "args": {"blocks_down": (1, 1), "blocks_up": (1,)}},
+    "module": {
+        "path": "monai.networks.nets.BasicUNet",
+        "args": {"spatial_dims": 2, "in_channels": 3, "out_channels": 4, "features": (8, 8, 8, 8, 8, 8)},
+    },
 }
-ANY_CLASSES = ("linear", "conv_mask")
+OWN_GRIDS = {"monai": [GRIDS[0], GRIDS[3]], "module": [GRIDS[0]]}
+"""Of networks that read pixels, whose numbers they halve."""
+ANY_CLASSES = ("linear", "conv_mask", "fpn", "monai")
 """Those for classes that exclude each other, and for others."""
+LEVELS = (12, 8)
+"""Channels of the levels: one of the grid, and one of half of it."""
+
+
+@pytest.fixture(autouse=True)
+def _permit_monai() -> None:
+    permit(["monai"])
+
+
+def list_cases() -> list[Any]:
+    return [(kind, *case) for kind in kinds("decoders") for case in OWN_GRIDS.get(kind, GRIDS)]
 
 
 def config_of(kind: str, **settings: Any) -> Any:
@@ -41,31 +60,58 @@ def config_of(kind: str, **settings: Any) -> Any:
 
 def built(kind: str, grid: tuple[int, ...], shape: tuple[int, ...], **settings: Any) -> nn.Module:
     torch.manual_seed(0)
-    decoder: nn.Module = component("decoders", kind).build(config_of(kind, **settings), WIDTH, grid, shape)
+    decoder: nn.Module = build_on(kind, config_of(kind, **settings), grid, shape)
     return decoder
 
 
-def features(grid: tuple[int, ...], count: int = 2, device: str = "cpu") -> Features:
+def build_on(kind: str, config: Any, grid: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+    module = component("decoders", kind)
+    levels = tuple(Level(width, size) for width, size in zip(LEVELS, list_grids(grid), strict=True))
+    return module.build(config, WIDTH, grid, shape, **({"levels": levels} if reads_levels(config) else {}))
+
+
+def list_grids(grid: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [grid, tuple((side + 1) // 2 for side in grid)]
+
+
+def features(
+    grid: tuple[int, ...], count: int = 2, device: str = "cpu", shape: tuple[int, ...] = (3, 64, 80)
+) -> Features:
     patches = torch.randn(count, math.prod(grid), WIDTH, device=device)
-    return Features(patches, torch.randn(count, WIDTH, device=device), grid)
+    levels = [
+        torch.randn(count, width, *size, device=device) for width, size in zip(LEVELS, list_grids(grid), strict=True)
+    ]
+    pixels = torch.randn(count, *shape, device=device)
+    return Features(patches, torch.randn(count, WIDTH, device=device), grid, tuple(levels), pixels)
+
+
+def pick(seen: Features, at: int) -> Features:
+    rows, pixels = slice(at, at + 1), seen.pixels
+    assert pixels is not None
+    return Features(
+        seen.patches[rows],
+        seen.pooled[rows],
+        seen.grid,
+        tuple(level[rows] for level in seen.levels),
+        pixels[rows],
+    )
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
-@pytest.mark.parametrize(("grid", "shape"), GRIDS, ids=str)
-@pytest.mark.parametrize("kind", kinds("decoders"))
+@pytest.mark.parametrize(("kind", "grid", "shape"), list_cases(), ids=str)
 def test_the_output_has_the_shape_that_is_known_before_any_weight(
     kind: str, grid: tuple[int, ...], shape: tuple[int, ...], exclusive: bool
 ) -> None:
     settings = {"exclusive": exclusive} if kind in ANY_CLASSES else {}
     module, config = component("decoders", kind), config_of(kind, **settings)
     stated = module.facts(config, WIDTH, grid, shape).shape
-    out = built(kind, grid, shape, **settings)(features(grid))
+    out = built(kind, grid, shape, **settings)(features(grid, shape=shape))
     assert out.shape == (2, *stated)
-    maps = 3 + exclusive  # a background beside exclusive classes
+    maps = 3 + config.exclusive  # a background beside exclusive classes
     assert stated == {"scores": (3,), "maps": (maps, *shape[1:])}.get(module.OUTPUT, stated)
     assert module.facts(config, None, None, shape).shape == stated
     with torch.device("meta"):
-        on_meta = module.build(config, WIDTH, grid, shape)(features(grid, device="meta"))
+        on_meta = build_on(kind, config, grid, shape)(features(grid, device="meta", shape=shape))
     assert on_meta.is_meta and on_meta.shape == out.shape
 
 
@@ -74,7 +120,7 @@ def test_every_parameter_is_used_and_every_image_is_read_by_itself(kind: str) ->
     grid, shape = GRIDS[0]
     decoder, seen = built(kind, grid, shape), features(grid, 3)
     out = decoder(seen)
-    alone = [decoder(Features(seen.patches[i : i + 1], seen.pooled[i : i + 1], grid)) for i in range(3)]
+    alone = [decoder(pick(seen, i)) for i in range(3)]
     torch.testing.assert_close(out, torch.cat(alone), rtol=1e-5, atol=1e-5)
     (out * torch.randn(out.shape)).sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in decoder.parameters())

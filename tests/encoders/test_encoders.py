@@ -325,6 +325,32 @@ def test_patch_tokens_are_in_row_major_order(name: str) -> None:
         assert moved.argmax() == place
 
 
+LEVELS = {
+    "CNN of timm": ((-4, -2, -1), [(64, (16, 16)), (256, (4, 4)), (512, (2, 2))]),
+    "ViT of timm": ((-2, -1), [(24, (2, 2)), (24, (2, 2))]),
+    "ViT of MONAI, patches in mm": ((-2, -1), [(24, (2, 2, 3))] * 2),
+    "SwinUNETR": ((-5, -4, -1), [(12, (16, 32, 16)), (24, (8, 16, 8)), (192, (1, 2, 1))]),
+}
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_levels_are_the_layers_that_could_be_the_tokens(name: str) -> None:
+    layers, expected = LEVELS[name]
+    kind, settings = component("encoders", ENCODERS[name]["kind"]), {**ENCODERS[name], "layer": None}
+    encoder = build_encoder(kind.Config.model_validate({**settings, "levels": layers})).eval()
+    assert list(encoder.levels) == expected
+    pixels = torch.randn(2, *encoder.input_shape)
+    features = encoder(pixels)
+    for layer, level in zip(layers, features.levels, strict=True):
+        one = build_encoder(kind.Config.model_validate({**settings, "layer": layer})).eval()
+        one.load_state_dict(encoder.state_dict())
+        alone = one(pixels)
+        torch.testing.assert_close(level, alone.patches.transpose(1, 2).unflatten(2, alone.grid))
+    torch.testing.assert_close(features.patches, alone.patches)  # by default, of the last level
+    with torch.device("meta"):
+        assert kind.build(kind.Config.model_validate({**settings, "levels": layers})).levels == encoder.levels
+
+
 def test_maps_of_cnn_and_swin_become_tokens_in_row_major_order() -> None:
     for name in ("CNN of one channel", "Swin of timm"):
         encoder = build_encoder(config_of(name)).eval()

@@ -65,6 +65,9 @@ COMPARED = {
     "labels ece": "metrics/test_calibration.py:test_it_is_that_of_torchmetrics",
     "mask dice": "tasks/test_mask.py:test_dice_and_iou_are_monais_with_two_empty_masks_alike",
     "mask iou": "tasks/test_mask.py:test_dice_and_iou_are_monais_with_two_empty_masks_alike",
+    "mask nsd": "tasks/test_mask.py:test_distances_are_monais_and_empty_masks_are_far",
+    "mask hd95": "tasks/test_mask.py:test_distances_are_monais_and_empty_masks_are_far",
+    "mask volume_similarity": "tasks/test_mask.py:test_volumes_are_compared_as_their_formula_says",
 }
 """Measure -> the test that compares it. One with a suffix, such as a section, is the same function."""
 SHARES = {"count unreadable", "boxes unreadable"}

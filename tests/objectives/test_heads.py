@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from medvlm.core.config import component, kinds
+from medvlm.core.config import component, kinds, permit
 from medvlm.core.decoder_config import MISSING, UNCERTAIN
 
 N, K = 5, 3
@@ -296,6 +296,9 @@ DECODERS: list[tuple[str, dict[str, Any]]] = [
     ("linear", {"classes": CLASSES, "exclusive": False}),
     ("conv_mask", {"classes": CLASSES[:2]}),
     ("conv_mask", {"classes": CLASSES, "exclusive": False}),
+    ("fpn", {"classes": CLASSES[:2]}),
+    ("monai", {"classes": CLASSES[:2], "net": "SegResNet"}),
+    ("module", {"classes": CLASSES, "exclusive": False, "path": "monai.networks.nets.BasicUNet"}),
     ("ordinal", {"classes": CLASSES}),
     ("quantity", {"classes": ["age"], "std": 3.0}),
     ("proportional_hazards", {"classes": ["death"]}),
@@ -309,6 +312,7 @@ DECODERS: list[tuple[str, dict[str, Any]]] = [
 def list_fitting(kind: str) -> list[tuple[Any, str]]:
     """The decoders that a loss suits, with the form of their outputs."""
     module, found = component("objectives.heads", kind), []
+    permit(["monai"])
     for name, settings in DECODERS:
         decoder, output = component("decoders", name).Config(kind=name, **settings), component("decoders", name).OUTPUT
         if not module.refuse(module.Config(kind=kind), decoder, output):

@@ -13,10 +13,11 @@ from medvlm.core.errors import DataError
 from medvlm.core.measure import Measure
 from medvlm.core.sample import Medium
 from medvlm.tasks import mask
+from medvlm.tasks._mask_measures import TOLERANCE
 from medvlm.tasks._runs import read_runs, write_runs
 from medvlm.tasks.mask import Truth
 
-DICE, IOU = mask.MEASURES
+DICE, IOU, NSD, HD95, VOLUME = mask.MEASURES
 
 
 def blobs(rng: np.random.Generator, planes: int, size: tuple[int, ...]) -> np.ndarray:
@@ -71,6 +72,63 @@ def test_dice_and_iou_are_monais_with_two_empty_masks_alike() -> None:
             assert columns(measure, answer, truth) == pytest.approx(expected)
         assert mask.score(answer, truth) == pytest.approx(np.mean(columns(DICE, answer, truth)))
     assert empty > 20
+
+
+SPACINGS = [(1.0, 1.0), (0.5, 3.0), (2.0, 0.7, 1.3)]
+
+
+@pytest.mark.parametrize("spacing", SPACINGS, ids=str)
+def test_distances_are_monais_and_empty_masks_are_far(spacing: tuple[float, ...]) -> None:
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+    rng, size = np.random.default_rng(3), (9, 11, 7)[: len(spacing)]
+    longest, empty = float(np.linalg.norm((np.array(size) - 1) * spacing)), 0
+    for _ in range(60):
+        found, true = (blobs(rng, 3, size) for _ in range(2))
+        truth = Truth(classes=("a", "b", "c"), runs=write_runs(list(true)), spacing_mm=spacing)
+        tensors = [torch.from_numpy(planes[None].astype(np.float32)) for planes in (found, true)]
+        shares = compute_surface_dice(*tensors, [TOLERANCE] * 3, include_background=True, spacing=spacing)[0]
+        far = compute_hausdorff_distance(*tensors, include_background=True, percentile=95, spacing=spacing)[0]
+        told = [columns(measure, write_runs(list(found)), truth) for measure in (NSD, HD95)]
+        for number, (one, other) in enumerate(zip(found, true, strict=True)):
+            none = not one.any() and not other.any()
+            empty += none
+            expected = (1.0, 0.0) if none else (0.0, longest) if not (one.any() and other.any()) else None
+            expected = expected or (float(shares[number]), float(far[number]))
+            assert (told[0][number], told[1][number]) == pytest.approx(expected, abs=1e-5)
+    assert empty > 1
+
+
+def test_touching_and_single_pixels_by_hand() -> None:
+    """Pixels of 3 x 1 mm; one pixel beside another, and one two rows below it."""
+    truth = Truth(classes=("a",), runs="4x4 5,1,10", spacing_mm=(3.0, 1.0))
+    for answer, nsd, hd95 in (("4x4 5,1,10", 1.0, 0.0), ("4x4 6,1,9", 1.0, 1.0), ("4x4 13,1,2", 0.0, 6.0)):
+        assert [columns(measure, answer, truth)[0] for measure in (NSD, HD95)] == [nsd, pytest.approx(hd95)]
+    for unread in ("I cannot tell", "4x4 5,1", None):
+        assert [columns(measure, unread, truth)[0] for measure in (NSD, VOLUME)] == [0, 0]
+        assert columns(HD95, unread, truth)[0] == pytest.approx(np.hypot(9, 3))
+
+
+def test_volumes_are_compared_as_their_formula_says() -> None:
+    truth = Truth(classes=("a", "b"), runs="2x4 0,3,5|")
+    assert columns(VOLUME, "2x4 7,1|", truth) == [pytest.approx(1 - 2 / 4), 1.0]
+    assert columns(VOLUME, "2x4 |0,2,6", truth) == [0.0, 0.0]
+
+
+def test_the_best_constant_of_a_measure_is_at_least_as_good_as_the_others() -> None:
+    rng = np.random.default_rng(5)
+    planes = [np.zeros((12, 12), bool) for _ in range(12)]
+    for number, plane in enumerate(planes):
+        y, x = rng.integers(0, 6, 2)
+        plane[y : y + 4 + number % 3, x : x + 5] = True
+    truths = [Truth(classes=("a",), runs=write_runs([plane])) for plane in planes]
+    constants = {measure.metric: mask.best_constant(truths, measure) for measure in mask.MEASURES}
+    assert mask.best_constant(truths) == constants["dice"] and len(set(constants.values())) > 1
+    for measure in mask.MEASURES:
+        means = {name: np.mean([columns(measure, text, t)[0] for t in truths]) for name, text in constants.items()}
+        best = max(means.values()) if measure.better == "higher" else min(means.values())
+        tried = means[measure.metric]
+        assert tried == pytest.approx(best, abs=0.02 if measure in (NSD, HD95) else 1e-9), measure.metric
 
 
 def test_unmarked_pixels_count_for_nothing() -> None:

@@ -1,8 +1,8 @@
 """Soft Dice loss of masks, for each sample and class.
 
 1 - (2 sum(p t) + smooth) / (sum(p) + sum(t) + smooth) over the pixels of one class in one sample; p: softmax or
-sigmoid, t: 0 or 1. The mean over samples and classes equals MONAI's DiceLoss with smooth_nr = smooth_dr = smooth. The
-terms of the denominator are not squared, unlike in V-Net (arXiv 1606.04797).
+sigmoid, t: 0 or 1. The mean over samples and classes equals MONAI's DiceLoss with smooth_nr = smooth_dr = smooth. With
+cross-entropy or focal as a second loss of the decoder, the sum is that of MONAI's DiceCELoss and DiceFocalLoss.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch.nn.functional import one_hot
 
-from medvlm.core.decoder_config import MISSING, DecoderConfig, HeadLoss
+from medvlm.core.decoder_config import DecoderConfig, HeadLoss
+from medvlm.objectives.heads._masks import add_up_classes, compare, count_classes, explain_unfit
 
 
 class Config(HeadLoss):
@@ -24,33 +24,23 @@ class Config(HeadLoss):
     vanishes."""
     background: bool = False
     """Whether the background of exclusive classes counts as a class."""
+    squared: bool = False
+    """Squares the terms of the denominator, as in V-Net (arXiv 1606.04797, section 3; squared_pred in MONAI)."""
 
 
 def refuse(config: Config, decoder: DecoderConfig, output: str) -> str:
-    return "" if output == "maps" else "compares masks, but this decoder predicts one score per class"
+    return explain_unfit(output)
 
 
 def weigh(config: Config, labels: torch.Tensor, decoder: DecoderConfig) -> float:
-    """Number of (sample, class) pairs with a labelled pixel. Exclusive labels do not tell the number of classes, so
-    only samples are counted, and add_up() takes the mean over classes."""
-    is_there = labels != MISSING
-    return float(is_there.flatten(1 if decoder.exclusive else 2).any(-1).sum())
+    return count_classes(labels, decoder)
 
 
 def add_up(config: Config, logits: torch.Tensor, labels: torch.Tensor, decoder: DecoderConfig) -> torch.Tensor:
     """logits: [N, K, *pixels]. labels: int64 [N, *pixels], or [N, K, *pixels] of 0 and 1 if not exclusive. Pixels
     without a label are ignored."""
-    if decoder.exclusive:
-        is_there = (labels != MISSING)[:, None]
-        truth = one_hot(labels.clamp(min=0), logits.shape[1]).movedim(-1, 1)
-        soft = logits.float().softmax(1)
-        if not config.background:
-            truth, soft = truth[:, 1:], soft[:, 1:]
-    else:
-        is_there, truth, soft = labels != MISSING, labels.clamp(min=0), logits.float().sigmoid()
-    is_there = is_there.expand_as(soft).flatten(2)
-    truth, soft = truth.flatten(2) * is_there, soft.flatten(2) * is_there
-    shared, either = (truth * soft).sum(-1), truth.sum(-1) + soft.sum(-1)
-    losses_NK = 1 - (2 * shared + config.smooth) / (either + config.smooth)
-    losses_NK = losses_NK * is_there.any(-1)
-    return losses_NK.mean(1).sum() if decoder.exclusive else losses_NK.sum()
+    compared = compare(logits, labels, decoder, config.background)
+    truth, soft = compared.truth.flatten(2), compared.soft.flatten(2)
+    shared = (truth * soft).sum(-1)
+    either = truth.sum(-1) + (soft.square() if config.squared else soft).sum(-1)
+    return add_up_classes(1 - (2 * shared + config.smooth) / (either + config.smooth), compared, decoder)

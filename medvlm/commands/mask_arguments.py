@@ -1,0 +1,70 @@
+"""The arguments of `medvlm segment`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from medvlm.commands.data_arguments import add_verb
+
+
+def add_segment_verb(verbs: Any, add_model_options: Callable[[argparse.ArgumentParser], None]) -> None:
+    segment = add_verb(verbs, "segment", "write the mask of an image or volume, on its own pixels")
+    segment.add_argument("model", metavar="MODEL", help="a run or an exported folder with a decoder of masks")
+    segment.add_argument("file", type=Path, metavar="FILE", help="an image, a volume, or the folder of a DICOM series")
+    segment.add_argument(
+        "--to", type=Path, required=True, metavar="FILE.nii.gz|FILE.dcm|FILE.png", help="file to write to"
+    )
+    segment.add_argument("--decoder", default="", metavar="NAME", help="which decoder, if there are several")
+    segment.add_argument("--page", type=Path, metavar="FILE.html", help="page with the mask over the image")
+    segment.add_argument(
+        "--overlap",
+        type=read_overlap,
+        default=0.5,
+        metavar="SHARE",
+        help="of neighbouring windows, for models with a spacing (default: 0.5)",
+    )
+    segment.add_argument(
+        "--flip",
+        action="append",
+        default=[],
+        choices=["depth", "height", "width"],
+        help="average over mirror images along an axis too; may be repeated",
+    )
+    segment.add_argument(
+        "--largest", action="append", default=[], metavar="CLASS", help="keep only its largest component"
+    )
+    segment.add_argument(
+        "--least-ml",
+        action="append",
+        default=[],
+        type=read_class_number,
+        metavar="CLASS=ML",
+        help="drop components of it that are smaller; may be repeated",
+    )
+    add_model_options(segment)
+
+
+def read_overlap(text: str) -> float:
+    """A share in [0, 1), as `type` of an argument."""
+    try:
+        share = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+    if not 0 <= share < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected at least 0 and less than 1")
+    return share
+
+
+def read_class_number(text: str) -> tuple[str, float]:
+    """CLASS=NUMBER, as `type` of an argument."""
+    name, separator, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if not name or not separator or not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected CLASS=ML, e.g. liver=0.5")
+    return name, value

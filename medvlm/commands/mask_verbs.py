@@ -1,0 +1,66 @@
+"""`medvlm segment` in Python and on the command line. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medvlm.commands.data_verbs import Where
+
+
+def segment(
+    model: Where,
+    file: Where,
+    to: Where,
+    *,
+    decoder: str = "",
+    stage: str = "",
+    kind: str = "",
+    overlap: float = 0.5,
+    flip: Sequence[str] = (),
+    largest: Sequence[str] = (),
+    least_ml: Mapping[str, float] | None = None,
+    page: Where | None = None,
+) -> list[Any]:
+    """Write the mask of an image or volume (.png, .nii, .nii.gz); returns name, pixels, ml and components of each
+    class."""
+    from medvlm.commands.segment import segment as run
+
+    return [
+        *run(
+            str(model),
+            Path(file),
+            Path(to),
+            decoder=decoder,
+            stage=stage,
+            kind=kind,
+            overlap=overlap,
+            flip=flip,
+            largest=largest,
+            least_ml=least_ml,
+            page=None if page is None else Path(page),
+        )
+    ]
+
+
+def print_segmented(args: argparse.Namespace) -> None:
+    found = segment(
+        args.model,
+        args.file,
+        args.to,
+        decoder=args.decoder,
+        stage=args.stage,
+        kind=args.kind,
+        overlap=args.overlap,
+        flip=args.flip,
+        largest=args.largest,
+        least_ml=dict(args.least_ml),
+        page=args.page,
+    )
+    for each in found:
+        volume = "" if each.ml is None else f", {each.ml:.2f} ml"
+        parts = "1 component" if each.parts == 1 else f"{each.parts} components"
+        print(f"{each.name}: {each.pixels:,} pixels{volume}, {parts}")
+    print(f"{args.to}" + (f", {args.page}" if args.page else ""))

@@ -1,0 +1,110 @@
+"""Measures of masks: how much of them they share, how far their surfaces are from each other, and how large they are.
+
+A truth has `classes`, `runs` and `spacing_mm`, see mask.py; what empty masks mean is said there.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from medvlm.core.measure import Measure, ToColumnsByClass
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# numpy is imported where pixels are, since it takes as long to load as everything else of a reward.
+JUDGES, FAR_JUDGES = 400, 16
+"""Masks that a constant mask is made of; of distances between surfaces, which take longer, fewer."""
+TOLERANCE = 2.0
+"""In mm, or in pixels where the spacing is unknown: what NSD takes for the same place."""
+Judge = Callable[[int, int, int], float]
+"""(pixels that both mark, that the answer marks, that the truth marks) -> how alike they are."""
+
+
+def count(answer: Any, truth: Any) -> tuple[tuple[int, int, int], ...]:
+    from medvlm.tasks._overlap import count_overlap
+
+    return count_overlap(answer if isinstance(answer, str) else "", truth.runs, len(truth.classes))
+
+
+def _can_be_read(answer: Any, truth: Any) -> bool:
+    from medvlm.tasks._overlap import read_planes, size_of
+
+    return isinstance(answer, str) and read_planes(answer, len(truth.classes), size_of(truth.runs)) is not None
+
+
+def dice(shared: int, found: int, true: int) -> float:
+    return 2 * shared / (found + true) if found + true else 1.0
+
+
+def iou(shared: int, found: int, true: int) -> float:
+    return shared / (found + true - shared) if found + true else 1.0
+
+
+def _average_by_class(judge: Judge) -> ToColumnsByClass:
+    def columns(answer: Any, truth: Any) -> dict[str, tuple[float, ...]]:
+        counts = count(answer, truth)
+        return {name: (judge(*each), 1.0) for name, each in zip(truth.classes, counts, strict=True)}
+
+    return columns
+
+
+def similarity(shared: int, found: int, true: int) -> float:
+    """Volumetric similarity (Taha and Hanbury 2015, https://doi.org/10.1186/s12880-015-0068-x, equation 22)."""
+    return 1 - abs(found - true) / (found + true) if found + true else 1.0
+
+
+def _compare_volumes(answer: Any, truth: Any) -> dict[str, tuple[float, ...]]:
+    if not _can_be_read(answer, truth):
+        return dict.fromkeys(truth.classes, (0.0, 1.0))
+    return _average_by_class(similarity)(answer, truth)
+
+
+def _by_surface(number: int) -> ToColumnsByClass:
+    def columns(answer: Any, truth: Any) -> dict[str, tuple[float, ...]]:
+        from medvlm.tasks._surfaces import judge_surfaces
+
+        text = answer if isinstance(answer, str) else ""
+        found = judge_surfaces(text, truth.runs, len(truth.classes), truth.spacing_mm, TOLERANCE)
+        return {name: (each[number], 1.0) for name, each in zip(truth.classes, found, strict=True)}
+
+    return columns
+
+
+def best_constant(truths: Sequence[Any], measure: Measure | None = None) -> str:
+    """For each class the pixels that at least a share of the masks mark, with the share for which the mean of the
+    measure over these masks is best; of masks of the commonest size and classes."""
+    from medvlm.tasks._overlap import compare, find_best_planes, size_of
+    from medvlm.tasks._surfaces import judge_plane
+
+    of_kind = defaultdict(list)
+    for truth in truths:
+        of_kind[truth.classes, size_of(truth.runs)].append(truth)
+    alike, metric = max(of_kind.values(), key=len), measure.metric if measure else DICE
+    judges = {DICE: dice, IOU: iou, VOLUME: similarity}
+    most, thresholds = (JUDGES, 24) if metric in judges else (FAR_JUDGES, 8)
+    alike = [alike[i * len(alike) // min(most, len(alike))] for i in range(min(most, len(alike)))]
+    spacing = alike[0].spacing_mm
+
+    def judge(plane: np.ndarray, true: np.ndarray, counted: np.ndarray) -> float:
+        if metric in judges:
+            return judges[metric](*compare(plane, true, counted))
+        nsd, hd95 = judge_plane(plane & counted, true, spacing, TOLERANCE)
+        return nsd if metric == NSD else -hd95
+
+    return find_best_planes([truth.runs for truth in alike], len(alike[0].classes), judge, thresholds)
+
+
+DICE, IOU, NSD, HD95, VOLUME = "dice", "iou", "nsd", "hd95", "volume_similarity"
+EACH: Any = {"by_template": True, "by_class": True}
+MEASURES = (
+    Measure(DICE, "mask", _average_by_class(dice), headline=True, words="Dice", **EACH),
+    Measure(IOU, "mask", _average_by_class(iou), words="IoU", **EACH),
+    Measure(NSD, "mask", _by_surface(0), words="NSD at 2 mm (pixels without a spacing)", **EACH),
+    Measure(
+        HD95, "mask", _by_surface(1), better="lower", bounds=None, words="HD95 in mm (pixels without a spacing)", **EACH
+    ),
+    Measure(VOLUME, "mask", _compare_volumes, words="volume similarity", **EACH),
+)
