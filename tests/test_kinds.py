@@ -34,6 +34,7 @@ OTHER_MEANING = {
     ("archive/finders/tables.py", "mask"): "key of a card's reader",
     ("archive/mask_labels.py", "gate"): "a check of headers",
     ("archive/masks.py", "labels"): "what the values of a mask are",
+    ("archive/phantom/text.py", "length"): "template of a question",
     ("archive/phantom/text.py", "report"): "template of a question",
     ("compositions/dual.py", "heads"): "module of a dual encoder",
     ("compositions/server.py", "length"): "why a server ended an answer",
@@ -46,6 +47,10 @@ OTHER_MEANING = {
     ("encoders/slices.py", "encoder"): "its own setting",
     ("encoders/transformers.py", "clip"): "model_type of transformers",
     ("encoders/transformers.py", "siglip"): "model_type of transformers",
+    ("commands/identity.py", "order"): "key of a source",
+    ("evaluate/protocols/_questions.py", "points"): "operating points",
+    ("evaluate/protocols/_rows.py", "points"): "operating points",
+    ("evaluate/protocols/_variants.py", "points"): "operating points",
     ("export/card/front.py", "tags"): "key of the hub's model card",
     ("export/card/text.py", "open"): "terms of access",
     ("export/proof/custom_child.py", "answers"): "content of a reference",
@@ -103,6 +108,7 @@ OTHER_MEANING = {
     ("train/consolidate.py", "format"): "metadata of safetensors",
     ("train/optim.py", "linear"): "schedule of the learning rate",
     ("tasks/_notations.py", "box_2d"): "key of a JSON answer",
+    ("tasks/measure.py", "length"): "what is measured",
     ("tasks/report.py", "findings"): "its own setting",
 }
 """(file, word) -> what the word means there: it happens to be a kind too."""

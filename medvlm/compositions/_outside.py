@@ -11,9 +11,9 @@ from medvlm.compositions._opened import Opened
 from medvlm.core.ask import Ask
 from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas, resize
-from medvlm.core.sample import Medium, Truth
+from medvlm.core.sample import Medium, Sample, Truth
 from medvlm.core.tasks import find_task
-from medvlm.core.turns import write_messages
+from medvlm.core.turns import state_pixels, write_messages
 from medvlm.data.prepare import place_truth
 from medvlm.data.views import Views, make_pictures
 from medvlm.io.images import decode, encode_png
@@ -54,8 +54,7 @@ class OutsideModel(Opened):
         return encode_png(np.asarray(shown[len(shown) // 2]))
 
     def find_canvas(self, ask: Ask) -> Canvas:
-        height, width = ask.sample.media[0].size[-2:]
-        return resize((height, width), (height, width))
+        return _find_canvas(ask.sample)
 
 
 def write_chat(ask: Ask, make_part: Callable[[Any], dict[str, Any]]) -> list[dict[str, Any]]:
@@ -63,7 +62,8 @@ def write_chat(ask: Ask, make_part: Callable[[Any], dict[str, Any]]) -> list[dic
     it."""
     sample, files = ask.media_of or (ask.sample, ask.files)
     own = [show(m, files[m.member]) for m in sample.media] if ask.shows == "media" else []
-    messages, shown = write_messages(ask.question, own)
+    question = state_pixels(ask.question, sample.media, _find_canvas(sample) if sample.media else None)
+    messages, shown = write_messages(question, own)
     waiting = iter(shown)
     return [
         {
@@ -74,6 +74,11 @@ def write_chat(ask: Ask, make_part: Callable[[Any], dict[str, Any]]) -> list[dic
         }
         for message in messages
     ]
+
+
+def _find_canvas(sample: Sample) -> Canvas:
+    height, width = sample.media[0].size[-2:]
+    return resize((height, width), (height, width))
 
 
 def show(medium: Medium, stored: Any) -> list[Any]:

@@ -144,6 +144,10 @@ class Task(Protocol):
     def parse(self, text: str, truth: sample.Truth) -> Any:
         """The answer in a text; None if it cannot be parsed."""
 
+    def settle(self, truth: sample.Truth, media: Sequence[Medium]) -> sample.Truth:
+        """The truth with what only the media of its sample tell, such as lengths by their spacing. Called once, when a
+        sample is stored. Raises DataError if they do not tell it."""
+
     def check(self, truth: sample.Truth, media: Sequence[Medium]) -> None:
         """Raises DataError for a truth that does not fit the media of its sample."""
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 MEDIUM = "\ufdd2"
 """Stands for a medium in the text of a question, see core/turns.py. Unicode assigns it to no letter, ever."""
 
+PIXEL_MM = "{pixel_mm}"
+"""Stands in the text of a question for the size of a pixel that the model sees."""
+
 
 def count_common_prefix(sequences: list[list[int]]) -> int:
     """The number of leading items that all sequences share."""

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Question, Sample
+from medvlm.core.geometry import Canvas
+from medvlm.core.sample import Medium, Question, Sample
 from medvlm.core.tasks import find_task
-from medvlm.core.text import MEDIUM
+from medvlm.core.text import MEDIUM, PIXEL_MM
 
 SHOWN = "<image>"
 """How MEDIUM is shown to people."""
@@ -82,6 +83,23 @@ def tell(question: Question) -> str:
     """What was said, for people: earlier turns, and the question."""
     said = [f"{turn.text}\n{write_answer(turn)}\n\n" for turn in question.before]
     return "".join([*said, question.text]).replace(MEDIUM, SHOWN)
+
+
+def state_pixels(question: Question, media: Sequence[Medium], canvas: Canvas | None) -> Question:
+    """The question, with the size of a pixel that the model sees of the first medium in place of PIXEL_MM: width x
+    height in mm, by the scale of its contents and not that of a canvas with padding.
+
+    Raises DataError if that is not known."""
+    turns = list_turns(question)
+    if not any(PIXEL_MM in turn.text for turn in turns):
+        return question
+    if not media or media[0].spacing_mm is None or canvas is None:
+        raise DataError(f"{question.template}: its text has {PIXEL_MM}, but the spacing of what is shown is not known")
+    height_mm, width_mm = canvas.convert_spacing_mm(media[0].spacing_mm[-len(canvas.size) :])[-2:]
+    *before, last = (
+        replace(turn, text=turn.text.replace(PIXEL_MM, f"{width_mm:.3g} x {height_mm:.3g} mm")) for turn in turns
+    )
+    return replace(last, before=tuple(before))
 
 
 def write_answer(turn: Question) -> str:

@@ -11,7 +11,15 @@ from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Batch, Question, Sample, Truth
 from medvlm.core.tasks import find_task
-from medvlm.core.turns import Message, has_places, list_asked, list_dialogues, list_turns, write_messages
+from medvlm.core.turns import (
+    Message,
+    has_places,
+    list_asked,
+    list_dialogues,
+    list_turns,
+    state_pixels,
+    write_messages,
+)
 from medvlm.data.dialogue import TokenSequence, Turn
 from medvlm.data.order import draw
 from medvlm.tasks._writing import Writing
@@ -116,7 +124,11 @@ def ask(
     own = [[next(waiting) for _ in range(count)] for count in seen.groups] if "media" in shows else []
     report = sample.report if "report" in shows else ""
     messages, shown = write_messages(
-        question, own, lambda turn: prepare.truth(turn, seen.canvas).answer, report, answered
+        state_pixels(question, sample.media, seen.canvas),
+        own,
+        lambda turn: prepare.truth(turn, seen.canvas).answer,
+        report,
+        answered,
     )
     return dialogue.converse(messages, shown)
 

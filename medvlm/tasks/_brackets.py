@@ -16,8 +16,9 @@ def write(boxes: Sequence[Box]) -> str:
     return join(boxes, decimals=3 if boxes and max(map(max, boxes)) <= 1 else 0) or NONE
 
 
-def join(boxes: Sequence[Box], decimals: int = 0) -> str:
-    """Coordinates are rounded. What it writes, `read_boxes` reads; nothing for no boxes."""
+def join(boxes: Sequence[Sequence[float]], decimals: int = 0) -> str:
+    """Coordinates of boxes or points are rounded. What it writes, `read_boxes` or `read_points` reads; nothing for
+    none."""
     return ", ".join(
         f"[{', '.join(f'{value:.{decimals}f}' if decimals else str(round(value)) for value in box)}]" for box in boxes
     )

@@ -66,12 +66,12 @@ def read_boxes(text: str, extent: Sequence[float] = (), label: str = "") -> Read
     if groups is None:
         return None
     boxes = [box for group in groups for box in group.boxes]
-    words = _list_words(plain, groups, label)
+    words = list_words_beside(plain, [(group.start, group.end) for group in groups], label)
     if not boxes:
-        return Reading([], 0) if _says_none(plain, words) else None
+        return Reading([], 0) if says_none(plain, words) else None
     if len(boxes) > MAX_BOXES or is_cut(plain[groups[-1].end :]):
         return None
-    if compile_phrases(DENIED).search(compile_phrases(_NO_OTHERS).sub("", words)):
+    if is_denied(words):
         return None
     return Reading([box for box in boxes if box[0] < box[2] and box[1] < box[3]], len(boxes))
 
@@ -228,19 +228,29 @@ def _find_bare(text: str) -> list[Group]:
 # --- words ------------------------------------------------------------------------------------------
 
 
-def _list_words(plain: str, groups: Sequence[Group], label: str) -> str:
-    """What is said beside the boxes, in lower case with one blank between words; no labels."""
-    kept, end = [], 0
-    for group in groups:
-        kept.append(plain[end : group.start])
-        end = group.end
-    rest = " ".join([*kept, plain[end:]])
-    rest = _STRING.sub(" ", rest) if groups else rest
-    rest = rest.replace(label, " ") if label and groups else rest
+def is_denied(words: str) -> bool:
+    return compile_phrases(DENIED).search(compile_phrases(_NO_OTHERS).sub("", words)) is not None
+
+
+def list_words_beside(plain: str, spans: Sequence[tuple[int, int]], label: str) -> str:
+    """What is said beside the boxes or points, in lower case with one blank between words; no labels. spans: where they
+    start and end."""
+    rest = drop_spans(plain, spans)
+    rest = rest.replace(label, " ") if label and spans else rest
     return " ".join(re.findall(r"[^\W_]+", re.sub(r"([\u3400-\u9fff])", r" \1 ", rest.lower())))
 
 
-def _says_none(plain: str, words: str) -> bool:
+def drop_spans(plain: str, spans: Sequence[tuple[int, int]]) -> str:
+    """The text without what stands there, and without strings and tags beside it."""
+    kept, at = [], 0
+    for start, end in spans:
+        kept.append(plain[at:start])
+        at = end
+    rest = " ".join([*kept, plain[at:]])
+    return _STRING.sub(" ", rest) if spans else rest
+
+
+def says_none(plain: str, words: str) -> bool:
     bare = re.sub(r"```(?:json)?|\"\w+\" ?:|</?\|?\w+\|?/?>|[\s.`]", "", plain.lower())
     if bare in ("[]", "[[]]", "{[]}", "[{}]", "()") or (not bare and re.search(r"<\|?b?box\|?>", plain)):
         return True

@@ -1,4 +1,4 @@
-"""Boxes as text, written by the codec that a model was taught."""
+"""Boxes and points as text, written by the codec that a model was taught."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from medvlm.core.sample import Box
 from medvlm.tasks import _brackets
 from medvlm.tasks._notations import read_boxes
 
+Point = tuple[float, float]
+"""x, y."""
+
 
 @dataclass(frozen=True)
 class Writing:
-    """How boxes are written: a codec (a file of tasks/codecs) and, where it has one, its scale."""
+    """How boxes and points are written: a codec (a file of tasks/codecs) and, where it has one, its scale."""
 
     codec: str = "thousandths"
     scale: int = 1000
@@ -27,6 +30,19 @@ class Writing:
 
     def place_all(self, canvas: Canvas, boxes: Sequence[Box]) -> tuple[Box, ...]:
         return tuple(placed for box in boxes if (placed := self.place(canvas, box)) is not None)
+
+    def place_point(self, canvas: Canvas, point: Point) -> Point | None:
+        """A stored point in the codec's units, as it is written; None if it does not lie on the canvas."""
+        x, y, _, _ = canvas.to_canvas((*point, *point))
+        (wide, high), (height, width) = self.extent(canvas), canvas.size[-2:]
+        if not (0 <= x <= width and 0 <= y <= height):
+            return None
+        return self._codec.snap(x / width * wide), self._codec.snap(y / height * high)
+
+    def write_points(self, points: Sequence[Point], label: str) -> str:
+        """What it writes, `_points.read_points` reads."""
+        text: str = self._codec.write_points(points, label)
+        return text
 
     def write(self, boxes: Sequence[Box], label: str) -> str:
         """What it writes, `_notations.read_boxes` reads."""

@@ -23,10 +23,11 @@ from medvlm.archive.phantom.finding import (
     Finding,
     concept_of,
     draw_finding,
+    patient_of,
 )
 from medvlm.archive.phantom.text import ASK, NUMBERS, ask, write_report
 from medvlm.archive.phantom.volume import draw_volume
-from medvlm.archive.readers.phantom import Config, film_study, patient_of, read, volume_study
+from medvlm.archive.readers.phantom import Config, film_study, read, volume_study
 from medvlm.core.card import load_card
 from medvlm.core.contracts import RawSample
 from medvlm.core.sample import Question

@@ -117,6 +117,15 @@ def test_an_installed_module_that_no_plugins_list_is_refused() -> None:
 
 
 def test_the_tasks_of_a_stage_are_those_that_its_rewards_can_judge() -> None:
-    assert Composer({"format": 1}).list_judged_tasks() == ("choice", "count", "boxes", "findings")
+    assert Composer({"format": 1}).list_judged_tasks() == (
+        "choice",
+        "count",
+        "boxes",
+        "change",
+        "findings",
+        "measure",
+        "order",
+        "points",
+    )
     assert Composer({"choice": 0.4, "count": 0.6}).list_judged_tasks() == ("choice", "count")
     assert Composer({"open": 1}).list_judged_tasks() == ("open",)

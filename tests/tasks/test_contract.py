@@ -28,6 +28,7 @@ FILM = (Medium("film", "0.png", (HEIGHT, WIDTH), (1.0, 1.0)),)
 WHOLE = geometry.identity((HEIGHT, WIDTH))
 SCORED = [kind for kind in list_text_tasks() if find_task(kind).score]
 BOXED = [kind for kind in list_text_tasks() if "boxes" in {f.name for f in fields(find_task(kind).Truth)}]
+POINTED = [kind for kind in list_text_tasks() if kind not in BOXED and find_task(kind).NEEDS_CANVAS]
 CELLS = [(8.0 + 22 * i, 6.0 + 26 * j, 8.0 + 22 * i + 12, 6.0 + 26 * j + 16) for i in range(4) for j in range(4)]
 """Apart from each other, so that each can be told by its grey."""
 
@@ -240,7 +241,7 @@ def test_boxes_from_left_to_right_stay_so(kind: str) -> None:
     assert list(truth.boxes) == sorted(truth.boxes)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in list_text_tasks() if kind not in BOXED])
+@pytest.mark.parametrize("kind", [kind for kind in list_text_tasks() if kind not in BOXED + POINTED])
 def test_other_truths_are_the_same_on_every_canvas(kind: str) -> None:
     for truth in make_up(kind, 5):
         turned = geometry.rot90((HEIGHT, WIDTH))
@@ -332,7 +333,7 @@ def test_a_truth_is_summarised_and_drawn(kind: str) -> None:
         assert find_task(kind).summarise(truth)
         drawing = find_task(kind).describe(answer, truth)
         assert "{" not in drawing.truth
-        assert (drawing.boxes is not None) == (kind in BOXED)
+        assert (drawing.boxes is not None) == (kind in BOXED or kind in POINTED)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in list_text_tasks() if kind not in list_pair_tasks()])
@@ -344,6 +345,8 @@ def test_what_is_written_is_what_a_text_of_an_archive_says(kind: str) -> None:
     if "ontology" in task.Config.model_fields:
         entries = {name: {"synonyms": synonyms, "parents": parents} for name, synonyms, parents in truths[0].entries}
         own = {"ontology": {"findings": entries, "nothing": truths[0].nothing}}
+    elif "entries" in {f.name for f in fields(task.Truth)}:
+        own = {"findings": dict(truths[0].entries)}
     config = task.Config.model_validate({"kind": kind, **own})
     for truth in truths:
         read = task.from_text(task.write(truth), config)

@@ -16,7 +16,7 @@ from medvlm.archive.packing.stored_texts import check_texts, looks_misread
 from medvlm.core.card import Card, Checked
 from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Decoded, Medium, Sample, Unit
+from medvlm.core.sample import Decoded, Medium, Question, Sample, Unit
 from medvlm.core.tasks import find_task
 from medvlm.core.turns import check_places
 from medvlm.io.images import decode, encode_npy, encode_png, fits_png, name_type, size_of, suffix_of
@@ -109,7 +109,7 @@ def prepare_sample(raw: RawSample, card: Card) -> tuple[Sample, dict[str, bytes]
     masks = {name: _store_mask(name, raw, media, card) for name in raw.files if is_mask(name)}
     files |= dict(masks.values())
     renamed = {name: member for name, (member, _) in masks.items()}
-    questions = tuple(replace(q, truth=q.truth.rename(renamed)) for q in sample.questions)
+    questions = tuple(_settle(replace(q, truth=q.truth.rename(renamed)), media) for q in sample.questions)
     check_texts(raw, card)
     patient = hash_name(sample.patient, card.naming_salt, "patient") if sample.patient else ""
     key = hash_name(f"{card.name}/{sample.key}", card.naming_salt, "key")
@@ -263,6 +263,14 @@ def _encode_finite_npy(array: np.ndarray, member: str) -> bytes:
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"{member}: has values that are not finite")
     return encode_npy(array)
+
+
+def _settle(question: Question, media: Sequence[Medium]) -> Question:
+    try:
+        settled = find_task(question.truth.task).settle(question.truth, media)
+    except DataError as reason:
+        raise DataError(f"{question.template}: {reason}") from None
+    return question if settled is question.truth else replace(question, truth=settled)
 
 
 def _check_truths(sample: Sample, files: Collection[str]) -> None:

@@ -44,3 +44,9 @@ def draw_finding(rng: np.random.Generator) -> Finding | None:
 def concept_of(finding: Finding | None) -> str:
     """The same text for the same finding: `left|upper|nodule|small`, or `normal`; 73 in all. Clips do not matter."""
     return "normal" if finding is None else f"{finding.side}|{finding.zone}|{finding.kind}|{finding.size}"
+
+
+def patient_of(index: int) -> str:
+    """Six consecutive studies belong to three patients, with one, two and three studies."""
+    six, place = divmod(index, 6)
+    return f"p{3 * six + (0, 1, 1, 2, 2, 2)[place]:06d}"

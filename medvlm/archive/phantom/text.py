@@ -14,6 +14,7 @@ import numpy as np
 
 from medvlm.archive.phantom.finding import KINDS, MAX_CLIPS, SHARE_NORMAL, SIDES, SIZES_MM, ZONES, Finding, draw_finding
 from medvlm.core.sample import Box, Question, Truth, make_truth
+from medvlm.core.text import PIXEL_MM
 
 T = TypeVar("T")
 
@@ -91,6 +92,22 @@ ASK = {
 }
 """Template -> wordings. `{image}` is `film` or `scan`."""
 
+ASK_ON_REQUEST = {
+    "length": (
+        "How long is the finding in mm? A pixel is {pixel_mm}.",
+        "Measure the longest extent of the finding. A pixel of the {image} is {pixel_mm}.",
+        "What is the size of the finding in mm, with pixels of {pixel_mm}?",
+        "Pixels are {pixel_mm}. Give the longest extent of the abnormality.",
+    ),
+    "points:clip": (
+        "Point at the surgical clips.",
+        "Where are the clips?",
+        "Give the position of each clip.",
+        "Mark each surgical clip with a point.",
+    ),
+}
+"""The same of questions that a card asks for. PIXEL_MM stays."""
+
 ASK_PRESENT = 0.5 / (1 - SHARE_NORMAL)
 """Fraction of the abnormal studies whose presence question names the kind they show; the others name one of the other
 three. For a normal study it names any kind, and the answer is no. So (1 - SHARE_NORMAL) * ASK_PRESENT = 1/2 of the
@@ -155,6 +172,19 @@ def ask_pair(rng: np.random.Generator, image: str, finding: Finding | None) -> Q
     worse = wording.format(**vars(other))
     text = _one_of(rng, ASK["report"]).format(image=image)
     return Question(text, make_truth("preference", _capital(better), rejected=_capital(worse)), "pair")
+
+
+def ask_length(rng: np.random.Generator, image: str, finding: Finding) -> Question:
+    """How long the finding is, to the tenth of a millimetre."""
+    text = _one_of(rng, ASK_ON_REQUEST["length"]).format(image=image, pixel_mm=PIXEL_MM)
+    return Question(text, make_truth("measure", values=(round(finding.size_mm, 1),), label="finding"), "length")
+
+
+def ask_points(rng: np.random.Generator, image: str, clip_boxes: Sequence[Box]) -> Question:
+    """Where the clips are, from left to right: the centres of their boxes."""
+    centres = tuple(sorted(((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in clip_boxes))
+    truth = make_truth("points", points=centres, label="clip")
+    return Question(_one_of(rng, ASK_ON_REQUEST["points:clip"]).format(image=image), truth, "points:clip")
 
 
 def _draw_kind(rng: np.random.Generator, finding: Finding | None) -> str:

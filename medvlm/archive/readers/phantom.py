@@ -15,9 +15,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from medvlm.archive.phantom.film import FILM_MM, draw_film
-from medvlm.archive.phantom.finding import MAX_CLIPS, Finding, concept_of, draw_finding
+from medvlm.archive.phantom.finding import MAX_CLIPS, Finding, concept_of, draw_finding, patient_of
 from medvlm.archive.phantom.mark import draw_mark
-from medvlm.archive.phantom.text import ask, ask_pair, write_report
+from medvlm.archive.phantom.text import ask, ask_length, ask_pair, ask_points, write_report
 from medvlm.archive.phantom.volume import VOLUME_MM, draw_volume
 from medvlm.core import config
 from medvlm.core.content import Content, name_asked
@@ -45,6 +45,11 @@ class Config(config.Config):
     marks: bool = Field(False, exclude_if=lambda marks: not marks)
     """Whether each radiograph has a striped mark, and only questions about it: which way the stripes run, which a
     64 x 64 encoder cannot see (film_px: 256 or more), and where the mark is."""
+    millimetres: bool = Field(False, exclude_if=lambda asks: not asks)
+    """Whether it is also asked how long the finding is (task `measure`). Nothing else changes."""
+
+    points: bool = Field(False, exclude_if=lambda asks: not asks)
+    """Whether it is also asked to point at the clips of a radiograph (task `points`). Nothing else changes."""
 
     @model_validator(mode="after")
     def _makes_something(self) -> Config:
@@ -71,7 +76,15 @@ def list_content(config: Config) -> Content:
     media = {"film": config.films, "volume": config.volumes}
     whole = not config.marks or config.volumes
     return Content(
-        tasks=name_asked(choice=True, count=whole, report=whole, boxes=config.films, preference=config.pairs),
+        tasks=name_asked(
+            choice=True,
+            count=whole,
+            report=whole,
+            boxes=config.films,
+            preference=config.pairs,
+            measure=config.millimetres and whole,
+            points=config.points and config.films and not config.marks,
+        ),
         media=frozenset(kind for kind, number in media.items() if number),
         has_reports=True,
         answered={},
@@ -89,7 +102,9 @@ def film_study(config: Config, index: int) -> RawSample:
     report = write_report(rng, finding, num_clips)
     film = draw_film(rng, finding, num_clips, config.film_px, config.bits)
     questions = tuple(ask(rng, "film", finding, report, num_clips, film.finding_box, film.clip_boxes))
-    questions += _ask_pair(config, (2, index), "film", finding)
+    questions += _ask_pair(config, (2, index), "film", finding) + _ask_length(config, (7, index), "film", finding)
+    if config.points:
+        questions += (ask_points(np.random.default_rng([config.seed, 6, index]), "film", film.clip_boxes),)
     pixels = film.pixels
     if config.marks:
         pixels, questions = draw_mark(np.random.default_rng([config.seed, 4, index]), pixels)
@@ -105,7 +120,7 @@ def volume_study(config: Config, index: int) -> RawSample:
     report = write_report(rng, finding, num_clips)
     hu = draw_volume(rng, finding, num_clips, config.volume_size)
     questions = tuple(ask(rng, "scan", finding, report, num_clips))
-    questions += _ask_pair(config, (3, index), "scan", finding)
+    questions += _ask_pair(config, (3, index), "scan", finding) + _ask_length(config, (8, index), "scan", finding)
     spacing_mm = tuple(mm / n for mm, n in zip(VOLUME_MM, config.volume_size, strict=True))
     medium = Medium("volume", "0.npy", hu.shape, spacing_mm, "HU", "CT")
     sample = Sample(_volume_key(index), "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
@@ -116,15 +131,15 @@ def _ask_pair(config: Config, key: tuple[int, int], image: str, finding: Finding
     return (ask_pair(np.random.default_rng([config.seed, *key]), image, finding),) if config.pairs else ()
 
 
+def _ask_length(config: Config, key: tuple[int, int], image: str, finding: Finding | None) -> tuple[Question, ...]:
+    if not config.millimetres or finding is None:
+        return ()
+    return (ask_length(np.random.default_rng([config.seed, *key]), image, finding),)
+
+
 def _film_key(index: int) -> str:
     return f"film-{index:06d}"
 
 
 def _volume_key(index: int) -> str:
     return f"volume-{index:06d}"
-
-
-def patient_of(index: int) -> str:
-    """Six consecutive studies belong to three patients, with one, two and three studies."""
-    six, place = divmod(index, 6)
-    return f"p{3 * six + (0, 1, 1, 2, 2, 2)[place]:06d}"

@@ -17,6 +17,7 @@ from medvlm.core.content import Offer
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Question, Truth, make_truth
 from medvlm.core.tasks import CardTask, Choices, check_choices, find_task, read_truth
+from medvlm.core.text import PIXEL_MM
 
 OPTIONS = "options"
 """`{options}` in the text of a question with `options` is their list."""
@@ -105,11 +106,12 @@ class TableQuestion(Config):
     @property
     def columns(self) -> set[str]:
         found = {column for text in self.templates for column in columns_in(text)}
-        return found - {OPTIONS} if self.options else found
+        return found - {PIXEL_MM.strip("{}"), *([OPTIONS] if self.options else [])}
 
 
 def make_question(asked: TableQuestion, row: Row, key: str) -> Question | None:
     """None where its text or its answer is missing."""
+    row = {**row, PIXEL_MM.strip("{}"): PIXEL_MM}
     template = fill(asked.template, row)
     template = template.lower() if asked.lower else template
     truth: Truth | None

@@ -19,6 +19,11 @@ def place(canvas: Canvas, box: Box, scale: int) -> Box | None:
     return canvas.quantize_box(box, (scale, scale))
 
 
-def write_json(key: str, boxes: Sequence[Box], label: str) -> str:
-    """`[{KEY: [...], "label": "..."}]` with the numbers in the order they come in."""
+def snap(value: float) -> float:
+    """A coordinate of a point as it is written."""
+    return round(value)
+
+
+def write_json(key: str, boxes: Sequence[Sequence[float]], label: str) -> str:
+    """`[{KEY: [...], "label": "..."}]` of boxes or points, with the numbers in the order they come in."""
     return json.dumps([{key: [round(value) for value in box], "label": label} for box in boxes], ensure_ascii=False)

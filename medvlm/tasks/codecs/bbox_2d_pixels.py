@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Box
-from medvlm.tasks.codecs._units import write_json
+from medvlm.tasks.codecs._units import snap, write_json
+
+__all__ = ["extent", "place", "snap", "write", "write_points"]
 
 
 def extent(canvas: Canvas, scale: int) -> tuple[float, float]:
@@ -22,3 +24,8 @@ def place(canvas: Canvas, box: Box, scale: int) -> Box | None:
 
 def write(boxes: Sequence[Box], label: str) -> str:
     return write_json("bbox_2d", boxes, label)
+
+
+def write_points(points: Sequence[tuple[float, float]], label: str) -> str:
+    """`[{"point_2d": [x, y], "label": "..."}]`, as in the same section."""
+    return write_json("point_2d", points, label)

@@ -27,3 +27,14 @@ def write(boxes: Sequence[Box], label: str) -> str:
         "".join(f"<loc{round(value):04d}>" for value in (y1, x1, y2, x2)) + f" {label}" for x1, y1, x2, y2 in boxes
     )
     return " ; ".join(w.strip() for w in written) or NONE
+
+
+def snap(value: float) -> float:
+    """A coordinate of a point as it is written. The last token is 1023."""
+    return min(round(value), 1023)
+
+
+def write_points(points: Sequence[tuple[float, float]], label: str) -> str:
+    """`<loc0012><loc0345> label ; ...`: y, x, after its boxes."""
+    written = (f"<loc{round(y):04d}><loc{round(x):04d}> {label}".strip() for x, y in points)
+    return " ; ".join(written) or NONE

@@ -23,3 +23,13 @@ def place(canvas: Canvas, box: Box, scale: int) -> Box | None:
 
 def write(boxes: Sequence[Box], label: str) -> str:
     return join(boxes, decimals=3) or NONE
+
+
+def snap(value: float) -> float:
+    """A coordinate of a point as it is written."""
+    return round(value, 3)
+
+
+def write_points(points: Sequence[tuple[float, float]], label: str) -> str:
+    """`[x, y], ...` with three decimals."""
+    return join(points, decimals=3) or NONE

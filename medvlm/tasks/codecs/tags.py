@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from medvlm.core.sample import Box
 from medvlm.tasks._brackets import NONE, join
-from medvlm.tasks.codecs._units import extent, place
+from medvlm.tasks.codecs._units import extent, place, snap
 
-__all__ = ["extent", "place", "write"]
+__all__ = ["extent", "place", "snap", "write", "write_points"]
 
 
 def write(boxes: Sequence[Box], label: str) -> str:
@@ -17,3 +17,11 @@ def write(boxes: Sequence[Box], label: str) -> str:
         return NONE
     named = f"<ref>{label}</ref>" if label else ""
     return f"{named}<box>[{join(boxes)}]</box>"
+
+
+def write_points(points: Sequence[tuple[float, float]], label: str) -> str:
+    """`<ref>label</ref><point>[[x, y], ...]</point>`, after its boxes."""
+    if not points:
+        return NONE
+    named = f"<ref>{label}</ref>" if label else ""
+    return f"{named}<point>[{join(points)}]</point>"

@@ -6,10 +6,15 @@ from collections.abc import Sequence
 
 from medvlm.core.sample import Box
 from medvlm.tasks._brackets import NONE, join
-from medvlm.tasks.codecs._units import extent, place
+from medvlm.tasks.codecs._units import extent, place, snap
 
-__all__ = ["extent", "place", "write"]
+__all__ = ["extent", "place", "snap", "write", "write_points"]
 
 
 def write(boxes: Sequence[Box], label: str) -> str:
     return join(boxes) or NONE
+
+
+def write_points(points: Sequence[tuple[float, float]], label: str) -> str:
+    """`[x, y], ...`"""
+    return join(points) or NONE
