@@ -27,6 +27,10 @@ class ImageNotUsed(DataError):
     """The images of a stage do not affect the model; the message names stage and samples."""
 
 
+class RolloutMismatch(DataError):
+    """The model that learns from answers is not the one that drew them; the message names stage and samples."""
+
+
 class ShapeError(UserError):
     """Two parts that were put together do not fit; the message names both."""
 

@@ -57,12 +57,14 @@ def generate(
     copies: int = 1,
     temperature: float = 0.0,
     draws: Sequence[Draw] = (),
+    worth: list[list[float]] | None = None,
 ) -> list[list[int]]:
     """Token ids of `copies` continuations of each prompt, prompt by prompt, including the end token if it was reached.
 
     prompts: one document per row, no branches; rows may be padded on the right. temperature 0 is greedy;
     above it, tokens are drawn by inverting the cumulative distribution at `draws[row](token number)[copy]`, so that
-    the result depends on the position of the prompt in the stream, not on its rank or batch.
+    the result depends on the position of the prompt in the stream, not on its rank or batch. worth: an empty list, to
+    which the log-probabilities of the tokens of each drawn continuation are added.
     """
     rows = prompts if model.has_encoder else _pad_left(prompts)
     seen = (rows.docs_BT >= 0).long()
@@ -73,6 +75,8 @@ def generate(
         logits, seen, places = (x.repeat_interleave(copies, 0) for x in (logits, seen, places))
 
     answers: list[list[int]] = [[] for _ in range(len(seen))]
+    if worth is not None:
+        worth += [[] for _ in answers]
     running = list(range(len(seen)))  # answer of each row of the cache
     ends = torch.tensor(list(end_ids), device=seen.device)
     with attention:
@@ -85,6 +89,10 @@ def generate(
             )
             for row, token in zip(running, tokens.tolist(), strict=True):
                 answers[row].append(token)
+            if worth is not None:
+                log_B = (logits / temperature).float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+                for row, value in zip(running, log_B.tolist(), strict=True):
+                    worth[row].append(value)
             going = (~torch.isin(tokens, ends)).nonzero()[:, 0]  # rows whose answer has not ended
             if number + 1 == max_new_tokens or not len(going):
                 break

@@ -75,11 +75,13 @@ class Prompt:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """copies: answers per prompt. temperature: 0 is greedy. max_new_tokens: per answer, including the end token."""
+    """copies: answers per prompt. temperature: 0 is greedy. max_new_tokens: per answer, including the end token.
+    for_check: whether the engine is to return what the answers are worth to it, to be compared (Answer.checked)."""
 
     copies: int
     temperature: float
     max_new_tokens: int
+    for_check: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,14 @@ class Observed:
 class Answer:
     """ids: tokens, including the end token if it was reached. log_probabilities: of each token under the policy that
     generated it; None if the engine does not return them. earlier: the replies before it, each with what the tool that
-    it called showed. log_probabilities are those of their tokens too, in order."""
+    it called showed. log_probabilities are those of their tokens too, in order. checked: the log-probabilities of `ids`
+    of an engine that is the model in training. They are compared with what that finds when it learns from the answer,
+    and not used otherwise."""
 
     ids: list[int]
     log_probabilities: tuple[float, ...] | None = None
     earlier: tuple[tuple[list[int], Observed], ...] = ()
+    checked: tuple[float, ...] | None = None
 
     @property
     def written(self) -> list[int]:

@@ -142,4 +142,4 @@ class Trail:
         given = [reply.log_probabilities for reply in self.replies]
         whole = None if None in given else tuple(x for own in given if own is not None for x in own)
         before = tuple((reply.ids, seen) for reply, seen in zip(earlier, self.observed, strict=True))
-        return Answer(last.ids, whole, before)
+        return Answer(last.ids, whole, before, last.checked)

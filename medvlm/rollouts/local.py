@@ -34,6 +34,7 @@ class Local:
             if not prompts:
                 return []
             open_ends = [prompt.add_answers([]) for prompt in prompts]
+            worth: list[list[float]] | None = [] if sampling.for_check else None
             batch = parts.prepare.collate(open_ends, parts.tokenizer.pad_token_id, pack=False)
             drawn = generate(
                 parts.model,
@@ -43,8 +44,10 @@ class Local:
                 copies=sampling.copies,
                 temperature=sampling.temperature,
                 draws=[partial(getitem, numbers) for numbers in uniform],
+                worth=worth,
             )
-        answers = [Answer(ids) for ids in drawn]
+        checked = [tuple(values) for values in worth] if worth else [None] * len(drawn)
+        answers = [Answer(ids, checked=values) for ids, values in zip(drawn, checked, strict=True)]
         return [answers[i * sampling.copies : (i + 1) * sampling.copies] for i in range(len(prompts))]
 
 

@@ -18,6 +18,7 @@ from medvlm.rewards._compose import Composer
 from medvlm.rollouts._contract import Answer, Prompt, Rollouts, SamplingParams
 from medvlm.stages._grpo_config import Config
 from medvlm.stages._policy import Policy
+from medvlm.stages._policy_check import PolicyCheck
 from medvlm.train.terms import Name, OfSource, Term, Terms, join
 
 Score = tuple[float, dict[str, float]]
@@ -59,6 +60,7 @@ class Drawer:
 
     def __init__(self, config: Config, policy: Policy, rollouts: Rollouts, composer: Composer):
         self.config, self.policy, self.rollouts, self.composer = config, policy, rollouts, composer
+        self.policy_check = PolicyCheck(config.name, policy.model, policy.engine.config.precision)
 
     def draw(self, prompts: list[Prompt], find_another: FindAnother) -> Drawn:
         """The answers to the prompts, or to others in their place, see `refill` of the stage."""
@@ -81,7 +83,8 @@ class Drawer:
 
     def _draw(self, prompts: list[Prompt]) -> Drawn:
         config = self.config
-        sampling = SamplingParams(config.group, config.temperature, config.max_new_tokens)
+        for_check = self.policy_check.is_due()
+        sampling = SamplingParams(config.group, config.temperature, config.max_new_tokens, for_check)
         groups = self.rollouts.draw(prompts, sampling)
         gains: Iterator[float | None] = repeat(None)
         if self.composer.needs_image_gain:

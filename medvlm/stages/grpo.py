@@ -138,6 +138,7 @@ class Grpo(Base):
         log_L, entropy_L = self.policy.compute_log_probability(model, batch)
         if micro.drawn_L is None:
             micro.drawn_L = log_L.detach()
+            self.drawer.policy_check.compare(log_L.detach(), micro.drawn.answers, micro.batch.keys)
         tokens = Tokens(log_L, micro.drawn_L.to(device), micro.advantage_L.to(device), micro.lengths_A)
         loss_L, is_clipped_L = self.objective.compute_losses(config.policy_objective, tokens)
         if micro.engine_L is not None:
