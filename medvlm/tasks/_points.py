@@ -15,8 +15,8 @@ from medvlm.tasks._writing import Point, Writing
 _N = r" ?(-?[0-9]{1,7}(?:\.[0-9]{0,9})?) ?"
 _PAIR = re.compile(rf"\[{_N}[,;]{_N}\]|\({_N}[,;]{_N}\)")
 _KEY = re.compile(r"(\w+)[\"'`\\]{0,3} ?[:=] ?[\"']?[\[( ]*$")
-_LOC = re.compile(r"(?:<loc([0-9]{4})> ?){2}(?!<loc)")
-_TWO_LOCS = re.compile(r"<loc([0-9]{4})> ?<loc([0-9]{4})>")
+_LOC = re.compile(r"(?:<loc(?:[0-9]{4}|_[0-9]{1,3})> ?){2}(?!<loc)")
+_TWO_LOCS = re.compile(r"<loc(_?)([0-9]+)> ?<loc(_?)([0-9]+)>")
 _TAG = re.compile(r"<points?\b([^<>]*)>(?:[^<>]*</points?>)?")
 _SIDE = re.compile(rf"\b([xy])([0-9]{{0,3}})=[\"']?{_N}[\"']?")
 _BARE = re.compile(rf"{_N}[, ]{_N}")
@@ -74,13 +74,19 @@ def _read_tags(plain: str, extent: Sequence[float]) -> Reading | None:
 
 
 def _read_locs(plain: str, extent: Sequence[float]) -> Reading | None:
-    """y, x; two tokens each. Four in a row are a box."""
-    wide, high = extent or (1024.0, 1024.0)
+    """Two tokens each: `<loc0040><loc0012>` are y and x in 1024 parts, `<loc_12><loc_40>` x and y in 1000. Four in a
+    row are a box."""
     whole = [match for match in _LOC.finditer(plain) if not plain[: match.start()].rstrip().endswith(">")]
     if not whole or 2 * len(whole) != plain.count("<loc"):
         return None
-    pairs = [_TWO_LOCS.match(plain, match.start()) for match in whole]
-    points = [(int(pair[2]) * wide / 1024, int(pair[1]) * high / 1024) for pair in pairs if pair]
+    points = []
+    for match in whole:
+        pair = _TWO_LOCS.match(plain, match.start())
+        if pair is None or pair[1] != pair[3]:
+            return None
+        x, y, parts = (pair[2], pair[4], 1000.0) if pair[1] else (pair[4], pair[2], 1024.0)
+        wide, high = extent or (parts, parts)
+        points.append((int(x) * wide / parts, int(y) * high / parts))
     return Reading(points, [match.span() for match in whole])
 
 

@@ -209,13 +209,8 @@ def test_a_card_with_choices_that_read_alike_is_refused() -> None:
 
 
 def test_init_refuses_answers_that_read_alike() -> None:
-    from types import SimpleNamespace
+    from medvlm.archive.tables.answer_choices import describe_answers
 
-    from medvlm.commands import first_recipe
-
-    make = next(getattr(first_recipe, name) for name in dir(first_recipe) if name.endswith("_answers"))
     with pytest.raises((DataError, RecipeError), match="'x ray' and 'x-ray' read alike"):
-        make([SimpleNamespace(answer=answer, question="Which?") for answer in ["x-ray", "x ray"] * 20])
-    assert make([SimpleNamespace(answer=answer, question="Which?") for answer in ["ER+", "ER-"] * 20]) == {
-        "choices": ["ER+", "ER-"]
-    }
+        describe_answers([("Which?", answer) for answer in ["x-ray", "x ray"] * 20])
+    assert describe_answers([("Which?", answer) for answer in ["ER+", "ER-"] * 20])["choices"] == ["ER+", "ER-"]

@@ -71,6 +71,7 @@ def test_what_a_codec_writes_is_read_and_right(codec: str, count: int) -> None:
         ('[{"point": [40, 12], "label": "a"}]', [(12, 40)]),
         ('<point x="12.5" y="40.0" alt="polyp">polyp</point>', [(125, 400)]),
         ("<loc0512><loc0256> clip ; <loc0000><loc1023> clip", [(250, 500), (999.0234375, 0)]),
+        ("clip<loc_512><loc_25> ; clip<loc_0><loc_999>", [(512, 25), (0, 999)]),
         ("none", []),
         ("There are no clips.", []),
         ("[12, 40, 88, 120]", None),

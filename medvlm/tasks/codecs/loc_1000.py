@@ -34,3 +34,13 @@ def place(canvas: Canvas, box: Box, scale: int) -> Box | None:
 
 def write(boxes: Sequence[Box], label: str) -> str:
     return label + "".join(f"<loc_{round(edge)}>" for box in boxes for edge in box) if boxes else NONE
+
+
+def snap(value: float) -> float:
+    """A coordinate of a point as it is written: its bin."""
+    return min(int(value), BINS - 1)
+
+
+def write_points(points: Sequence[tuple[float, float]], label: str) -> str:
+    """`label<loc_12><loc_345> ; ...`: x, y. Florence-2 was not taught points; they are written beside its boxes."""
+    return " ; ".join(f"{label}<loc_{round(x)}><loc_{round(y)}>" for x, y in points) or NONE
