@@ -14,7 +14,7 @@ from tests.notebook import run_cells
 
 DOCS = Path(__file__).parent.parent / "docs"
 CELLS = json.loads((DOCS / "python.ipynb").read_text())["cells"]
-HASH = re.compile(r"\b[0-9a-f]{12}\b")
+HASH = re.compile(r"\b[0-9a-f]{12}\b|(?<=and )\d+(?= more)")
 TRAINING = "api.train(\n"
 """The cell whose output has speeds and rounded losses."""
 
