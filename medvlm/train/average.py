@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-AVERAGE = "average"
-"""The name of the extra model of a stage that holds it."""
+from medvlm.core.errors import RecipeError
+
+AVERAGE = "ema"
+"""The name of the extra model of a stage that holds it, which no stage may give to another one."""
 
 
 class Average(nn.Module):
@@ -57,8 +59,13 @@ def _find_module(root: nn.Module, path: list[str]) -> nn.Module:
 
 
 def make_models(stage: Any) -> dict[str, nn.Module]:
-    """The extra models of a stage, and the average of its weights if it has one."""
+    """The extra models of a stage, and the average of its weights if it has one. Raises RecipeError for a stage that
+    calls one of its own as the average is called."""
     made: dict[str, nn.Module] = stage.make_extra_models()
+    if AVERAGE in made:
+        raise RecipeError(
+            f"stages.{stage.config.name}: an extra model is called {AVERAGE!r}, as the average of the weights"
+        )
     return made if stage.config.ema is None else {**made, AVERAGE: Average(stage.model)}
 
 
