@@ -112,6 +112,9 @@ VERBS = {
     "audit": Verb(("data", "audit", "shards"), (*SHARDS, "shards/card.yaml"), ("shards/audit.json", *INDEXES)),
     "stats": Verb(("data", "stats", "shards", "--to", "stats.html"), SHARDS, ("stats.html", *INDEXES)),
     "tasks": Verb(("data", "tasks", "shards", "--to", "tasks"), (*SHARDS, "shards/card.yaml"), ("tasks", *INDEXES)),
+    "turns": Verb(("data", "turns", "shards", "--recipe", "tools.yaml", "--to", "taught"),
+                  ("tools.yaml", "card.yaml", *SHARDS, "shards/card.yaml"), ("taught", *INDEXES)),
+    "completion": Verb(("completion", "bash")),
     "test": Verb(("tasks", "test", "cases.yaml"), ("cases.yaml",)),
     "show": Verb(("data", "show", "shards", "--to", "show.html"), SHARDS, ("show.html", *INDEXES)),
 }  # fmt: skip
@@ -144,6 +147,10 @@ def make_world(to: Path) -> Path:
     whole = yaml.safe_load((to / "recipe.yaml").read_text())
     whole["stages"] = [stage for stage in whole["stages"] if stage["name"] in ("pair", "read")]
     (to / "small.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))
+    tool = {"kind": "zoom", "least_px": 8, "taught_by": "boxes:finding"}
+    (to / "tools.yaml").write_text(
+        yaml.safe_dump({**whole, "environment": {"turns": 2, "tools": [tool]}}, sort_keys=False)
+    )
     (to / "model").mkdir()
     (to / "model" / "config.json").write_text(
         json.dumps({"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"]})

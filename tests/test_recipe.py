@@ -450,7 +450,7 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
         (
             [("trains: [encoders,", "trains: [language,")],
             "12:14 stages.pair.trains.0: 'language' is not a part of a contrastive stage (accepts encoders, text,"
-            " heads)",
+            " heads, terms)",
         ),
         (
             [("connectors.film", "connectors.flim")],

@@ -29,6 +29,7 @@ HERE = "metrics/test_references.py"
 OF_LABELS = "tasks/test_label_measures.py:test_each_class_has_the_measures_of_scikit_learn_over_its_known_labels"
 OF_SETS = "tasks/test_findings.py:test_measures_are_those_of_scikit_learn_on_sets_with_their_parents"
 OF_SURVIVAL = "metrics/test_survival.py:test_metrics_are_those_of_their_definitions"
+OF_LENGTHS = "tasks/test_measure.py:test_measures_keep_units_apart_and_count_what_cannot_be_read"
 COMPARED = {
     "vqa accuracy": f"{HERE}:test_accuracy",
     "vqa f1_open": f"{HERE}:test_words_of_short_answers",
@@ -68,9 +69,19 @@ COMPARED = {
     "mask nsd": "tasks/test_mask.py:test_distances_are_monais_and_empty_masks_are_far",
     "mask hd95": "tasks/test_mask.py:test_distances_are_monais_and_empty_masks_are_far",
     "mask volume_similarity": "tasks/test_mask.py:test_volumes_are_compared_as_their_formula_says",
+    "points closeness": "tasks/test_points.py:test_closeness_by_hand",
+    "points hit_rate": "tasks/test_points.py:test_closeness_by_hand",
+    "points nearest_px": "tasks/test_points.py:test_closeness_by_hand",
+    "measure mae": OF_LENGTHS,
+    "measure mre": OF_LENGTHS,
+    "measure success": OF_LENGTHS,
+    "order tau": "tasks/test_order_and_change.py:test_an_order_earns_kendalls_tau",
+    "order exact": "tasks/test_order_and_change.py:test_an_order_earns_kendalls_tau",
+    "change changes_right": "tasks/test_order_and_change.py:test_a_part_of_a_change_earns_its_share",
+    "change exact": "tasks/test_order_and_change.py:test_a_part_of_a_change_earns_its_share",
 }
 """Measure -> the test that compares it. One with a suffix, such as a section, is the same function."""
-SHARES = {"count unreadable", "boxes unreadable"}
+SHARES = {f"{task} unreadable" for task in ("count", "boxes", "points", "measure", "order", "change")}
 """How many answers cannot be read, which has no reference but the readers' own tests."""
 
 

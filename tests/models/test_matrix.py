@@ -68,6 +68,18 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "preprocess": {"size": (8, 16, 16), **GREY},
     },
 }
+ENCODERS |= {
+    "primus": {
+        "kind": "primus", "patch": (4, 8, 8), "width": 24, "layers": 1, "heads": 2,
+        "preprocess": {"size": (8, 32, 32), **GREY},
+    },
+    "resenc": {
+        "kind": "resenc", "widths": (4, 8, 8), "blocks": (1, 1, 1), "preprocess": {"size": (8, 16, 16), **GREY},
+    },
+    "ssm": {"kind": "ssm", "patch": (8, 8), "width": 16, "layers": 1, "states": 4, "preprocess": {"size": (32, 32)}},
+}  # fmt: skip
+ELSEWHERE = {"imported", "raw_pixels"}
+"""One network of any package, and one token of no network: tests/encoders has them."""
 CONNECTORS: dict[str, dict[str, Any]] = {
     "linear": {},
     "mlp": {},
@@ -89,7 +101,7 @@ VIEWS: dict[tuple[str, str], dict[str, Any]] = {
     },
 }
 """Where a connector needs several views, the encoder that gives them."""
-IMPOSSIBLE = set(product(("timm", "transformers"), ("pool3d", "temporal", "global_query")))
+IMPOSSIBLE = set(product(("timm", "transformers", "ssm"), ("pool3d", "temporal", "global_query")))
 LANGUAGES: dict[str, dict[str, Any]] = {
     "qwen3": {**GROUPED, "head_dim": 8},
     "llama": GROUPED,
@@ -188,7 +200,7 @@ def check(case: Case, folder: Path) -> None:
 
 
 def test_the_cases_hold_every_kind_and_every_pair() -> None:
-    assert set(ENCODERS) == set(kinds("encoders")) and set(CONNECTORS) == set(kinds("connectors"))
+    assert set(ENCODERS) | ELSEWHERE == set(kinds("encoders")) and set(CONNECTORS) == set(kinds("connectors"))
     possible = {p for c in product(ENCODERS, CONNECTORS, LANGUAGES) if c[:2] not in IMPOSSIBLE for p in pairs(c)}
     assert {p for c in pairwise() for p in pairs(c)} == possible
 

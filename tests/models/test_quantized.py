@@ -89,7 +89,7 @@ def test_it_is_evaluated_and_exported_with_the_weights_that_were_computed_with(r
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"engine": {"kind": "zero3"}}, "those of a quantized model are packed; use engine.kind: fsdp2"),
+        ({"engine": {"kind": "zero3"}}, "holds the gathered weights of every 4-bit layer .*; use engine.kind: fsdp2"),
         ({"model": {"encoders": {}, "quantize": "nf4"}}, "is empty; give `encoders`"),
         ({"model": {"pretrained": "a/b", "quantize": "int3"}}, "model.quantize"),
     ],

@@ -18,6 +18,7 @@ def test_an_order_earns_kendalls_tau() -> None:
         expected = kendalltau([int(item) for item in found], [1, 2, 3, 4]).statistic
         assert order.tau(", ".join(found), truth) == pytest.approx(expected)
         assert order.score(", ".join(found), truth) == pytest.approx(max(0.0, expected))
+        assert order.is_exact(", ".join(found), truth) == (found == truth.items)
 
 
 def test_names_of_an_order_are_read_as_words() -> None:
@@ -59,6 +60,7 @@ def test_how_a_change_is_said(text: str, found: dict[str, str] | None) -> None:
 def test_a_part_of_a_change_earns_its_share() -> None:
     assert change.score("edema: stable", TRUTH) == 1 / 2
     assert change.score("edema: stable; effusion: new", TRUTH) == 1 / 2
+    assert change.is_exact("edema: stable", TRUTH) == 0 and change.is_exact(TRUTH.answer, TRUTH) == 1
     assert change.score("no change", TRUTH) == 0 and change.score("no change", change.Truth(entries=ENTRIES)) == 1
 
 
