@@ -24,7 +24,7 @@ def segment(
     least_ml: Mapping[str, float] | None = None,
     page: Where | None = None,
 ) -> list[Any]:
-    """Write the mask of an image or volume (.png, .nii, .nii.gz); returns name, pixels, ml and components of each
+    """Write the mask of an image or volume (.png, .nii, .nii.gz, .dcm); returns name, pixels, ml and components of each
     class."""
     from medvlm.commands.segment import segment as run
 

@@ -90,7 +90,8 @@ def generate(
             for row, token in zip(running, tokens.tolist(), strict=True):
                 answers[row].append(token)
             if worth is not None:
-                log_B = (logits / temperature).float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+                scaled = (logits / temperature).float()
+                log_B = scaled.gather(-1, tokens[:, None])[:, 0] - scaled.logsumexp(-1)
                 for row, value in zip(running, log_B.tolist(), strict=True):
                     worth[row].append(value)
             going = (~torch.isin(tokens, ends)).nonzero()[:, 0]  # rows whose answer has not ended

@@ -184,7 +184,9 @@ def _check_engine(recipe: Recipe, i: int) -> Iterator[Problem]:
             "weights in bfloat16 cannot hold the small moves of an average; use engine.precision: bf16-mixed",
         )
     if stage.ema is not None and engine.startswith("zero"):
-        yield Problem(("stages", i, "ema"), f"{engine} holds one model only; use engine.kind: ddp or fsdp2")
+        yield Problem(
+            ("stages", i, "ema"), f"averages have not been tried with {engine}; use engine.kind: ddp or fsdp2"
+        )
     path: KeyPath = ("stages", i, "optim", "kind")
     optimizers = stage.list_optimizers()
     kinds = {optim.kind for optim in optimizers.values()}

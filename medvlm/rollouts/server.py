@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.pool import ThreadPool
@@ -134,8 +133,7 @@ class Served:
             answers = [_read(choice) for choice in reply["choices"]]
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
             raise RecipeError(
-                f"{self.config.url}: returned no token ids with log-probabilities; vLLM does, if asked as here:"
-                f" {json.dumps(reply)[:300]}"
+                f"{self.config.url}: returned no token ids with log-probabilities; use a server that does, such as vLLM"
             ) from None
         ends = find_end_ids(self.parts.model, self.parts.tokenizer)
         for answer in answers:

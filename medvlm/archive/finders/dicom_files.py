@@ -93,7 +93,7 @@ def _has_dicom(folder: Folder) -> bool:
 
 
 def _choose_accepted(headers: list[Header]) -> tuple[list[str], list[str]]:
-    """What the card must accept so that anything is left, and what the user is told of the rest."""
+    """Settings with which the card accepts the files, and what the user should check because of each of them."""
     accept, told = [], []
     if any(not header.study or not header.series for header in headers):
         accept.append("no_uids")
