@@ -29,6 +29,10 @@ from medvlm.train.tensors import Read, load_tensors, tensors_of
 
 Name = TypeVar("Name", str, tuple[str, str])
 
+CPU_BUCKET_MB = 4
+"""MiB of gradients that DDP sends at once on CPUs. With its 25, those of a small model leave when nothing is left to be
+computed meanwhile."""
+
 
 class Engine:
     """One process, or DDP: communication between ranks, and the models and optimizers of a stage.
@@ -61,14 +65,13 @@ class Engine:
         _require_gpus(config, local)
         # DDP must not wait for unused parameters, such as SigLIP's pooling head below a language model.
         # Norms of offloaded gradients are summed on the CPU, which NCCL cannot do, hence gloo for CPU tensors.
-        backend: Any = (
-            {"process_group_backend": "cpu:gloo,cuda:nccl"}
-            if config.offload and torch.cuda.is_available() and config.device != "cpu"
-            else {}
-        )
+        has_gpu = torch.cuda.is_available() and config.device != "cpu"
+        options: dict[str, Any] = {} if has_gpu else {"bucket_cap_mb": CPU_BUCKET_MB}
+        if has_gpu and config.offload:
+            options["process_group_backend"] = "cpu:gloo,cuda:nccl"
         spread = world > 1 or config.kind not in ("auto", "single")
         strategy: Any = (
-            DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True, **backend) if spread else "auto"
+            DDPStrategy(find_unused_parameters=True, gradient_as_bucket_view=True, **options) if spread else "auto"
         )
         accelerator: Any = {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(config.device, config.device)
         precision = "32-true" if config.kind in SHARDING else config.precision  # sharding engines set it themselves

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -117,16 +117,22 @@ def share_out(costs: Sequence[float], world: int) -> list[int]:
 
 def exchange_shares(
     own: Sequence[torch.Tensor], owners: Sequence[int], likes: Sequence[torch.Tensor]
-) -> list[torch.Tensor]:
-    """All tensors, of which each rank has computed those that it owns, in one collective.
+) -> Callable[[], list[torch.Tensor]]:
+    """Sends the tensors that this rank has computed, in one collective. Returns a function that waits for those of the
+    others and returns all.
 
     own: those of this rank, in order. likes: item -> a tensor of its shape, dtype and device.
     """
     sizes: list[list[int]] = [[] for _ in range(dist.get_world_size())]
     for like, owner in zip(likes, owners, strict=True):
         sizes[owner].append(like.numel())
-    parts = [iter(each) for each in _gather_parts(own, sizes, likes[0])]
-    return [next(parts[owner]).reshape(like.shape) for like, owner in zip(likes, owners, strict=True)]
+    arrive = _gather_parts(own, sizes, likes[0])
+
+    def wait() -> list[torch.Tensor]:
+        parts = [iter(each) for each in arrive()]
+        return [next(parts[owner]).reshape(like.shape) for like, owner in zip(likes, owners, strict=True)]
+
+    return wait
 
 
 def unshard_all(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -139,7 +145,7 @@ def unshard_all(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         own.append(each.to_local())
     for rank in range(world):
         sizes.append([_count_rows(len(each), rank, world) * each.shape[1:].numel() for each in tensors])
-    parts = _gather_parts(own, sizes, own[0])
+    parts = _gather_parts(own, sizes, own[0])()
     return [torch.cat(rows).reshape(each.shape) for each, *rows in zip(tensors, *parts, strict=True)]
 
 
@@ -151,14 +157,20 @@ def _count_rows(count: int, rank: int, world: int) -> int:
 
 def _gather_parts(
     own: Sequence[torch.Tensor], sizes: Sequence[Sequence[int]], like: torch.Tensor
-) -> list[tuple[torch.Tensor, ...]]:
-    """Rank -> its parts, flat. sizes: rank -> the numbers of elements of its parts."""
+) -> Callable[[], list[tuple[torch.Tensor, ...]]]:
+    """Starts to gather them. Returns a function that waits, and returns rank -> its parts, flat. sizes: rank -> the
+    numbers of elements of its parts."""
     most = max(sum(each) for each in sizes)
     given = torch.cat([each.reshape(-1) for each in (*own, like.new_zeros(most - sum(sizes[dist.get_rank()])))])
     gathered = given.new_empty(len(sizes) * most)
-    all_gather(gathered, given)
-    rows = zip(gathered.view(len(sizes), most), sizes, strict=True)
-    return [row.split([*each, most - sum(each)])[:-1] for row, each in rows]
+    work = all_gather(gathered, given, async_op=True)
+
+    def wait() -> list[tuple[torch.Tensor, ...]]:
+        work.wait()
+        rows = zip(gathered.view(len(sizes), most), sizes, strict=True)
+        return [row.split([*each, most - sum(each)])[:-1] for row, each in rows]
+
+    return wait
 
 
 def list_constant_buffers(model: nn.Module) -> list[str]:

@@ -6,7 +6,7 @@ because it accepts matrices only."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -38,13 +38,21 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         assert closure is None, "closures are not supported"
-        for stacks in _split_by_size(self._stack_matrices()):
+        left = _split_by_size(self._stack_matrices())
+        if not left:
+            super().step()
+        while left:
+            stacks = left.pop(0)
             # Momenta are gathered when their stack's turn comes: all of a large model do not fit at once.
             whole = iter(unshard_all([self._look_ahead(p) for _, each in stacks for p in each]))
             momenta = [torch.stack([m.flatten(1) for m in islice(whole, len(each))]) for _, each in stacks]
-            for (group, parameters), changes_NAB in zip(stacks, orthogonalize_all(momenta), strict=True):
+            arrive = orthogonalize_all(momenta)
+            for parameter in (p for _, each in stacks for p in each):
+                parameter.grad = None
+            if not left:
+                super().step()  # while the ranks exchange the last ones. It skips matrices, which have no gradient now
+            for (group, parameters), changes_NAB in zip(stacks, arrive(), strict=True):
                 self._apply(group, parameters, changes_NAB)
-        return super().step()  # skips matrices, whose gradient is None by now
 
     def _stack_matrices(self) -> list[Stack]:
         """The matrices of each group by shape: many small products cost more than a large one."""
@@ -65,7 +73,6 @@ class Muon(torch.optim.AdamW):
             parameter.add_(
                 _shard_like(change.reshape(parameter.shape), parameter), alpha=-group["lr"] * 0.2 * longest**0.5
             )
-            parameter.grad = None
 
     def _look_ahead(self, parameter: nn.Parameter) -> torch.Tensor:
         """Nesterov momentum: the gradient interpolated towards the updated momentum."""
@@ -99,11 +106,13 @@ def _split_by_size(stacks: list[Stack]) -> list[list[Stack]]:
     return found
 
 
-def orthogonalize_all(stacks: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """orthogonalize() of every stack [N, A, B]. All of them are the same on every rank: each rank computes about the
-    same share of the work, and the results are exchanged in one collective."""
+def orthogonalize_all(stacks: Sequence[torch.Tensor]) -> Callable[[], list[torch.Tensor]]:
+    """A function that returns orthogonalize() of every stack [N, A, B]. All of them are the same on every rank: each
+    rank computes about the same share of the work at once, the results are exchanged in one collective, and the
+    function waits for them."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return [orthogonalize(stack) for stack in stacks]
+        found = [orthogonalize(stack) for stack in stacks]
+        return lambda: found
     matrices = [matrix for stack in stacks for matrix in stack]
     owners = share_out([m.numel() * min(m.shape) for m in matrices], dist.get_world_size())
     own: list[torch.Tensor] = []
@@ -112,8 +121,13 @@ def orthogonalize_all(stacks: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         mine = [i for i in range(len(stack)) if owners[first + i] == rank]
         own += orthogonalize(stack if len(mine) == len(stack) else stack[mine]) if mine else ()
         first += len(stack)
-    everywhere = iter(exchange_shares(own, owners, matrices))
-    return [torch.stack(list(islice(everywhere, len(stack)))) for stack in stacks]
+    arrive = exchange_shares(own, owners, matrices)
+
+    def wait() -> list[torch.Tensor]:
+        everywhere = iter(arrive())
+        return [torch.stack(list(islice(everywhere, len(stack)))) for stack in stacks]
+
+    return wait
 
 
 def orthogonalize(matrices_NAB: torch.Tensor) -> torch.Tensor:
