@@ -55,6 +55,17 @@ def test_rows_of_one_image_are_one_sample_with_several_questions(tmp_path):
     assert a.where == "line 2, 4 of t.csv" and b.where == "line 3 of t.csv"
 
 
+def test_a_question_about_the_image_is_asked_once_unless_its_rows_say_different_things(tmp_path):
+    write_csv(tmp_path, ROWS)
+    for column, expected in (("who", ["7"]), ("type", ["PRES", "POS"])):
+        asked = {"text": "Which?", "answer": f"{{{column}}}", "template": "which"}
+        (a, _), (twice, _) = (
+            samples(read(config(questions=[{**asked, **more}]), tmp_path)) for more in ({"once": True}, {})
+        )
+        assert [question.truth.answer for question in a.sample.questions] == expected
+        assert len(twice.sample.questions) == 2
+
+
 def test_a_sample_says_its_groups_and_its_rows_agree_on_them(tmp_path):
     write_csv(tmp_path, ROWS)
     a, b = samples(read(config(groups={"reader": "{who}", "note": "{note}"}, missing=["todo"]), tmp_path))

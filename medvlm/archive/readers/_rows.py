@@ -22,7 +22,7 @@ from medvlm.archive.tables.split_files import SPLIT, Files
 from medvlm.core.cell_values import as_whole, is_nothing
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean
-from medvlm.core.sample import Medium, Sample
+from medvlm.core.sample import Medium, Question, Sample
 from medvlm.core.tasks import is_outside_choices
 
 Numbered = tuple[str, int, Row]
@@ -83,7 +83,7 @@ def make_sample(
         media=media,
         report="\n".join(dict.fromkeys(filter(None, (fill(config.report, row) for _, _, row in rows)))),
         concept=find_common(config.concept, rows, "concept"),
-        questions=tuple(question for _, question in asked if question),
+        questions=tuple(_drop_repeated(asked)),
         patient=find_common(config.patient, rows, "patient"),
         groups={
             name: value for name, template in config.groups.items() if (value := find_common(template, rows, name))
@@ -92,6 +92,14 @@ def make_sample(
     outside = [each for each, question in asked if question and is_outside_choices(question.truth, each.choices)]
     left_out = Counter(OTHER_WORDS.format(each.template) for each in outside)
     return RawSample(sample, files, where, left_out), Counter(each.template for each, question in asked if not question)
+
+
+def _drop_repeated(asked: Iterable[tuple[TableQuestion, Question | None]]) -> list[Question]:
+    kept: list[Question] = []
+    for each, question in asked:
+        if question and not (each.once and question in kept):
+            kept.append(question)
+    return kept
 
 
 def list_splits_of(template: str, file: Files = "") -> frozenset[str] | None:

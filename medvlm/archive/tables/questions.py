@@ -65,6 +65,9 @@ class TableQuestion(Config):
     steps: dict[str, str] = Field(default_factory=dict)
     """What leads to the answer, in order: name of a step -> its text, e.g. {findings: "{rationale}"}. A step without a
     value is left out."""
+    once: bool = Field(False, exclude_if=lambda once: not once)
+    """Asked once of a sample whose rows give it the same answer, e.g. a question about the whole image in a table with
+    a row for each other question."""
 
     @field_validator("text", mode="before", json_schema_input_type=str | tuple[str, ...])
     @classmethod
