@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from medvlm.commands.data_verbs import Say, Where, audit, pack, show, stats, tasks, turns  # noqa: F401
 from medvlm.commands.mask_verbs import segment  # noqa: F401
+from medvlm.commands.serve_verb import serve  # noqa: F401
 
 if TYPE_CHECKING:
     from medvlm.commands.dry_run import Line

@@ -19,6 +19,8 @@ from medvlm.train.stopping import OF_SCHEDULERS, Preempted, Wish, raise_on_signa
 EXIT_DONE, EXIT_USER, EXIT_PREEMPTED, EXIT_INTERRUPTED = 0, 2, 75, 130
 PRINTING = ("validate", "plan", "lineage", "verify", "chat", "schema", "completion", "test_cases")
 """Commands whose result is what they print. If nobody reads it any more, they end; all others go on."""
+OWN_SIGNALS = ("serve",)
+"""Commands that handle SIGTERM by themselves."""
 CONTINUED = ("train", "evaluate", "predict", "rl_check", "rl_helps")
 """Commands that end with EXIT_PREEMPTED after a signal, because the same command continues them."""
 STOPPED = "stopped, and nothing is half-written; run the same command again"
@@ -48,7 +50,7 @@ def _end_on_signal(verb: str) -> AbstractContextManager[Wish | None]:
     """SIGTERM also ends commands that write, which then remove what is unfinished; Ctrl-C does that already."""
     if verb in CONTINUED:
         return raise_on_signal()
-    return nullcontext() if verb in PRINTING else raise_on_signal(STOPPED, OF_SCHEDULERS)
+    return nullcontext() if verb in (*PRINTING, *OWN_SIGNALS) else raise_on_signal(STOPPED, OF_SCHEDULERS)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -237,6 +239,12 @@ def run_segment(args: argparse.Namespace) -> None:
     from medvlm.commands.mask_verbs import print_segmented
 
     print_segmented(args)
+
+
+def run_serve(args: argparse.Namespace) -> None:
+    from medvlm.commands.serve_verb import serve_from_words
+
+    serve_from_words(args)
 
 
 def run_demo(args: argparse.Namespace) -> None:

@@ -104,6 +104,8 @@ VERBS = {
                      "Where?", "--max-new-tokens", "3", "--to", "film.parquet"),
                     ("vlm/*.json", "vlm/weights.safetensors", "vlm/tokenizer/*", "film.png", *SHARDS),
                     ("film.parquet", "unfinished", *INDEXES)),
+    # With a port that there is, it would not end.
+    "serve": Verb(("serve", "vlm", "--port", "99999", "--token-file", "token.txt"), ("token.txt",)),
     "demo": Verb(("demo", "--runs", "demo-runs", "stages.align.steps=nonsense")),
     "schema": Verb(("schema", "recipe")),
     "pack": Verb(("data", "pack", "squares.yaml", "--root", "archive", "--out", "packed", "--workers", "1"),
@@ -144,6 +146,8 @@ def make_world(to: Path) -> Path:
     write_masks_model(to / "masks")
     (to / "squares.yaml").write_text(yaml.safe_dump(labelled_run.CARD))
     (to / "cases.yaml").write_text(yaml.safe_dump(CASES))
+    (to / "token.txt").write_text("a-token-of-a-test-0123456789")
+    (to / "token.txt").chmod(0o600)
     whole = yaml.safe_load((to / "recipe.yaml").read_text())
     whole["stages"] = [stage for stage in whole["stages"] if stage["name"] in ("pair", "read")]
     (to / "small.yaml").write_text(yaml.safe_dump(whole, sort_keys=False))

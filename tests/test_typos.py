@@ -41,6 +41,7 @@ WORDS = [
     "data audit typo",
     "chat typo",
     "chat ./runs/typo",
+    "serve typo --port 0",
     "embed runs/typo typo.png --to out.parquet",
     "init --model typo/typo --csv typo.csv --image image --captions text --to out",
 ]

@@ -11,6 +11,7 @@ from medvlm.commands.init_arguments import add_init
 from medvlm.commands.mask_arguments import add_segment_verb
 from medvlm.commands.number_arguments import read_count
 from medvlm.commands.proof_arguments import add_proof_verbs
+from medvlm.commands.serve_verb import add_serve_verb
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -241,6 +242,7 @@ def make_parser() -> argparse.ArgumentParser:
     _add_model_options(embed)
 
     add_segment_verb(verbs, _add_model_options)
+    add_serve_verb(verbs, _add_model_options)
 
     demo = add_verb(verbs, "demo", "run the full pipeline on synthetic data: train, evaluate, export, report")
     demo.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")

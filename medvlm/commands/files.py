@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from medvlm.archive.media_file import FileOptions, media_of
 from medvlm.archive.packing.stored import prepare_sample
@@ -17,6 +17,9 @@ from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Sample
 from medvlm.io.video import VideoOptions
+
+if TYPE_CHECKING:
+    from medvlm.io.dicom.header import Header
 
 FRAMES = 16
 """Number of frames taken from a video, at equal distances."""
@@ -70,18 +73,26 @@ def list_media(folder: Path) -> list[OwnMedium]:
 
 def _read_dicom(folder: Path, media: Mapping[Path, partial[Any]]) -> dict[Path, partial[Any]]:
     """The same, where DICOM files are read as such whatever their names, and volumes stand at their first slice."""
-    from medvlm.io.dicom.header import MEASURED, Header
-    from medvlm.io.dicom.image import load_file, load_stack
+    from medvlm.io.dicom.header import Header
     from medvlm.io.dicom.scan import scan
+
+    headers = [header for path, header in scan(folder) if isinstance(header, Header) and path in media]
+    files = {header.path for header in headers}
+    return {path: load for path, load in media.items() if path not in files} | join_slices(headers)
+
+
+def join_slices(headers: Sequence[Header]) -> dict[Path, partial[Any]]:
+    """Of DICOM files, what loads each image, and each volume, at its first slice; the other slices are left out."""
+    from medvlm.io.dicom.header import MEASURED
+    from medvlm.io.dicom.image import load_file, load_stack
     from medvlm.io.dicom.stack import Stack, build_stacks
 
     series: dict[str, list[Header]] = {}
-    read = dict(media)
-    for path, header in scan(folder):
-        if isinstance(header, Header) and path in media:
-            read[path] = partial(partial, load_file, path)
-            if header.modality in MEASURED:
-                series.setdefault(header.series or str(path.parent), []).append(header)
+    read: dict[Path, partial[Any]] = {}
+    for header in headers:
+        read[header.path] = partial(partial, load_file, header.path)
+        if header.modality in MEASURED:
+            series.setdefault(header.series or str(header.path.parent), []).append(header)
     for stack in (each for headers in series.values() for each in build_stacks(headers) if isinstance(each, Stack)):
         for path in (*(path for path, _ in stack.slices), *(path for _, path, _ in stack.copies)):
             read.pop(path, None)

@@ -31,6 +31,10 @@ MOST_TOKENS = 1 << 16
 """Maximum number of tokens of the prompts that are answered together, with padding."""
 
 
+Hear = Callable[[str], None]
+"""Is called with an answer so far, which may end in half a character (U+FFFD)."""
+
+
 class Opened:
     """can: what it can do, see core/composition.py; other calls raise RecipeError. max_new_tokens: maximum length of an
     answer. find_origin: returns what identifies its weights, such as their hash, as plain JSON; may read all of
@@ -58,6 +62,12 @@ class Opened:
     def answer(self, asks: Sequence[Ask]) -> list[str]:
         """Greedy answers, in the order of the asks. Equal asks get equal answers."""
         raise RecipeError("this model does not answer questions")
+
+    def tell(self, ask: Ask, hear: Hear, temperature: float = 0.0, seed: int = 0) -> str:
+        """The answer to one ask: greedy, or random with a temperature. `hear` is called with the text so far, at least
+        once before the end; what it raises ends the answer."""
+        hear("")
+        return self.answer([ask])[0] if temperature == 0 else self.draw([ask], 1, temperature, seed)[0][0]
 
     def draw(self, asks: Sequence[Ask], copies: int, temperature: float, seed: int) -> list[list[str]]:
         """So many random answers to each ask. Equal arguments get equal answers."""
@@ -186,11 +196,27 @@ class AnsweringModel(AssembledModel):
 
     def draw(self, asks: Sequence[Ask], copies: int, temperature: float, seed: int) -> list[list[str]]:
         """Random numbers depend on the seed, the sample and the question alone. All asks are answered together."""
+        texts = self._continue(self._write(asks), **self._sample(asks, copies, temperature, seed))
+        return [texts[at : at + copies] for at in range(0, len(texts), copies)]
+
+    def _sample(self, asks: Sequence[Ask], copies: int, temperature: float, seed: int) -> dict[str, Any]:
+        """How generate() draws."""
         shape = self.max_new_tokens, copies
         uniform = [draw(seed, ask.sample.key, ask.question.template, ask.question.text).random(shape) for ask in asks]
         draws = [partial(getitem, numbers) for numbers in uniform]
-        texts = self._continue(self._write(asks), copies=copies, temperature=temperature, draws=draws)
-        return [texts[at : at + copies] for at in range(0, len(texts), copies)]
+        return {"copies": copies, "temperature": temperature, "draws": draws}
+
+    def tell(self, ask: Ask, hear: Hear, temperature: float = 0.0, seed: int = 0) -> str:
+        """`hear` is called after each token."""
+        said: list[int] = []
+
+        def note(_: int, token: int) -> None:
+            said.append(token)
+            hear(read_answer(said, self.tokenizer))
+
+        sampling = self._sample([ask], 1, temperature, seed) if temperature else {}
+        (text,) = self._continue(self._write([ask]), hear=note, **sampling)
+        return text
 
     def _continue(self, documents: Sequence[Any], **sampling: Any) -> list[str]:
         batch = self.prepare.collate(documents, self.tokenizer.pad_token_id, pack=False).to(self.device)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from medvlm.compositions._opened import Opened, describe_computing
+from medvlm.compositions._opened import Hear, Opened, describe_computing
 from medvlm.compositions._outside import OutsideModel, show, write_chat
 from medvlm.core.ask import Ask, CutAnswer, Files
 from medvlm.core.errors import DataError, RecipeError
@@ -54,12 +54,17 @@ class StockAnswering(OutsideModel):
     def answer(self, asks: Sequence[Ask]) -> list[str]:
         return [self._answer(ask) for ask in asks]
 
-    def _answer(self, ask: Ask) -> str:
+    def tell(self, ask: Ask, hear: Hear, temperature: float = 0.0, seed: int = 0) -> str:
+        return self._answer(ask, hear) if temperature == 0 else super().tell(ask, hear, temperature, seed)
+
+    def _answer(self, ask: Ask, hear: Hear | None = None) -> str:
         messages = write_chat(ask, lambda picture: {"type": "image", "image": picture})
-        return _continue(self.model, self.processor, self.processor.tokenizer, messages, self.max_new_tokens)
+        return _continue(self.model, self.processor, self.processor.tokenizer, messages, self.max_new_tokens, hear)
 
 
-def _continue(model: Any, speaker: Any, tokenizer: Any, messages: list[Any], max_new_tokens: int) -> str:
+def _continue(
+    model: Any, speaker: Any, tokenizer: Any, messages: list[Any], max_new_tokens: int, hear: Hear | None = None
+) -> str:
     """The greedy answer to messages that end with the user's. speaker: what has the chat template."""
     inputs = fill_template(
         speaker,
@@ -71,12 +76,30 @@ def _continue(model: Any, speaker: Any, tokenizer: Any, messages: list[Any], max
     )
     # What a tokenizer returns has no numbers to cast, and no argument for it.
     inputs = inputs.to(model.device) if speaker is tokenizer else inputs.to(model.device, model.dtype)
+    streamer = None if hear is None else _Streamer(speaker, hear)
     with torch.no_grad():
-        out = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+        out = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, streamer=streamer)
     ids = out[0, inputs["input_ids"].shape[1] :].tolist()
     text = str(speaker.decode(ids, skip_special_tokens=True)).strip()
     ends = list_end_ids(model.generation_config, tokenizer)
     return CutAnswer(text) if is_cut(ids, max_new_tokens, ends) else text
+
+
+class _Streamer:
+    """What generate() of transformers gives the prompt, and then each token."""
+
+    def __init__(self, speaker: Any, hear: Hear):
+        self._speaker, self._hear, self._said = speaker, hear, list[int]()
+        self._has_prompt = False
+
+    def put(self, ids: torch.Tensor) -> None:
+        if self._has_prompt:
+            self._said += ids.flatten().tolist()
+        self._has_prompt = True
+        self._hear(str(self._speaker.decode(self._said, skip_special_tokens=True)).strip())
+
+    def end(self) -> None:
+        """The answer is returned as a whole."""
 
 
 def is_language_model(where: str) -> bool:

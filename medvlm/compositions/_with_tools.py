@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from medvlm.core.ask import Ask, CutAnswer
@@ -47,6 +48,15 @@ class WithTools:
 
             finished.append(self._finish(asks, [texts[copy] for texts in first], say))
         return [list(texts) for texts in zip(*finished, strict=True)]
+
+    def tell(self, ask: Ask, hear: Callable[[str], None], temperature: float = 0.0, seed: int = 0) -> str:
+        """As Opened.tell. A reply may call a tool, so `hear` gets no text of it."""
+        numbers = count(seed)
+
+        def say(asks: Sequence[Ask]) -> list[str]:
+            return [self._model.tell(each, lambda _: hear(""), temperature, next(numbers)) for each in asks]
+
+        return self._finish([ask], say([ask]), say)[0]
 
     def _finish(
         self, asks: Sequence[Ask], said: Sequence[str], say: Callable[[Sequence[Ask]], Sequence[str]]

@@ -54,7 +54,7 @@ class Connection:
 
     def __init__(self, address: Address, where: str):
         self.address, self.where, self.retries = address, where, 0
-        is_here = _is_on_this_machine(address.url)
+        is_here = is_loopback(urlsplit(address.url).hostname or "")
         # A proxy of the environment is another machine, which would get the images.
         self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if is_here else []))
         if not address.sends_images and not is_here:
@@ -113,8 +113,8 @@ class Connection:
         raise RecipeError(f"{url}: no answer ({' '.join(why.split())}); check the server and run the command again")
 
 
-def _is_on_this_machine(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+def is_loopback(host: str) -> bool:
+    """Whether a name or an address is this machine's own, which no other machine reaches."""
     if host == "localhost":
         return True
     try:

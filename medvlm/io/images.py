@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -70,7 +70,7 @@ def size_of(data: bytes, member: str) -> tuple[int, int]:
         return image.height, image.width
 
 
-def peek_size(path: Path) -> tuple[int, int]:
+def peek_size(path: Path | IO[bytes]) -> tuple[int, int]:
     """(height, width) by the header of a picture; zeros for any other file."""
     from PIL import Image
 

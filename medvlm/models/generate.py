@@ -58,13 +58,15 @@ def generate(
     temperature: float = 0.0,
     draws: Sequence[Draw] = (),
     worth: list[list[float]] | None = None,
+    hear: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """Token ids of `copies` continuations of each prompt, prompt by prompt, including the end token if it was reached.
 
     prompts: one document per row, no branches; rows may be padded on the right. temperature 0 is greedy;
     above it, tokens are drawn by inverting the cumulative distribution at `draws[row](token number)[copy]`, so that
     the result depends on the position of the prompt in the stream, not on its rank or batch. worth: an empty list, to
-    which the log-probabilities of the tokens of each drawn continuation are added.
+    which the log-probabilities of the tokens of each drawn continuation are added. hear: called with the number of a
+    continuation and each of its tokens; what it raises ends the generation.
     """
     rows = prompts if model.has_encoder else _pad_left(prompts)
     seen = (rows.docs_BT >= 0).long()
@@ -89,6 +91,8 @@ def generate(
             )
             for row, token in zip(running, tokens.tolist(), strict=True):
                 answers[row].append(token)
+                if hear is not None:
+                    hear(row, token)
             if worth is not None:
                 scaled = (logits / temperature).float()
                 log_B = scaled.gather(-1, tokens[:, None])[:, 0] - scaled.logsumexp(-1)
