@@ -30,6 +30,14 @@ class WithTools:
         return getattr(self._model, name)
 
     @property
+    def max_new_tokens(self) -> int:
+        return int(self._model.max_new_tokens)
+
+    @max_new_tokens.setter
+    def max_new_tokens(self, most: int) -> None:
+        self._model.max_new_tokens = most
+
+    @property
     def identity(self) -> Mapping[str, Any]:
         environment = self._environment.model_dump(mode="json")
         return {**self._model.identity, "environment": environment, "files": describe_files(self._environment)}

@@ -91,6 +91,17 @@ def test_each_random_answer_goes_on_by_itself() -> None:
     assert said == [sample.questions[0].truth.answer] * 3 and len(model.asked) == 4
 
 
+def test_an_answer_that_is_told_is_the_same_and_a_call_is_not_heard() -> None:
+    model, (sample, files) = Onlooker(), study(0)
+    ask, heard = Ask(sample, files, sample.questions[0]), list[str]()
+    told = WithTools(model, TOOLS)
+    for temperature in (0.0, 1.0):
+        assert told.tell(ask, heard.append, temperature) == sample.questions[0].truth.answer
+    assert heard == [""] * 4, "once for each of two replies"
+    told.max_new_tokens = 3
+    assert model.max_new_tokens == 3
+
+
 def test_a_reply_that_was_cut_calls_nothing() -> None:
     sample, files = study(0)
     model = Onlooker()

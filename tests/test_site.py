@@ -1,0 +1,92 @@
+"""The site of docs/: it is built without a warning, its reference has every key, and its messages and pictures are
+real."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from medvlm import api
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+
+def load(name: str) -> Any:
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_is_built_without_a_warning(tmp_path: Path) -> None:
+    """--strict: of links, anchors, and pages that the navigation lacks, too."""
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # about the end of mkdocs in 2027
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=quiet)
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+    page = (tmp_path / "site/reference-recipe.html").read_text()
+    assert "<code>rank</code>" in page and "<table>" in page
+    assert not re.findall(r'(?:src|href)="https?://(?!squidfunk)[^"]*\.(?:js|css|woff2?)"', page), "works offline"
+    extending = (tmp_path / "site/extending.html").read_text()
+    (source,) = set(re.findall(r'href="(source-[^"]*angle[^"]*)"', extending))
+    assert "angle" in (tmp_path / "site" / source).read_text()
+
+
+@pytest.mark.parametrize("what", ["recipe", "card"])
+def test_the_reference_has_every_key(what: Any) -> None:
+    text = load("_site").write_reference(what)
+    keys = set(list_keys(api.schema(what)))
+    assert len(keys) > 40 and {key for key in keys if f"| `{key}` |" not in text} == set()
+
+
+def list_keys(part: Any) -> Any:
+    if isinstance(part, dict):
+        yield from part.get("properties", {})
+        for value in part.values():
+            yield from list_keys(value)
+    if isinstance(part, list):
+        for each in part:
+            yield from list_keys(each)
+
+
+def read_messages() -> list[str]:
+    rows = re.findall(r"^\| `([^`]+)` \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(rows) > 20
+    return rows
+
+
+@pytest.fixture(scope="module")
+def said() -> str:
+    """All texts of the program, with … in place of values."""
+    found = []
+    for path in sorted((ROOT / "medvlm").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize("message", read_messages())
+def test_a_message_that_is_explained_is_one_of_ours(message: str, said: str) -> None:
+    missing = [part for part in message.split("…") if part.strip() and part.strip() not in said]
+    assert not missing
+
+
+def test_the_navigation_has_every_page() -> None:
+    text = re.sub(r"!!python/\S+", "", (ROOT / "mkdocs.yml").read_text())
+    named = re.findall(r"\w[\w-]*\.md", str(yaml.safe_load(text)["nav"]))
+    assert {page.name for page in DOCS.glob("*.md")} <= set(named)
