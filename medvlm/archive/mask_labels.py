@@ -21,9 +21,12 @@ from medvlm.io.strip import read_orientation, turn_upright
 
 MEMBER = "0.mask"
 """The mask of the first medium, as readers name it."""
+SECOND = f"{MEMBER}.second"
+"""That of a second reader."""
 MAX_CLASSES = 254
 UNMARKED = 255
-"""The label of pixels of which nobody says what they show."""
+UNMARKED_OBJECT = 65535
+"""The label of pixels of which nobody says what they show; and the same where labels number objects."""
 
 
 class AsksForMask(Config):
@@ -31,6 +34,9 @@ class AsksForMask(Config):
     """`{classes}` becomes the names of the classes; each image gets one of them."""
     template: str = "mask"
     """What the question is called: a decoder of this name, or that `answers` it, is trained on the masks."""
+    objects: bool = Field(False, exclude_if=lambda objects: not objects)
+    """Also keeps which object each pixel is of, for measures of objects. In a `mask_file`, an object is what touches at
+    a face, an edge or a corner."""
 
 
 class MaskQuestion(AsksForMask):
@@ -85,7 +91,8 @@ def ask_for_mask(asked: AsksForMask, classes: Sequence[str], names: Sequence[str
 def ask_for_labels(asked: MaskOptions, key: str) -> Question:
     """What load_labels() gives."""
     names = tuple(asked.values)
-    return ask_for_mask(asked, names, names, key, unmarked=UNMARKED if asked.unmarked else None)
+    unmarked = UNMARKED_OBJECT if asked.objects else UNMARKED
+    return ask_for_mask(asked, names, names, key, unmarked=unmarked if asked.unmarked else None, objects=asked.objects)
 
 
 def join_masks(masks: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:
@@ -105,7 +112,10 @@ def load_labels(path: Path, options: MaskOptions, gate: Callable[..., None] | No
         decoded = _read_picture(found)
     else:
         decoded = found(gate=gate) if "gate" in signature(found).parameters else found()
-    return Decoded(_label(decoded.pixels, options), decoded.spacing_mm, "raw", "", decoded.affine)
+    labels = _label(decoded.pixels, options)
+    if options.objects:
+        labels = number_objects(labels, len(options.values))
+    return Decoded(labels, decoded.spacing_mm, "raw", "", decoded.affine)
 
 
 def _label(values: np.ndarray, options: MaskOptions) -> np.ndarray:
@@ -121,6 +131,17 @@ def _label(values: np.ndarray, options: MaskOptions) -> np.ndarray:
             " `unmarked`"
         )
     return labels
+
+
+def number_objects(labels: np.ndarray, classes: int) -> np.ndarray:
+    """The connected components of each class, as task `mask` numbers objects."""
+    from scipy.ndimage import generate_binary_structure, label
+
+    found = np.where(labels == UNMARKED, UNMARKED_OBJECT, 0)
+    for number in range(classes):
+        components = label(labels == number + 1, generate_binary_structure(labels.ndim, labels.ndim))[0]
+        found = np.where(components > 0, 1 + number + classes * (components.astype(np.int64) - 1), found)
+    return found
 
 
 def _read_picture(path: Path) -> Decoded:

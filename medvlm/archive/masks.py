@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,8 @@ class MaskFiles(Config):
     """Values above it are marked; 127 for masks that went through JPEG."""
     unmarked: tuple[int, ...] = ()
     """Values that mark nothing although they are above the threshold, e.g. [255] for a void border around objects."""
+    second: str = Field("", exclude_if=lambda second: not second)
+    """As `files`, of a second reader. Where the masks are kept, evaluation shows how well the two agree."""
     min_px: int = Field(1, ge=1)
     """Smaller objects are left out: specks of JPEG noise."""
 
@@ -45,12 +48,16 @@ class MaskFiles(Config):
 @dataclass
 class Marked:
     """objects: class and box. extents: class -> bool [H, W] or [D, H, W], what any of its masks marks. left_out:
-    objects, by reason. affine: where NIfTI masks lie in the patient, as in Medium."""
+    objects, by reason. affine: where NIfTI masks lie in the patient, as in Medium. numbered: for each pixel the number
+    of its object among `objects`, from 1, 0 for none; of objects that overlap, the first. second: like extents, of a
+    second reader, for the classes that have one."""
 
     objects: list[tuple[str, Box]] = field(default_factory=list)
     extents: dict[str, np.ndarray] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
     affine: Affine | None = None
+    numbered: np.ndarray | None = None
+    second: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -58,24 +65,43 @@ class Marked:
         shapes = [extent.shape for extent in self.extents.values()]
         return shapes[0] if shapes else (0, 0)
 
+    def list_labels(self, classes: Sequence[str]) -> np.ndarray:
+        """[H, W], which class and which object a pixel is of, as task `mask` has it."""
+        assert self.numbered is not None
+        label_of = np.zeros(len(self.objects) + 1, np.int64)
+        for number, name in enumerate(classes):
+            own = [n for n, (of, _) in enumerate(self.objects, 1) if of == name]
+            label_of[own] = 1 + number + len(classes) * np.arange(len(own))
+        labels: np.ndarray = label_of[self.numbered]
+        return labels
+
 
 def read_masks(masks: tuple[MaskFiles, ...], root: Path, row: Row, options: NiftiOptions = NiftiOptions()) -> Marked:
     """row: what the `{group}`s stand for. Raises DataError for masks that are not there, damaged, coloured, or of
     several sizes."""
     marked = Marked()
     for each in masks:
-        for path in _paths(each, root, row):
-            if path.name.lower().endswith(nifti.SUFFIXES):
-                mask_HW, marked.affine = _volume(path, each, options)
-            else:
-                mask_HW = _grey(path, each.of)
-            if marked.extents and mask_HW.shape != marked.size:
-                raise DataError("its masks differ in size")
-            mask_HW = np.where(np.isin(mask_HW, each.unmarked), 0, mask_HW) if each.unmarked else mask_HW
+        for path in _paths(each, each.files, root, row):
+            mask_HW = _read(path, each, marked, options)
             marked.extents[each.of] = marked.extents.get(each.of, False) | (mask_HW > each.threshold)
+            if marked.numbered is None:
+                marked.numbered = np.zeros(mask_HW.shape, np.int32)
             if each.holds != "area":
                 _add_objects(marked, mask_HW, each)
+        for path in _paths(each, each.second, root, row) if each.second else ():
+            mask_HW = _read(path, each, marked, options)
+            marked.second[each.of] = marked.second.get(each.of, False) | (mask_HW > each.threshold)
     return marked
+
+
+def _read(path: Path, masks: MaskFiles, marked: Marked, options: NiftiOptions) -> np.ndarray:
+    if path.name.lower().endswith(nifti.SUFFIXES):
+        mask_HW, marked.affine = _volume(path, masks, options)
+    else:
+        mask_HW = _grey(path, masks.of)
+    if marked.extents and mask_HW.shape != marked.size:
+        raise DataError("its masks differ in size")
+    return np.where(np.isin(mask_HW, masks.unmarked), 0, mask_HW) if masks.unmarked else mask_HW
 
 
 def objects_in(mask_HW: np.ndarray, holds: Holds, threshold: int = 0) -> list[tuple[Box, int]]:
@@ -83,25 +109,31 @@ def objects_in(mask_HW: np.ndarray, holds: Holds, threshold: int = 0) -> list[tu
 
     mask_HW: integers. The box of one pixel at (x, y) is (x, y, x + 1, y + 1).
     """
+    return [(box, num_px) for box, num_px, _ in _list_objects(number_objects(mask_HW, holds, threshold))]
+
+
+def number_objects(mask_HW: np.ndarray, holds: Holds, threshold: int = 0) -> np.ndarray:
+    """The number of the object of each pixel, from 1, 0 for none."""
     from scipy import ndimage
 
     marked_HW = mask_HW > threshold
     if holds in ("object", "area"):
-        rows, columns = (np.flatnonzero(marked_HW.any(axis=axis)) for axis in (1, 0))
-        if not len(rows):
-            return []
-        x1, y1, x2, y2 = map(float, (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
-        return [((x1, y1, x2, y2), int(marked_HW.sum()))]
+        return marked_HW.astype(np.int32)
     if holds == "labels":
         values, found_HW = np.unique(np.where(marked_HW, mask_HW, 0), return_inverse=True)
-        labels_HW = found_HW.reshape(mask_HW.shape) + (0 if values[0] == 0 else 1)
-    else:
-        labels_HW, _ = ndimage.label(marked_HW, structure=np.ones((3, 3)))
-    sizes_px = np.bincount(labels_HW.ravel())[1:]
-    slices = ndimage.find_objects(labels_HW)
+        return found_HW.reshape(mask_HW.shape) + (0 if values[0] == 0 else 1)
+    numbers: np.ndarray = ndimage.label(marked_HW, structure=np.ones((3, 3)))[0]
+    return numbers
+
+
+def _list_objects(numbers_HW: np.ndarray) -> list[tuple[Box, int, tuple[slice, slice]]]:
+    """Box, number of pixels and slices of each object, by its number."""
+    from scipy import ndimage
+
+    sizes_px = np.bincount(numbers_HW.ravel())[1:]
     return [
-        ((float(x.start), float(y.start), float(x.stop), float(y.stop)), int(n))
-        for (y, x), n in zip(slices, sizes_px, strict=True)
+        ((float(x.start), float(y.start), float(x.stop), float(y.stop)), int(n), (y, x))
+        for (y, x), n in zip(ndimage.find_objects(numbers_HW), sizes_px, strict=True)
     ]
 
 
@@ -111,18 +143,21 @@ def percent(extent_HW: np.ndarray) -> int:
 
 
 def _add_objects(marked: Marked, mask_HW: np.ndarray, masks: MaskFiles) -> None:
-    found = objects_in(mask_HW, masks.holds, masks.threshold)
+    numbers_HW = number_objects(mask_HW, masks.holds, masks.threshold)
+    found = _list_objects(numbers_HW)
     if not found and masks.holds == "object":
         marked.left_out["mask without a marked pixel"] += 1
-    for box, num_px in found:
+    assert marked.numbered is not None
+    for number, (box, num_px, at) in enumerate(found, 1):
         if num_px >= masks.min_px:
             marked.objects.append((masks.of, box))
+            within = marked.numbered[at]
+            within[(numbers_HW[at] == number) & (within == 0)] = len(marked.objects)
         else:
             marked.left_out["object of less than min_px pixels"] += 1
 
 
-def _paths(masks: MaskFiles, root: Path, row: Row) -> list[Path]:
-    pattern = masks.files
+def _paths(masks: MaskFiles, pattern: str, root: Path, row: Row) -> list[Path]:
     for name in columns_in(pattern):
         pattern = pattern.replace(f"{{{name}}}", re.sub(r"([*?[])", r"[\1]", row[name]))
     if ".." in Path(pattern).parts or Path(pattern).is_absolute():

@@ -291,11 +291,12 @@ def _make_setup(
                 json.dumps({"key": key, "shard": Path(shard).name, "reason": reason, "rank": engine.rank}) + "\n"
             )
 
+    assembly = assemblies[name_of(composition)]
     return Setup(
-        **vars(assemblies[name_of(composition)]),
+        **vars(assembly),
         composition=composition,
         open_source=lambda name, split, wants: sources[name].view(split, wants),
-        augments={name: s.augment for name, s in recipe.data.items()},
+        augments={name: s.augment and s.augment.bind(assembly.prepare, name) for name, s in recipe.data.items()},
         orders={name: s.order for name, s in recipe.data.items()},
         engine=engine,
         workers=recipe.engine.workers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -109,6 +109,16 @@ MISSING = -1
 UNCERTAIN = -2
 """A class that somebody thought of and left open (-1 in CheXpert). Losses without a setting for it ignore it."""
 
+MOST_OPEN = 22
+"""Classes of a decoder whose masks may speak of some of them only: float32, in which labels are resized, has so many
+bits."""
+
+
+def join_background(absent: Iterable[int]) -> int:
+    """The label of pixels of none of the classes that a mask speaks of, where it does not speak of these (0 is the
+    first): they are background or one of these. Below UNCERTAIN, with a bit for each."""
+    return UNCERTAIN - sum(1 << number for number in absent)
+
 
 class HeadLoss(Config):
     kind: str
@@ -119,7 +129,8 @@ class HeadLoss(Config):
 class HeadLossModule(Protocol):
     """config: its Config, a HeadLoss. decoder: the config of the decoder. The loss of a step is the sum of add_up()
     over the sum of weigh(), of all micro-batches and ranks. labels: exclusive classes as int64 [N] or [N, *pixels],
-    others as 0 and 1 [N, K] or [N, K, *pixels]; MISSING if unknown, UNCERTAIN if left open.
+    others as 0 and 1 [N, K] or [N, K, *pixels]; MISSING if unknown, UNCERTAIN if left open. Masks of exclusive classes
+    may have the label of join_background(), the same at all pixels of a sample that have none of its classes.
 
     refuse(config, decoder, output) -> why it does not suit a decoder with this OUTPUT, or "". weigh(config, labels,
     decoder) -> float. add_up(config, logits, labels, decoder) -> a sum, in float32.

@@ -138,6 +138,10 @@ class Task(Protocol):
     """(rng, media, classes, exclusive) -> a made-up question for a decoder, its truth and its members, for dry runs;
     None if the media do not allow one."""
 
+    draw_marked: Callable[[sample.Truth, Mapping[str, np.ndarray], float, float], tuple[int, ...] | None] | None
+    """(truth, masks, of_class, of_pixel) -> a marked pixel of stored masks, by two numbers in [0, 1): which of the
+    classes that there are, and which of its pixels; None if nothing is marked."""
+
     def write(self, truth: sample.Truth) -> str:
         """The right answer as a language model should write it. truth: after `place`."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
 
@@ -18,6 +18,7 @@ from medvlm.core.geometry import Canvas, crop, flip, identity, rot90
 from medvlm.core.sample import Question, Sample
 from medvlm.core.tasks import find_task
 from medvlm.data.lighting import Light, change_intensities, draw_bias
+from medvlm.data.patches import Patch
 from medvlm.data.sides import swap_sides
 from medvlm.data.warp import Warp, apply_warp, make_warp
 from medvlm.tasks import _base
@@ -31,6 +32,8 @@ class Augment(Config):
     sample. Volumes take `flip`, `rotate_deg`, `scale` and `elastic`, alike in all slices, and all changes of
     intensities."""
 
+    patch: Patch | None = Field(None, exclude_if=lambda patch: patch is None)
+    """Show a patch of a medium that is larger than the input, before all other changes."""
     flip: bool = False
     """Mirror half of the images left to right. Use it only if sides have no meaning, or with `sides`."""
     sides: tuple[tuple[str, str], ...] = ()
@@ -91,6 +94,10 @@ class Augment(Config):
             raise ValueError("expected [pixels that points move, distance of points], e.g. [4, 32]")
         return elastic
 
+    def bind(self, prepare: Any, source: str) -> Augment:
+        """The same for the encoders of a data path. Raises RecipeError if it does not suit them."""
+        return self.model_copy(update={"patch": self.patch.bind(prepare, source)}) if self.patch else self
+
     @property
     def warps(self) -> bool:
         return bool(self.rotate_deg or self.scale or self.elastic)
@@ -124,7 +131,9 @@ def augment(
             " use rotate_deg, scale, elastic and flip"
         )
     # Of their own, so that they do not change the random numbers of the others.
-    of_warp, of_light = rng.spawn(2)
+    of_warp, of_light, of_patch = rng.spawn(3)
+    if config.patch is not None:
+        array, sample, masks = config.patch.cut(array, sample, masks or {}, of_patch)
     moves, moved = _plan(array.shape[axes - 2 : axes], sample, config, rng, of_warp)
     array = _move(array, moves, axes, nearest=False)
     if config.lights:

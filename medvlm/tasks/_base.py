@@ -33,6 +33,7 @@ from_text = None
 target = None
 decode = None
 make_labelled = None
+draw_marked = None
 
 
 def write(truth: Truth) -> str:

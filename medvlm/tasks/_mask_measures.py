@@ -1,4 +1,5 @@
-"""Measures of masks: how much of them they share, how far their surfaces are from each other, and how large they are.
+"""Measures of masks: how much of them they share, how far their surfaces are from each other, how large they are, and
+which objects were found (_object_measures.py).
 
 A truth has `classes`, `runs` and `spacing_mm`, see mask.py; what empty masks mean is said there.
 """
@@ -7,9 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from math import isnan, prod
+from typing import TYPE_CHECKING, Any, cast
 
 from medvlm.core.measure import Measure, ToColumnsByClass
+from medvlm.tasks import _object_measures
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,10 +76,32 @@ def _by_surface(number: int) -> ToColumnsByClass:
     return columns
 
 
+def _err_in_ml(answer: Any, truth: Any) -> dict[str, tuple[float, ...]]:
+    from medvlm.tasks._overlap import read_truth
+
+    voxel_ml = prod(truth.spacing_mm) / MM3_PER_ML
+    if _can_be_read(answer, truth):
+        pairs = [abs(found - true) for _, found, true in count(answer, truth)]
+    else:  # as wrong as can be
+        true_K, counted = read_truth(truth.runs, len(truth.classes))
+        pairs = [max(true, int(counted.sum()) - true) for true in (int((each & counted).sum()) for each in true_K)]
+    return {name: (pixels * voxel_ml, 1.0) for name, pixels in zip(truth.classes, pairs, strict=True)}
+
+
+def _second_reader(answer: Any, truth: Any) -> dict[str, tuple[float, ...]]:
+    """Of a second reader, whatever the answer is."""
+    return _average_by_class(dice)(truth.second_runs, truth)
+
+
+def _beyond_second_reader(answer: Any, truth: Any) -> dict[str, tuple[float, ...]]:
+    own, other = (_average_by_class(dice)(text, truth) for text in (answer, truth.second_runs))
+    return {name: (own[name][0] - other[name][0], 1.0) for name in own}
+
+
 def best_constant(truths: Sequence[Any], measure: Measure | None = None) -> str:
     """For each class the pixels that at least a share of the masks mark, with the share for which the mean of the
     measure over these masks is best; of masks of the commonest size and classes."""
-    from medvlm.tasks._overlap import compare, find_best_planes, size_of
+    from medvlm.tasks._overlap import average_over, compare, find_best_planes, size_of
     from medvlm.tasks._surfaces import judge_plane
 
     of_kind = defaultdict(list)
@@ -84,6 +109,8 @@ def best_constant(truths: Sequence[Any], measure: Measure | None = None) -> str:
         of_kind[truth.classes, size_of(truth.runs)].append(truth)
     alike, metric = max(of_kind.values(), key=len), measure.metric if measure else DICE
     judges = {DICE: dice, IOU: iou, VOLUME: similarity}
+    if measure is not None and metric not in (*judges, NSD, HD95):
+        return _find_best_by_columns(alike[:: max(1, len(alike) // FAR_JUDGES)], measure)
     most, thresholds = (JUDGES, 24) if metric in judges else (FAR_JUDGES, 8)
     alike = [alike[i * len(alike) // min(most, len(alike))] for i in range(min(most, len(alike)))]
     spacing = alike[0].spacing_mm
@@ -94,11 +121,33 @@ def best_constant(truths: Sequence[Any], measure: Measure | None = None) -> str:
         nsd, hd95 = judge_plane(plane & counted, true, spacing, TOLERANCE)
         return nsd if metric == NSD else -hd95
 
-    return find_best_planes([truth.runs for truth in alike], len(alike[0].classes), judge, thresholds)
+    masks, classes = [truth.runs for truth in alike], len(alike[0].classes)
+    return find_best_planes(masks, classes, average_over(masks, classes, judge), thresholds)
+
+
+def _find_best_by_columns(truths: Sequence[Any], measure: Measure) -> str:
+    """The same for any measure, by what it says of each class."""
+    import numpy as np
+
+    from medvlm.metrics.bootstrap import value
+    from medvlm.tasks._overlap import find_best_planes
+    from medvlm.tasks._runs import write_runs
+
+    classes, columns = truths[0].classes, cast(ToColumnsByClass, measure.columns)
+
+    def rate(number: int, plane: np.ndarray) -> float:
+        text = write_runs([plane if n == number else np.zeros_like(plane) for n in range(len(classes))])
+        items_NK = np.array([columns(text, truth)[classes[number]] for truth in truths], float)
+        found = value(items_NK, measure.statistic)
+        return float("-inf") if isnan(found) else found if measure.better == "higher" else -found
+
+    return find_best_planes([truth.runs for truth in truths], len(classes), rate, 8)
 
 
 DICE, IOU, NSD, HD95, VOLUME = "dice", "iou", "nsd", "hd95", "volume_similarity"
+MM3_PER_ML = 1000.0
 EACH: Any = {"by_template": True, "by_class": True}
+OF_TWO: Any = {**EACH, "is_about": lambda template, truth: bool(truth.second_runs)}
 MEASURES = (
     Measure(DICE, "mask", _average_by_class(dice), headline=True, words="Dice", **EACH),
     Measure(IOU, "mask", _average_by_class(iou), words="IoU", **EACH),
@@ -107,4 +156,24 @@ MEASURES = (
         HD95, "mask", _by_surface(1), better="lower", bounds=None, words="HD95 in mm (pixels without a spacing)", **EACH
     ),
     Measure(VOLUME, "mask", _compare_volumes, words="volume similarity", **EACH),
+    Measure(
+        "volume_error_ml",
+        "mask",
+        _err_in_ml,
+        is_about=lambda template, truth: len(truth.spacing_mm) == 3,
+        better="lower",
+        bounds=None,
+        words="volume error in ml",
+        **EACH,
+    ),
+    Measure("dice_second", "mask", _second_reader, better=None, words="Dice of the second reader", **OF_TWO),
+    Measure(
+        "dice_beyond_second",
+        "mask",
+        _beyond_second_reader,
+        bounds=(-1.0, 1.0),
+        words="Dice above that of the second reader",
+        **OF_TWO,
+    ),
+    *_object_measures.MEASURES,
 )

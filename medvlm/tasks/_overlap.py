@@ -10,13 +10,13 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from medvlm.tasks._runs import read_runs, write_runs
+from medvlm.tasks._runs import drop_candidates, read_runs, write_runs
 
 THRESHOLDS = 24
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray], float]
 """(what is marked, what should be, which pixels count), bool [*size] each -> how good that is."""
-Plane = tuple[np.ndarray, np.ndarray]
-"""What is marked, and which pixels count, both bool [*size]."""
+Rate = Callable[[int, np.ndarray], float]
+"""(class, what is marked of it in every answer) -> how good that is."""
 
 
 def size_of(runs: str) -> str:
@@ -25,8 +25,9 @@ def size_of(runs: str) -> str:
 
 @lru_cache(maxsize=64)
 def read_planes(text: str, planes: int, size: str) -> np.ndarray | None:
-    """bool [planes, *size]; None for a text that is not so many masks of this size."""
-    return read_runs(text, planes, tuple(map(int, size.split("x"))))
+    """bool [planes, *size]; None for a text that is not so many masks of this size. Candidates behind them are left
+    out."""
+    return read_runs(drop_candidates(text), planes, tuple(map(int, size.split("x"))))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -39,14 +40,23 @@ def count_overlap(answer: str, runs: str, classes: int) -> tuple[tuple[int, int,
     return tuple(compare(*planes, counted) for planes in zip(found, true, strict=True))
 
 
-def find_best_planes(masks: Sequence[str], classes: int, judge: Judge, thresholds: int = THRESHOLDS) -> str:
+def find_best_planes(masks: Sequence[str], classes: int, rate: Rate, thresholds: int = THRESHOLDS) -> str:
     """masks: of one size. thresholds: shares of the masks that are tried for a constant."""
     read = [read_truth(runs, classes) for runs in masks]
     best = []
     for number in range(classes):
-        of_class = [(true[number], counted) for true, counted in read]
-        best.append(max(_list_candidates(of_class, thresholds), key=partial(_average, of_class, judge)))
+        candidates = _list_candidates([true[number] for true, _ in read], thresholds)
+        best.append(max(candidates, key=partial(rate, number)))
     return write_runs(best)
+
+
+def average_over(masks: Sequence[str], classes: int, judge: Judge) -> Rate:
+    read = [read_truth(runs, classes) for runs in masks]
+
+    def rate(number: int, plane: np.ndarray) -> float:
+        return sum(judge(plane, true[number], counted) for true, counted in read) / len(read)
+
+    return rate
 
 
 def read_truth(runs: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,12 +71,8 @@ def compare(found: np.ndarray, true: np.ndarray, counted: np.ndarray) -> tuple[i
     return shared, own, other
 
 
-def _list_candidates(masks: Sequence[Plane], thresholds: int) -> list[np.ndarray]:
-    share = np.mean([true for true, _ in masks], axis=0)
+def _list_candidates(masks: Sequence[np.ndarray], thresholds: int) -> list[np.ndarray]:
+    share = np.mean(masks, axis=0)
     levels = np.unique(share[share > 0])
     tried = {round(number) for number in np.linspace(0, len(levels) - 1, thresholds).tolist()} if len(levels) else set()
     return [np.zeros(share.shape, bool), *(share >= levels[number] for number in sorted(tried))]
-
-
-def _average(masks: Sequence[Plane], judge: Judge, plane: np.ndarray) -> float:
-    return sum(judge(plane, true, counted) for true, counted in masks) / len(masks)

@@ -52,3 +52,25 @@ def _read(line: str, pixels: int) -> np.ndarray | None:
     if sum(lengths) != pixels or line.count(",") != len(lengths) - 1:
         return None
     return np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+
+
+def write_numbers(labels: np.ndarray) -> str:
+    """Whole numbers, 0 for none, [H, W] or [D, H, W]: `352x352 1021,3:1,349,5:2`. Runs of 0 have no number."""
+    flat = labels.ravel()
+    edges = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
+    runs = zip(np.diff(edges).tolist(), flat[edges[:-1]].tolist(), strict=True)
+    written = ",".join(f"{length}:{number}" if number else str(length) for length, number in runs)
+    return f"{'x'.join(map(str, labels.shape))} {written}"
+
+
+def read_numbers(text: str) -> np.ndarray:
+    """int64, what write_numbers() wrote."""
+    size, _, written = text.partition(" ")
+    runs = [run.partition(":") for run in written.split(",")]
+    lengths, numbers = ([int(each or 0) for each in of] for of in ([r[0] for r in runs], [r[2] for r in runs]))
+    return np.repeat(numbers, lengths).reshape(tuple(map(int, size.split("x"))))
+
+
+def drop_candidates(text: str) -> str:
+    """An answer without what stands behind its masks (_candidates.py)."""
+    return " ".join(text.split(" ", 2)[:2])

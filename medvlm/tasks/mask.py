@@ -16,7 +16,7 @@ from pydantic import Field
 
 from medvlm.core import sample
 from medvlm.core.config import Config as Base
-from medvlm.core.decoder_config import MISSING
+from medvlm.core.decoder_config import MISSING, MOST_OPEN, join_background
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium
 from medvlm.core.tasks import Drawing, MarkedMask
@@ -39,6 +39,11 @@ class Truth(sample.Truth):
     unmarked: the label of pixels of which nobody says what they show; they count for nothing. runs: a plane for each of
     `classes`, and one of the unmarked pixels where there are such, as the model perceives them; "" in a shard.
     spacing_mm: of these planes; () if unknown, and in a shard.
+
+    objects: whether labels also say which object a pixel is of: label - 1 is the class (0 for the first) + the number
+    of classes * the number of the object. numbered: these labels, as the model perceives them (_runs.py).
+
+    second: the member of another reader, labels or overlapping planes of the same classes. second_runs: as runs.
     """
 
     classes: tuple[str, ...] = ()
@@ -47,13 +52,18 @@ class Truth(sample.Truth):
     unmarked: int | None = None
     runs: str = ""
     spacing_mm: tuple[float, ...] = ()
+    objects: bool = False
+    numbered: str = ""
+    second: str = ""
+    second_runs: str = ""
 
     @property
     def members(self) -> tuple[str, ...]:
-        return (self.member,) if self.member else ()
+        return tuple(filter(None, (self.member, self.second)))
 
     def rename(self, members: Mapping[str, str]) -> Truth:
-        return replace(self, member=members.get(self.member, self.member))
+        member, second = (members.get(name, name) for name in (self.member, self.second))
+        return replace(self, member=member, second=second)
 
 
 class Config(Base):
@@ -71,6 +81,8 @@ TITLE = "Masks"
 def check(truth: Truth, media: Sequence[Medium]) -> None:
     if not truth.classes or not truth.member:
         raise DataError("a mask without classes, or without the member that holds it")
+    if truth.objects and truth.overlapping:
+        raise DataError(f"{truth.member}: classes overlap, so a pixel has no single object; leave out `objects`")
     if not media or media[0].member.partition(".")[0] != truth.member.partition(".")[0]:
         raise DataError(f"{truth.member} is no mask of the sample's first medium")
 
@@ -87,33 +99,45 @@ def follow(truth: Truth, canvas: Canvas) -> Truth | None:
 
 
 def hold(truth: Truth, masks: Mapping[str, np.ndarray], spacing_mm: tuple[float, ...] | None = None) -> Truth:
-    from medvlm.tasks._runs import write_runs
+    from medvlm.tasks._runs import write_numbers, write_runs
 
-    planes, unmarked = _planes(truth, masks[truth.member])
+    mask = masks[truth.member]
+    planes, unmarked = _planes(truth, mask)
     runs = write_runs([*planes, *([] if unmarked is None else [unmarked])])
-    return replace(truth, runs=runs, spacing_mm=spacing_mm or ())
+    numbered = write_numbers(mask if unmarked is None else mask * ~unmarked) if truth.objects else ""
+    second = ""
+    if truth.second:
+        other = masks[truth.second]
+        read = Truth(classes=truth.classes, member=truth.second, overlapping=other.ndim == planes.ndim)
+        second = write_runs([*_planes(read, other)[0]])
+    return replace(truth, runs=runs, spacing_mm=spacing_mm or (), numbered=numbered, second_runs=second)
 
 
 def target(truth: Truth, masks: Mapping[str, np.ndarray], classes: Sequence[str], exclusive: bool) -> np.ndarray:
     """int64 [*size], 0 for none and 1 + the class, where classes exclude each other (of those that overlap the last
-    one), else [K, *size] of 0 and 1. A class that the mask does not speak of is MISSING.
+    one), else [K, *size] of 0 and 1. A class that the mask does not speak of is MISSING; among those that exclude each
+    other, any pixel without a label may be of it, see join_background().
 
-    Raises DataError for such a class among those that exclude each other: any pixel without a label may be of it.
+    Raises DataError for a mask of none of the classes, and for one of some of more than MOST_OPEN exclusive classes.
     """
     import numpy as np
 
     planes, unmarked = _planes(truth, masks[truth.member])
-    absent = [name for name in classes if name not in truth.classes]
-    if absent and exclusive:
+    absent = [number for number, name in enumerate(classes) if name not in truth.classes]
+    known = f"its mask speaks of {', '.join(truth.classes)}"
+    if len(absent) == len(classes):
+        raise DataError(f"{known}, and of no class of the decoder")
+    if absent and exclusive and len(classes) > MOST_OPEN:
         raise DataError(
-            f"its mask does not speak of {absent[0]!r} (it has {', '.join(truth.classes)}), and exclusive classes are"
-            " known together; set `exclusive: false` in the decoder, or leave the class out"
+            f"{known}, but not of {classes[absent[0]]!r}, which a decoder of more than {MOST_OPEN} exclusive classes"
+            " needs; set `exclusive: false` in the decoder"
         )
     of_class = dict(zip(truth.classes, planes, strict=True))
     if exclusive:
-        labels = np.zeros(planes.shape[1:], np.int64)
+        labels = np.full(planes.shape[1:], join_background(absent) if absent else 0)
         for number, name in enumerate(classes, 1):
-            labels[of_class[name]] = number
+            if name in of_class:
+                labels[of_class[name]] = number
     else:
         missing = np.full(planes.shape[1:], MISSING)
         labels = np.stack([of_class.get(name, missing).astype(np.int64) for name in classes])
@@ -122,21 +146,50 @@ def target(truth: Truth, masks: Mapping[str, np.ndarray], classes: Sequence[str]
     return labels
 
 
+def draw_marked(
+    truth: Truth, masks: Mapping[str, np.ndarray], of_class: float, of_pixel: float
+) -> tuple[int, ...] | None:
+    import numpy as np
+
+    mask, classes = masks[truth.member], len(truth.classes)
+    if truth.overlapping:
+        own = [plane == 1 for plane in mask if (plane == 1).any()]
+    else:
+        labels = [label for label in np.unique(mask).tolist() if label and label != truth.unmarked]
+        classes_of = [(label - 1) % classes if truth.objects else label for label in labels]
+        own = [
+            np.isin(mask, [n for n, c in zip(labels, classes_of, strict=True) if c == each])
+            for each in sorted(set(classes_of))
+        ]
+    if not own:
+        return None
+    plane = own[int(of_class * len(own))]
+    pixels = np.flatnonzero(plane)
+    return tuple(int(at) for at in np.unravel_index(pixels[int(of_pixel * len(pixels))], plane.shape))
+
+
 def decode(probabilities: np.ndarray, truth: Truth, classes: Sequence[str], exclusive: bool) -> str:
     """probabilities: [1 + K, *pixels], the background in front, where classes exclude each other: a pixel is of the
     most probable; else [K, *pixels]: of each that is more probable than not. A class that the decoder does not have is
-    nowhere."""
+    nowhere. With candidates (_candidates.py) where the truth knows objects."""
     import numpy as np
 
     from medvlm.tasks._runs import write_runs
 
     if exclusive:
-        labels = probabilities.argmax(0)
+        labels, probabilities = probabilities.argmax(0), probabilities[1:]
         found = {name: labels == number for number, name in enumerate(classes, 1)}
     else:
         found = {name: probabilities[number] > 0.5 for number, name in enumerate(classes)}
     nowhere = np.zeros(probabilities.shape[1:], bool)
-    return write_runs([found.get(name, nowhere) for name in truth.classes])
+    text = write_runs([found.get(name, nowhere) for name in truth.classes])
+    if not truth.objects:
+        return text
+    from medvlm.tasks._candidates import find_candidates, write_candidates
+
+    sure = dict(zip(classes, probabilities, strict=True))
+    candidates = [find_candidates(sure[name]) if name in sure else () for name in truth.classes]
+    return f"{text} {write_candidates(candidates)}"
 
 
 def _planes(truth: Truth, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -144,6 +197,11 @@ def _planes(truth: Truth, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray | No
     import numpy as np
 
     count = len(truth.classes)
+    if truth.objects:
+        is_unmarked = np.zeros(mask.shape, bool) if truth.unmarked is None else mask == truth.unmarked
+        of_class = np.where((mask == 0) | is_unmarked, -1, (mask.astype(np.int64) - 1) % count)
+        planes = np.stack([of_class == number for number in range(count)])
+        return planes, None if truth.unmarked is None else is_unmarked
     highest = 1 if truth.overlapping else count
     other = (mask > highest) & (mask != (-1 if truth.unmarked is None else truth.unmarked))
     if other.any() or (truth.overlapping and len(mask) != count):
@@ -213,7 +271,9 @@ def _say(answer: Any, truth: Truth) -> str:
 
 
 def _separate(runs: str, classes: Sequence[str]) -> tuple[MarkedMask, ...]:
-    size, _, lines = runs.partition(" ")
+    from medvlm.tasks._runs import drop_candidates
+
+    size, _, lines = drop_candidates(runs).partition(" ")
     return (
         tuple((f"{size} {line}", name) for line, name in zip(lines.split("|"), classes, strict=False)) if runs else ()
     )

@@ -548,9 +548,18 @@ def test_the_masks_that_are_kept_are_those_of_the_archives(packed, real_data):
         for sample, files in packed(name).all:
             (truth,) = (q.truth for q in sample.questions if q.template == template)
             mask = decode_mask(files[truth.member], truth.member)
-            assert truth.classes == (template,) and mask.shape == sample.media[0].size and mask.max() <= 1
-            masks.append(int(mask.sum()))
+            assert truth.classes == (template,) and mask.shape == sample.media[0].size
+            counted = next((q.truth.count for q in sample.questions if q.template == f"count:{template}"), 1)
+            assert np.array_equal(np.unique(mask), np.arange(1 + (counted if truth.objects else 1)))
+            masks.append(int((mask > 0).sum()))
         assert sorted(masks) == sorted(expected[name])
+    seconds = [
+        int(decode_mask(files[q.truth.second], "second").sum())
+        for sample, files in packed("chase_db1").all
+        for q in sample.questions
+        if q.template == "vessel"
+    ]
+    assert sorted(seconds) == sorted(count(path) for path in (chase / "labels2").iterdir())
 
 
 @pytest.mark.slow

@@ -14,7 +14,14 @@ import pytest
 from PIL import Image, PngImagePlugin
 from pydantic import ValidationError
 
-from medvlm.archive.mask_labels import UNMARKED, MaskOptions, join_masks
+from medvlm.archive.mask_labels import (
+    UNMARKED,
+    UNMARKED_OBJECT,
+    MaskOptions,
+    ask_for_labels,
+    join_masks,
+    load_labels,
+)
 from medvlm.archive.packing.pack import PackReceipt, pack
 from medvlm.archive.packing.stored import prepare_sample
 from medvlm.archive.readers import folder
@@ -26,6 +33,7 @@ from medvlm.io.images import encode_png
 from medvlm.io.masks import decode_mask
 from medvlm.io.opening import open_shards
 from medvlm.tasks import mask
+from medvlm.tasks._objects import compare_objects
 
 FOLDER: dict[str, Any] = {
     "kind": "folder",
@@ -115,6 +123,52 @@ def test_masks_of_a_folder_are_members_of_the_shard_and_come_back_as_they_were(t
     assert {"0.mask.png", "0.mask.npy", "0.png", "json"} == set(index["members"])
     theirs = list(webdataset.WebDataset(str(tar), shardshuffle=False))
     assert {name for each in theirs for name in each if "mask" in name} == {"0.mask.png", "0.mask.npy"}
+
+
+CELLS: dict[str, Any] = {
+    **FOLDER,
+    "classes": {"cell": {"one": "cell", "many": "cells"}, "clump": {"one": "clump", "many": "clumps"}},
+    "masks": [
+        {"of": "cell", "files": "masks/{id}_cell*.png", "holds": "object", "min_px": 2},
+        {"of": "clump", "files": "masks/{id}_clump.png", "holds": "parts", "second": "masks/{id}_other.png"},
+    ],
+    "mask": {"objects": True},
+}
+
+
+def test_objects_are_told_apart_and_a_second_reader_is_kept_beside(tmp_path: Path) -> None:
+    """Two cells that overlap by a column, a speck, and two clumps of which one lies under a cell."""
+    image = np.full((6, 8), 7, np.uint8)
+    first, other, speck, clumps = (np.zeros((6, 8), np.uint8) for _ in range(4))
+    first[0:2, 0:3] = other[0:2, 2:5] = speck[5, 7] = clumps[3:5, 0:2] = clumps[1, 4:7] = 1
+    files = {"masks__a_cell1": first, "masks__a_cell2": other, "masks__a_cell3": speck, "masks__a_clump": clumps}
+    write(tmp_path / "raw", images__a=image, masks__a_other=clumps[::-1], **files)
+    _, found = pack_all(CELLS, tmp_path / "raw", tmp_path / "out")
+    ((sample, members),) = found.values()
+    (truth,) = (q.truth for q in sample.questions if isinstance(q.truth, mask.Truth))
+    assert truth.classes == ("cell", "clump") and truth.objects and not truth.overlapping and truth.second == ""
+    labels = decode_mask(members[truth.member], "m")
+    assert labels[:2].tolist() == [[1, 1, 1, 3, 3, 0, 0, 0], [1, 1, 1, 3, 3, 2, 2, 0]]
+    assert labels[3, :3].tolist() == [4, 4, 0] and not labels[5].any()
+    alone = {**CELLS, "mask": {"objects": True, "classes": ["clump"]}}
+    _, found = pack_all(alone, tmp_path / "raw", tmp_path / "alone")
+    ((sample, members),) = found.values()
+    (truth,) = (q.truth for q in sample.questions if isinstance(q.truth, mask.Truth))
+    assert np.array_equal(decode_mask(members[truth.second], "m"), clumps[::-1]), "all its classes have a second reader"
+    with pytest.raises(ValidationError, match="masks of 'liver' are an area; say what they hold"):
+        folder.Config.model_validate({**FOLDER, "mask": {"objects": True}})
+
+
+def test_objects_of_a_file_of_values_are_its_components(tmp_path: Path) -> None:
+    values = np.array([[1, 0, 2, 9], [0, 1, 0, 0], [3, 0, 0, 1]], np.uint8)
+    write(tmp_path, **{"m": values})
+    options = MaskOptions.model_validate({**{k: TABLE["mask"][k] for k in ("values", "unmarked")}, "objects": True})
+    labels = load_labels(tmp_path / "m.png", options).pixels
+    assert labels.tolist() == [[1, 0, 2, UNMARKED_OBJECT], [0, 1, 0, 0], [4, 0, 0, 3]]
+    truth: Any = ask_for_labels(options, "k").truth
+    assert truth.objects and truth.unmarked == UNMARKED_OBJECT
+    held = mask.hold(truth, {"0.mask": labels})
+    assert [each.true for each in compare_objects("3x4 |", held.runs, held.numbered, 2)] == [2, 2]
 
 
 def test_a_mask_of_a_table_gets_its_labels_from_the_card(tmp_path: Path) -> None:

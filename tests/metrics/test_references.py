@@ -30,6 +30,7 @@ OF_LABELS = "tasks/test_label_measures.py:test_each_class_has_the_measures_of_sc
 OF_SETS = "tasks/test_findings.py:test_measures_are_those_of_scikit_learn_on_sets_with_their_parents"
 OF_SURVIVAL = "metrics/test_survival.py:test_metrics_are_those_of_their_definitions"
 OF_LENGTHS = "tasks/test_measure.py:test_measures_keep_units_apart_and_count_what_cannot_be_read"
+OF_OBJECTS = "tasks/test_mask_objects.py"
 COMPARED = {
     "vqa accuracy": f"{HERE}:test_accuracy",
     "vqa f1_open": f"{HERE}:test_words_of_short_answers",
@@ -69,6 +70,16 @@ COMPARED = {
     "mask nsd": "tasks/test_mask.py:test_distances_are_monais_and_empty_masks_are_far",
     "mask hd95": "tasks/test_mask.py:test_distances_are_monais_and_empty_masks_are_far",
     "mask volume_similarity": "tasks/test_mask.py:test_volumes_are_compared_as_their_formula_says",
+    "mask volume_error_ml": f"{OF_OBJECTS}:test_one_pixel_and_anisotropic_volumes_have_an_error_in_ml",
+    "mask dice_second": f"{OF_OBJECTS}:test_a_second_reader_is_compared_with_the_first",
+    "mask dice_beyond_second": f"{OF_OBJECTS}:test_a_second_reader_is_compared_with_the_first",
+    "mask object_f1": f"{OF_OBJECTS}:test_panoptic_quality_is_that_of_torchmetrics",
+    "mask pq": f"{OF_OBJECTS}:test_panoptic_quality_is_that_of_torchmetrics",
+    "mask sq": f"{OF_OBJECTS}:test_panoptic_quality_is_that_of_torchmetrics",
+    "mask aji": f"{OF_OBJECTS}:test_aji_and_hits_are_those_of_loops_over_pairs",
+    "mask hit_rate": f"{OF_OBJECTS}:test_aji_and_hits_are_those_of_loops_over_pairs",
+    "mask false_alarms": f"{OF_OBJECTS}:test_aji_and_hits_are_those_of_loops_over_pairs",
+    "mask froc": f"{OF_OBJECTS}:test_the_froc_score_is_monais",
     "points closeness": "tasks/test_points.py:test_closeness_by_hand",
     "points hit_rate": "tasks/test_points.py:test_closeness_by_hand",
     "points nearest_px": "tasks/test_points.py:test_closeness_by_hand",

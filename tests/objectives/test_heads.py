@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from medvlm.core.config import component, kinds, permit
-from medvlm.core.decoder_config import MISSING, UNCERTAIN
+from medvlm.core.decoder_config import MISSING, UNCERTAIN, join_background
 
 N, K = 5, 3
 CLASSES = ("edema", "effusion", "fracture")
@@ -271,11 +271,13 @@ def test_settings_that_do_not_fit_the_classes_are_refused(
 
 def draw_for(decoder: Any, output: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and labels of a decoder. Some labels are missing, if those of this form can be; those of the first row
-    are."""
+    are. Of exclusive masks, one does not speak of all classes."""
     count = len(decoder.classes)
     if output in ("scores", "maps", "conditional_scores"):
         logits, labels = drawn((6, 7) if output == "maps" else (), decoder.exclusive, missing=0.3)
         labels[0] = MISSING
+        if output == "maps" and decoder.exclusive:  # the mask of the second row speaks of the first class alone
+            labels[1][(labels[1] == 0) | (labels[1] == 2)] = join_background([1])
         return logits, labels
     generator = torch.Generator().manual_seed(0)
     shape = component("decoders", decoder.kind).facts(decoder, None, None, None).shape

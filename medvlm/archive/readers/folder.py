@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from medvlm.archive.crops import Patches, make_patch
 from medvlm.archive.mask_labels import (
     MEMBER,
+    SECOND,
     MaskQuestion,
     TableMask,
     ask_for_labels,
@@ -90,7 +91,8 @@ class Config(AsksAboutObjects, FileOptions):
     @model_validator(mode="after")
     def _speaks_of_what_is_there(self) -> Config:
         groups = re.compile(self.images).groupindex
-        templates = [self.patient, self.split, self.report, self.modality, *(each.files for each in self.masks)]
+        templates = [self.patient, self.split, self.report, self.modality]
+        templates += [pattern for each in self.masks for pattern in (each.files, each.second)]
         templates += [text for asked in self.questions for text in asked.templates]
         templates += [self.mask_file.file] if self.mask_file else []
         for name in [name for template in templates for name in columns_in(template)] + list(self.rename):
@@ -98,6 +100,10 @@ class Config(AsksAboutObjects, FileOptions):
                 raise ValueError(f"{{{name}}} is not a named group of `images` (found {', '.join(groups) or 'none'})")
         if self.mask and (without := sorted(set(self.mask.classes) - {each.of for each in self.masks})):
             raise ValueError(f"mask asks for {without[0]!r}, which has no entry in `masks`")
+        if self.mask and self.mask.objects and (bare := [m.of for m in self.masks if m.holds == "area"]):
+            raise ValueError(
+                f"mask has `objects`, but masks of {bare[0]!r} are an area; say what they hold: object, ..."
+            )
         if self.mask_file and self.mask:
             raise ValueError("has both `mask` and `mask_file`; an image has one mask")
         for each in self.masks:
@@ -221,9 +227,15 @@ def _make_sample(config: Config, root: Path, path: str, groups: Row, where: str)
     if config.mask:
         names = config.mask.classes or tuple(marked.extents)
         labels, overlapping = join_masks([marked.extents[name] for name in names])
+        objects = config.mask.objects
+        if objects:
+            labels, overlapping = marked.list_labels(names), False
         files[MEMBER] = Decoded(labels, affine=marked.affine)
-        shown_names = [config.classes[name].many for name in names]
-        asked.append(ask_for_mask(config.mask, names, shown_names, path, overlapping=overlapping))
+        second = SECOND if all(name in marked.second for name in names) else ""
+        if second:
+            files[SECOND] = Decoded(join_masks([marked.second[name] for name in names])[0], affine=marked.affine)
+        told = {"overlapping": overlapping, "objects": objects, "second": second}
+        asked.append(ask_for_mask(config.mask, names, [config.classes[name].many for name in names], path, **told))
     if config.mask_file:
         mask = file_in(root, fill(config.mask_file.file, groups))
         files[MEMBER] = partial(load_labels, mask, config.mask_file)

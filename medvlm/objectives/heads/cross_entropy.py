@@ -1,4 +1,7 @@
-"""Softmax cross-entropy for exclusive classes, of samples or of pixels."""
+"""Softmax cross-entropy for exclusive classes, of samples or of pixels.
+
+Pixels of none of the classes of a mask that does not speak of all lose -log of the joined probability of the background
+and the other classes (_masks.py), without smoothing, with the weight of the background."""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from medvlm.core.decoder_config import MISSING, DecoderConfig, HeadLoss
 from medvlm.objectives.heads._classes import Balance, explain_unfit, weigh_classes
+from medvlm.objectives.heads._masks import find_open, log_joined
 
 
 class Config(HeadLoss):
@@ -31,7 +35,7 @@ def weigh(config: Config, labels: torch.Tensor, decoder: DecoderConfig) -> float
     there = labels[labels != MISSING]
     if config.balance is None:
         return float(len(there))
-    return float(weigh_classes(config.balance, decoder, labels.ndim > 1)[there.cpu()].double().sum())
+    return float(weigh_classes(config.balance, decoder, labels.ndim > 1)[there.clamp(min=0).cpu()].double().sum())
 
 
 def add_up(config: Config, logits: torch.Tensor, labels: torch.Tensor, decoder: DecoderConfig) -> torch.Tensor:
@@ -39,11 +43,16 @@ def add_up(config: Config, logits: torch.Tensor, labels: torch.Tensor, decoder: 
     balance, weights = config.balance, None
     if balance is not None:
         weights = weigh_classes(balance, decoder, labels.ndim > 1).to(logits.device)
-    return cross_entropy(
-        logits.float(),
-        labels,
+    logits, is_open = logits.float(), find_open(labels)
+    total = cross_entropy(
+        logits,
+        labels.masked_fill(is_open, MISSING),
         weight=weights,
         ignore_index=MISSING,
         reduction="sum",
         label_smoothing=config.smoothing,
     )
+    if is_open.any():
+        joined = (log_joined(logits, labels) * is_open).sum()
+        total = total - (joined if weights is None else weights[0] * joined)
+    return total

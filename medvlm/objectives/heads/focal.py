@@ -1,7 +1,8 @@
 """Focal loss: cross-entropy in which labels that are already predicted well count less (arXiv 1708.02002).
 
 -alpha_t (1 - p_t) ^ gamma log p_t, p_t the probability of the label (equation 5). The mean is over all labels that
-count; the paper divides by the number of anchors with an object, which classification has no counterpart for.
+count; the paper divides by the number of anchors with an object, which classification has no counterpart for. Pixels of
+none of the classes of a mask that does not speak of all are as in cross_entropy.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from medvlm.objectives.heads._classes import (
     soften,
     weigh_classes,
 )
+from medvlm.objectives.heads._masks import find_open, log_joined
 
 
 class Config(HeadLoss):
@@ -56,6 +58,8 @@ def add_up(config: Config, logits: torch.Tensor, labels: torch.Tensor, decoder: 
     if decoder.exclusive:
         known = labels != MISSING
         logs = logits.log_softmax(1).gather(1, labels.clamp(min=0)[:, None])[:, 0]
+        if (is_open := find_open(labels)).any():
+            logs = torch.where(is_open, log_joined(logits, labels), logs)
         losses = -((1 - logs.exp()) ** config.gamma) * logs
         return (losses * (1 if weights_K is None else weights_K[labels.clamp(min=0)]) * known).sum()
     wanted, counts = soften(labels, config.uncertain, 0.0, decoder)
