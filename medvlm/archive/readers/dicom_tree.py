@@ -13,12 +13,14 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medvlm.archive.mask_labels import MEMBER
 from medvlm.archive.media_file import PetUnits
+from medvlm.archive.readers._structures import Structures, ask_for_regions, take_structures
 from medvlm.archive.tables.columns import Row, columns_in, fill
 from medvlm.archive.tables.questions import TableQuestion, list_offers, list_tasks_of, make_question
 from medvlm.archive.tables.report_table import Reports, ReportTable
 from medvlm.core.config import Config as Base
-from medvlm.core.content import Content
+from medvlm.core.content import Content, Offer, name_asked
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
 from medvlm.core.errors import DataError, did_you_mean, list_some
 from medvlm.core.sample import Medium, Question, Sample
@@ -35,7 +37,8 @@ from medvlm.io.dicom.header import (
 )
 from medvlm.io.dicom.image import load_cine, load_image, load_stack
 from medvlm.io.dicom.scan import scan
-from medvlm.io.dicom.stack import build_stacks
+from medvlm.io.dicom.stack import Stack, build_stacks
+from medvlm.io.dicom.structures import StructureSet
 from medvlm.io.dicom.units import NUCLEAR, is_known_unit
 
 IDENTIFIERS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber")
@@ -82,6 +85,8 @@ class Config(Base):
     """Questions about the columns of `reports`, and about these attributes."""
     rename: dict[str, dict[str, str]] = Field(default_factory=dict)
     """Column of `reports` -> value in the table -> value to use."""
+    mask: Structures | None = Field(None, exclude_if=lambda mask: mask is None)
+    """Keeps masks of volumes from structure sets (RTSTRUCT) in the archive, and asks for them."""
     accept: tuple[Accepted, ...] = ()
     """What would be left out or refused without being listed here: derived, localizer, secondary_capture,
     for_processing, cine (frames over time), tilt (kept, with a sheared affine), gap (filled in between neighbours), hu
@@ -102,11 +107,14 @@ class Config(Base):
 
 def list_content(config: Config) -> Content:
     media = frozenset(medium.kind for medium in config.media)
+    answered = list_offers(config.questions)
+    if answered is not None and config.mask:
+        answered[config.mask.template] = Offer("mask", tuple(config.mask.regions))
     return Content(
-        list_tasks_of(config.questions),
+        list_tasks_of(config.questions) | name_asked(mask=config.mask),
         media,
         has_reports=bool(config.report),
-        answered=list_offers(config.questions),
+        answered=answered,
         splits=frozenset(),
     )
 
@@ -124,7 +132,8 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
         elif isinstance(header, DataError) and not path.exists():
             found.left_out["named by the DICOMDIR, but not there"] += 1
         elif isinstance(header, NotAnImage):
-            found.left_out[str(header)] += 1
+            if not (config.mask and take_structures(path, found.structures)):
+                found.left_out[str(header)] += 1
         elif isinstance(header, DataError):
             yield BadSample(name.as_posix(), str(header), where)
         elif header.study and header.series:
@@ -140,7 +149,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
             yield BadSample(name.as_posix(), reason, where)
     _check_units(found, config)
     for number, (study, headers) in enumerate(found.studies.items(), 1):
-        yield from _study(config, study, headers, reports, found.left_out, f"study {number} of {len(found.studies)}")
+        yield from _study(config, study, headers, reports, found, f"study {number} of {len(found.studies)}")
     yield from (LeftOut(reason, n) for reason, n in sorted(found.left_out.items()))
 
 
@@ -149,17 +158,20 @@ class _Found:
     """studies: study -> those of its images that the card asks for. left_out: counts by reason."""
 
     studies: dict[str, list[Header]] = field(default_factory=dict)
+    structures: list[StructureSet] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A medium that is not yet in a sample. key: unique within the archive. headers: of its files."""
+    """A medium that is not yet in a sample. key: unique within the archive. headers: of its files. stack: of a
+    volume."""
 
     key: str
     kind: str
     load: Any
     headers: list[Header]
+    stack: Stack | None = None
 
 
 def _take(found: _Found, header: Header, config: Config) -> None:
@@ -195,7 +207,7 @@ def _check_units(found: _Found, config: Config) -> None:
 
 
 def _study(
-    config: Config, study: str, headers: list[Header], reports: Reports, left_out: Counter[str], where: str
+    config: Config, study: str, headers: list[Header], reports: Reports, found: _Found, where: str
 ) -> Iterator[RawSample | BadSample]:
     series: dict[str, list[Header]] = {}
     for header in headers:
@@ -203,14 +215,14 @@ def _study(
     parts: list[_Part] = []
     for number, each in enumerate(series.values(), 1):
         place = f"{where}, series {number} of {len(series)}"
-        for part in _parts(config, each, left_out):
+        for part in _parts(config, each, found.left_out):
             if isinstance(part, BadSample):
                 yield BadSample(part.key, part.reason, place)
             else:
                 parts.append(part)
     for group in [parts] if config.sample == "study" and parts else [[part] for part in parts]:
         try:
-            yield _sample(config, study if config.sample == "study" else group[0].key, group, reports, left_out, where)
+            yield _sample(config, study if config.sample == "study" else group[0].key, group, reports, found, where)
         except DataError as reason:
             yield BadSample(group[0].key, str(reason), where)
 
@@ -235,17 +247,16 @@ def _parts(config: Config, headers: list[Header], left_out: Counter[str]) -> Ite
         if stack.copies:
             left_out["a second copy of a slice"] += len(stack.copies)
         made_of = [of_path[path] for path in dict.fromkeys(path for path, _ in stack.slices)]
-        yield _Part(key, _kind(config, made_of[0]), partial(load_stack, stack, accept), made_of)
+        yield _Part(key, _kind(config, made_of[0]), partial(load_stack, stack, accept), made_of, stack)
 
 
 def _kind(config: Config, header: Header) -> str:
     return next(medium.kind for medium in config.media if header.modality in medium.modality)
 
 
-def _sample(
-    config: Config, key: str, parts: list[_Part], reports: Reports, left_out: Counter[str], where: str
-) -> RawSample:
+def _sample(config: Config, key: str, parts: list[_Part], reports: Reports, found: _Found, where: str) -> RawSample:
     """Raises DataError if the images of one sample belong to several patients."""
+    left_out = found.left_out
     headers = [header for part in parts for header in part.headers]
     patients = {fill(config.patient, _identifiers(header)) for header in headers}
     if len(patients) > 1:
@@ -266,6 +277,10 @@ def _sample(
     sample = Sample(key, "", "", media, text, questions=asked, patient=patients.pop())
     identifiers = {each for header in headers for each in _identifiers(header).values()}
     files = {str(i): part.load for i, part in enumerate(parts)}
+    if config.mask and (stack := parts[0].stack):
+        marked = ask_for_regions(config.mask, found.structures, stack, parts[0].headers, key, left_out)
+        if marked:
+            files[MEMBER], sample = marked[1], replace(sample, questions=(*asked, marked[0]))
     return RawSample(sample, files, where, identifiers=tuple(sorted(identifiers)))
 
 
