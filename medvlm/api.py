@@ -88,6 +88,13 @@ def plan(
     return run(load(recipe, overrides), Path(runs), machines, mfu)
 
 
+def fingerprint(place: Where, *, gpu_gib: float | None = None, say: Say = lambda line: None) -> str:
+    """A recipe (YAML) for the masks of shards, or of CARD=ROOT, by the rules of nnU-Net. gpu_gib: of a GPU, or 8."""
+    from medvlm.commands.fingerprint import propose_recipe
+
+    return propose_recipe(str(place), gpu_gib, say)
+
+
 def dry_run(
     recipe: Where, overrides: Sequence[str] = (), *, runs: Where = "runs", say: Say = lambda line: None
 ) -> list[Line]:

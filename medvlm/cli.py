@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medvlm import api
 from medvlm.commands.arguments import make_parser
+from medvlm.commands.mask_verbs import print_proposal
 from medvlm.core.errors import UserError
 from medvlm.core.output import survive_readers
 from medvlm.core.quiet import silence_libraries
@@ -101,6 +102,9 @@ def run_validate(args: argparse.Namespace) -> None:
 
 
 def run_plan(args: argparse.Namespace) -> None:
+    if args.fingerprint is not None or not args.recipe:
+        print_proposal(args)
+        return
     import gc
 
     gc.disable()  # importing transformers creates much garbage, and planning ends before it matters

@@ -27,7 +27,7 @@ def test_every_command_has_a_function() -> None:
     assert inner is not None
     verbs |= dict(inner._group_actions[0].choices)  # type: ignore[arg-type]
     functions = {name for name, _ in inspect.getmembers(api, inspect.isfunction)}
-    others = {"push", "check_cases"}  # `export --to hub:`, and `tasks test`
+    others = {"push", "check_cases", "fingerprint"}  # `export --to hub:`, `tasks test`, `plan --fingerprint`
     assert {verb.replace("-", "_") for verb in verbs} == functions - others
 
 

@@ -71,6 +71,7 @@ OTHER_MEANING = {
     ("export/targets/idefics3.py", "encoder"): "module of a tower",
     ("export/targets/open_clip.py", "format"): "metadata of safetensors",
     ("commands/serving/requests.py", "loc"): "pydantic's place of an error",
+    ("commands/fingerprint.py", "window"): "a setting of preprocessing",
     ("commands/first_small.py", "answers"): "what a model is to learn",
     ("commands/first_small.py", "boxes"): "a section of a recipe",
     ("commands/first_small.py", "labels"): "what a model is to learn",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from medvlm import __version__
 from medvlm.commands.data_arguments import add_data_verbs, add_verb
@@ -43,7 +44,12 @@ def make_parser() -> argparse.ArgumentParser:
         "show what a recipe trains, its memory and its time, computed on the meta device; say whether it fits and what"
         " would help",
     )
-    _add_recipe(plan)
+    _add_recipe(plan, optional=True)
+    plan.add_argument(
+        "--fingerprint",
+        metavar="SHARDS|CARD=ROOT",
+        help="in place of a recipe: print one for the masks of a data set, by the rules of nnU-Net",
+    )
     plan.add_argument(
         "--gpus",
         default="",
@@ -55,7 +61,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=float,
         default=None,
         metavar="GIB",
-        help="memory of one GPU, for a model that is not known or that comes in several sizes",
+        help="memory of one GPU, for a model that is not known or that comes in several sizes; with --fingerprint 8 by"
+        " default",
     )
     plan.add_argument(
         "--mfu",
@@ -279,7 +286,8 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe")
+def _add_recipe(parser: argparse.ArgumentParser, optional: bool = False) -> None:
+    how: dict[str, Any] = {"nargs": "?", "default": ""} if optional else {}
+    parser.add_argument("recipe", help="a YAML file, or the name of a shipped recipe", **how)
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")

@@ -1,13 +1,16 @@
-"""`medvlm segment` in Python and on the command line. Imports nothing heavy."""
+"""`medvlm segment` and `medvlm plan --fingerprint` in Python and on the command line. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medvlm.commands.data_verbs import Where
+from medvlm.core.errors import RecipeError
 
 
 def segment(
@@ -64,3 +67,12 @@ def print_segmented(args: argparse.Namespace) -> None:
         parts = "1 component" if each.parts == 1 else f"{each.parts} components"
         print(f"{each.name}: {each.pixels:,} pixels{volume}, {parts}")
     print(f"{args.to}" + (f", {args.page}" if args.page else ""))
+
+
+def print_proposal(args: argparse.Namespace) -> None:
+    """Of `medvlm plan --fingerprint`. Raises RecipeError unless there is either a recipe or data to propose one for."""
+    from medvlm.commands.fingerprint import propose_recipe
+
+    if args.fingerprint is None or args.recipe:
+        raise RecipeError("plan needs a RECIPE, or --fingerprint SHARDS to propose one")
+    print(propose_recipe(args.fingerprint, args.gpu_gib, partial(print, file=sys.stderr)))
