@@ -9,17 +9,25 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from medvlm import cli
 from medvlm.commands.dry_run import dry_run
-from medvlm.compositions._open import open_model
+from medvlm.compositions._open import open_expert, open_model
+from medvlm.compositions.encoder import _to_answers
 from medvlm.core.ask import Ask
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
+from medvlm.core.sample import Question, make_truth
+from medvlm.core.tool_config import Environment
 from medvlm.io.opening import open_shards
+from medvlm.models.decoding import Labelled
+from medvlm.models.parts import evaluating
 from medvlm.preflight.plan import plan
 from medvlm.recipe.load import load
 from medvlm.tasks._runs import read_runs
+from medvlm.tasks._writing import Writing
+from medvlm.tools._episode import Episode, describe_files
 from tests.labelled_run import FIT, recipe, write_run
 from tests.tiny_run import differing, stop_after, trace, trained, weights
 
@@ -136,3 +144,33 @@ def test_predict_writes_the_scores_of_each_sample(run: RunFolder, tmp_path: Path
     (decoded,) = opened.decode([Ask(sample, files, question)])  # type: ignore[attr-defined]
     assert list(first["scores"].values()) == pytest.approx(decoded, abs=1e-6)
     assert sum(first["scores"].values()) == pytest.approx(1) and (first["answer"], first["source"]) == (None, "squares")
+
+
+def test_another_model_asks_its_decoders_as_an_expert(run: RunFolder) -> None:
+    """Probabilities are those of `score`; maps are the decoder's over the stored pixels, as torch resizes them."""
+    expert = open_expert(str(run.root))
+    (shards,) = (run.root.parent / "shards").glob("[!.]*")
+    sample, files = open_shards(shards).read("test", 0)
+    scores, maps = expert.look(sample, files)
+    assert scores == {name: p for of in expert.score(sample, files).values() for name, p in of.items()}
+    assert scores.keys() == {"left", "right", "high", "large"} and maps.keys() == {"square"}
+    encoder, pixels = expert.prepare.see(sample, files).media[0]
+    batch = Labelled({encoder: pixels[None]}, {"square": torch.tensor([0])})
+    with evaluating(expert.model):
+        logits = expert.model(batch)["decoders.square"]
+    plane = _to_answers(logits, expert.decoders["square"])
+    expected = torch.nn.functional.interpolate(plane, size=sample.media[0].size, mode="nearest-exact")[0, -1]
+    np.testing.assert_allclose(maps["square"], expected.numpy(), atol=1e-6)
+    assert plane.shape[-2:] != maps["square"].shape
+
+    tool = {"kind": "expert", "run": str(run.root), "form": "<FILM({})>", "says": "The predictions are:\n{}"}
+    environment = Environment.model_validate({"tools": [tool]})
+    question = Question("Where?", make_truth("open"), "own")
+    episode = Episode(environment, sample, files, question, lambda: None, Writing(), open_expert)
+    step = episode.hear("Let me first trigger <FILM()>.")
+    assert step is not None and len(step.shown.media) == 1
+    said = [f"{name}: {'yes' if p > 0.5 else 'no'}" for name, p in scores.items()]
+    assert step.shown.text.splitlines() == ["The predictions are:", "The colors mean yellow: square.", *said]
+    before = describe_files(environment)
+    (run.root / "fit" / "stage.json").write_text((run.root / "fit" / "stage.json").read_text() + "\n")
+    assert describe_files(environment) != before and before["expert"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from medvlm.compositions._expert import open_expert
 from medvlm.core.durable import sync_folder
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Sample
@@ -71,7 +72,8 @@ def _write(where: str, environment: Environment, work: Path, say: Callable[[str]
     for split in shards.splits:
         with ShardWriter(work, split) as writer:
             for number in range(shards.count(split)):
-                dialogues = [_store(*each) for each in teach(*shards.read(split, number), environment)]
+                sample, files = shards.read(split, number)
+                dialogues = [_store(*each) for each in teach(sample, files, environment, open_expert)]
                 without += not dialogues
                 for sample, files in dialogues:
                     writer.write(sample, files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from medvlm.compositions._composed import refuse_to_train
 from medvlm.compositions._folder import is_model_folder, open_folder
-from medvlm.compositions._opened import AssembledModel, Opened
+from medvlm.compositions._opened import AssembledModel, Opened, find
 from medvlm.compositions._stock import StockAnswering, StockLanguage, StockTower, is_language_model
 from medvlm.compositions._with_tools import give_tools
 from medvlm.core.composition import composition_as_is, composition_of_stage, name_of
@@ -85,7 +85,18 @@ def open_run(
         model.max_new_tokens = max_new_tokens
         if dtype := _choose_dtype(precision, device, bool(recipe.stages)) if "answer" in model.can else None:
             model.set_precision(dtype)
-    return give_tools(opened, recipe.environment)
+    return give_tools(opened, recipe.environment, open_expert)
+
+
+@cache
+def open_expert(where: str) -> Any:
+    """The model with decoders of a run or an exported folder, for a tool. Opened once a process.
+
+    Raises RecipeError if it has none."""
+    found = find(open_model(where, device="auto"), "decode")
+    if found is None:
+        raise RecipeError(f"environment: {where} has no decoders, so it is no expert that a tool can ask")
+    return found
 
 
 def _choose_dtype(precision: str, device: str, is_trained: bool) -> torch.dtype | None:
@@ -186,7 +197,7 @@ def open_start(recipe: Any, run: RunFolder, stage: str, device: str, max_new_tok
     opened.max_new_tokens = max_new_tokens
     if dtype := _choose_dtype(precision, device, True) if "answer" in opened.can else None:
         opened.set_precision(dtype)
-    return give_tools([opened], recipe.environment)[0]
+    return give_tools([opened], recipe.environment, open_expert)[0]
 
 
 def list_finished_stages(recipe: Any, run: RunFolder, stage: str = "") -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from medvlm.core.ask import Ask, CutAnswer
 from medvlm.core.tool_config import Environment
 from medvlm.tasks._writing import Writing
+from medvlm.tools._contract import OpenExpert
 from medvlm.tools._episode import Episode, Step, describe_files
 
 
@@ -23,8 +24,8 @@ class WithTools:
     """model: an opened model that answers. Everything else is asked of it unchanged; `weigh` computes the probabilities
     of answers without tools."""
 
-    def __init__(self, model: Any, environment: Environment):
-        self._model, self._environment = model, environment
+    def __init__(self, model: Any, environment: Environment, open_expert: OpenExpert):
+        self._model, self._environment, self._open_expert = model, environment, open_expert
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -83,7 +84,13 @@ class WithTools:
         shown = Ask(sample, files, ask.question)
         boxes = self._model.find_writing()
         return Episode(
-            self._environment, sample, files, ask.question, lambda: self._model.find_canvas(shown), boxes or Writing()
+            self._environment,
+            sample,
+            files,
+            ask.question,
+            lambda: self._model.find_canvas(shown),
+            boxes or Writing(),
+            self._open_expert,
         )
 
 
@@ -102,8 +109,8 @@ def _finish(text: str, episode: Episode) -> str:
     return made
 
 
-def give_tools(models: Sequence[Any], environment: Environment | None) -> list[Any]:
+def give_tools(models: Sequence[Any], environment: Environment | None, open_expert: OpenExpert) -> list[Any]:
     """The models, of which those that answer may call the tools."""
     if environment is None:
         return [*models]
-    return [WithTools(model, environment) if "answer" in model.can else model for model in models]
+    return [WithTools(model, environment, open_expert) if "answer" in model.can else model for model in models]

@@ -23,9 +23,11 @@ from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.config import Slot, component
 from medvlm.core.decoder_config import find_form, gives_answers, list_templates
 from medvlm.core.errors import DataError
+from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Question, Sample, Truth
 from medvlm.core.tasks import find_task
 from medvlm.data.composed import ComposedPrepare
+from medvlm.data.prepare import Seen
 from medvlm.data.restore import restore_rows, see_whole
 from medvlm.models.decoding import Decoding, Labelled, build_decoding, name_output
 from medvlm.models.parts import encode, evaluating
@@ -103,19 +105,39 @@ class DecodingModel(AssembledModel):
 
     def score(self, sample: Sample, files: Files) -> dict[str, dict[str, float]]:
         """Decoder -> class -> probability, or number, of the decoders that give one for the whole medium."""
-        encoder, pixels = self.prepare.see(sample, files).media[0]
+        found = self._answer_all(self.prepare.see(sample, files))
+        return {
+            name: dict(zip(self.decoders[name].classes, answer_K.tolist(), strict=True))
+            for name, answer_K in found.items()
+            if answer_K.ndim == 1
+        }
+
+    def look(self, sample: Sample, files: Files) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Class -> probability, and class -> the probability of each stored pixel [H, W], of an image: what its
+        decoders find in the first medium. Pixels that the model does not see have 0."""
+        seen, size = self.prepare.see(sample, files), sample.media[0].size
+        scores: dict[str, float] = {}
+        maps: dict[str, np.ndarray] = {}
+        for name, answer in self._answer_all(seen).items():
+            classes = self.decoders[name].classes
+            if answer.ndim == 1:
+                scores |= dict(zip(classes, answer.tolist(), strict=True))
+            elif answer.ndim == 3 and seen.canvas is not None:
+                own = answer.numpy()[-len(classes) :]  # of exclusive classes, what is none of them comes first
+                planes = [to_stored(plane, seen.canvas, size) for plane in own]
+                maps |= dict(zip(classes, planes, strict=True))
+        return scores, maps
+
+    def _answer_all(self, seen: Seen) -> dict[str, torch.Tensor]:
+        """Decoder -> its answer about the first medium, [K] or [K, *size]."""
+        encoder, pixels = seen.media[0]
         reading = [
             name for name, each in self.decoders.items() if self.model.reads[name] == encoder and gives_answers(each)
         ]
         batch = Labelled({encoder: pixels[None]}, {name: torch.tensor([0]) for name in reading})
         with evaluating(self.model):
             outputs = self.model(batch.to(self.device))
-        found = {name: _to_answers(outputs[f"decoders.{name}"], self.decoders[name])[0] for name in reading}
-        return {
-            name: dict(zip(self.decoders[name].classes, answer_K.tolist(), strict=True))
-            for name, answer_K in found.items()
-            if answer_K.ndim == 1
-        }
+        return {name: _to_answers(outputs[name_output(name)], self.decoders[name])[0] for name in reading}
 
     def list_masks(self) -> list[str]:
         """The decoders that give masks."""
@@ -193,6 +215,18 @@ class DecodingModel(AssembledModel):
 def _label(probabilities: torch.Tensor, exclusive: bool) -> np.ndarray:
     """[K, *rest] -> uint8 [*rest], the most probable class, or bool [K, *rest], those more probable than not."""
     return probabilities.argmax(0).to(torch.uint8).numpy() if exclusive else (probabilities > 0.5).numpy()
+
+
+def to_stored(plane: np.ndarray, canvas: Canvas, size: Sequence[int]) -> np.ndarray:
+    """The values of a plane [h, w] over the canvas at each stored pixel's centre [H, W]; 0 outside of it. size: (H,
+    W)."""
+    rows, columns = (
+        np.floor((np.arange(n) + 0.5) * scale + offset).astype(int)
+        for n, scale, offset in zip(size, canvas.scale, canvas.offset, strict=True)
+    )
+    inside = ((rows >= 0) & (rows < plane.shape[0]))[:, None] & ((columns >= 0) & (columns < plane.shape[1]))
+    found = plane[rows.clip(0, plane.shape[0] - 1)][:, columns.clip(0, plane.shape[1] - 1)]
+    return np.where(inside, found, 0)
 
 
 def _to_answers(logits: torch.Tensor, decoder: Any) -> torch.Tensor:

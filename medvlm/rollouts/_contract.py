@@ -15,6 +15,7 @@ from medvlm.core.sample import Batch, Question, Sample, Truth
 from medvlm.data.dialogue import Span, TokenSequence, Turn
 from medvlm.data.prepare import Seen
 from medvlm.tasks._writing import Writing
+from medvlm.tools._contract import OpenExpert
 
 if TYPE_CHECKING:
     import numpy as np
@@ -165,7 +166,8 @@ class Computes(Protocol):
 
 @dataclass(frozen=True)
 class Parts:
-    """Model, data path, tokenizer, engine and name of the stage that asks, and the seed of the run."""
+    """Model, data path, tokenizer, engine and name of the stage that asks, the seed of the run, and what opens another
+    model for a tool."""
 
     model: Any
     prepare: Prepares
@@ -173,6 +175,7 @@ class Parts:
     engine: Computes
     seed: int
     stage: str
+    open_expert: OpenExpert
 
 
 class Rollouts(Protocol):

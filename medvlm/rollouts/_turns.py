@@ -56,9 +56,15 @@ class Turns:
     def _begin(self, opened: _Opened) -> Episode:
         prompt = opened.prompt
         assert prompt.question is not None
-        boxes = self.parts.prepare.boxes
+        parts = self.parts
         return Episode(
-            self.environment, prompt.sample, prompt.files, prompt.question, lambda: opened.seen.canvas, boxes
+            self.environment,
+            prompt.sample,
+            prompt.files,
+            prompt.question,
+            lambda: opened.seen.canvas,
+            parts.prepare.boxes,
+            parts.open_expert,
         )
 
     def _hear(self, trail: Trail, answer: Answer, sampling: SamplingParams) -> bool:

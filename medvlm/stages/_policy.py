@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from medvlm.compositions._expert import open_expert
 from medvlm.core.contracts import Outputs
 from medvlm.core.sample import Batch, Question, Sample
 from medvlm.core.turns import tell
@@ -41,7 +42,8 @@ class Policy:
 
     def make_parts(self, stage: str) -> Parts:
         """What a rollout engine needs. stage: the name of the stage."""
-        return Parts(self.model, self.setup.prepare, self.setup.tokenizer, self.engine, self.setup.seed, stage)
+        setup = self.setup
+        return Parts(self.model, setup.prepare, setup.tokenizer, self.engine, setup.seed, stage, open_expert)
 
     def make_prompt(self, sample: Sample, files: Mapping[str, Any], question: Question, position: int) -> Prompt:
         """Raises DataError for media that the model cannot be shown."""

@@ -12,11 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Medium, Sample
 from medvlm.tasks._writing import Writing
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Expert(Protocol):
+    def look(self, sample: Sample, files: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Class -> probability in the first medium; and class -> the probability of each stored pixel [H, W]."""
+
+
+OpenExpert = Callable[[str], Expert]
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,7 @@ class Scene:
 
     sample, files: of the question, with the media that tools have added; files are bytes or arrays, by member. first:
     how many of the media are the sample's own. find_canvas: how the model perceives medium 0, None if it is not shown
-    as stored. boxes: how the model writes boxes.
+    as stored. boxes: how the model writes boxes. open_expert: another model, by its run or folder.
     """
 
     sample: Sample
@@ -33,6 +44,7 @@ class Scene:
     first: int
     find_canvas: Callable[[], Canvas | None]
     boxes: Writing
+    open_expert: OpenExpert
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from medvlm.core.text import MEDIUM
 from medvlm.core.tool_config import Environment, ToolConfig
 from medvlm.core.turns import SHOWN, count_places, has_places
 from medvlm.tasks._writing import Writing
-from medvlm.tools._contract import Scene, Shown
+from medvlm.tools._contract import OpenExpert, Scene, Shown
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Episode:
     """sample, files, question: what the model is asked next: with every reply that calls a tool, the question gets
     another turn, and the sample the media that the tool shows. steps: the replies so far that called a tool.
 
-    find_canvas, boxes: see Scene."""
+    find_canvas, boxes, open_expert: see Scene."""
 
     def __init__(
         self,
@@ -44,11 +44,13 @@ class Episode:
         question: Question,
         find_canvas: Callable[[], Canvas | None],
         boxes: Writing,
+        open_expert: OpenExpert,
     ):
         self.environment, self.sample, self.files = environment, sample, files
         self.question = mark_places(question, len(sample.media))
         self.steps: tuple[Step, ...] = ()
         self._first, self._find_canvas, self._boxes = len(sample.media), find_canvas, boxes
+        self._open_expert = open_expert
 
     def hear(self, said: str) -> Step | None:
         """What happens after a reply that has ended. None if it is the answer."""
@@ -58,7 +60,7 @@ class Episode:
         if count_places(self.question) > len(self.sample.media):  # a medium would be shown in the place of another
             return None
         config, asked = called
-        scene = Scene(self.sample, self.files, self._first, self._find_canvas, self._boxes)
+        scene = Scene(self.sample, self.files, self._first, self._find_canvas, self._boxes, self._open_expert)
         try:
             found: Shown = component("tools", config.kind).use(config, asked, scene)
             step = Step(said, replace(found, text=config.tell(found.text)))

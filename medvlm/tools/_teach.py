@@ -13,6 +13,7 @@ from medvlm.core.sample import Question, Sample
 from medvlm.core.tasks import find_task
 from medvlm.core.tool_config import Environment, ToolConfig
 from medvlm.tasks._writing import Writing
+from medvlm.tools._contract import OpenExpert
 from medvlm.tools._episode import Episode
 
 FINE = Writing(scale=10_000)
@@ -20,7 +21,7 @@ FINE = Writing(scale=10_000)
 
 
 def teach(
-    sample: Sample, files: Mapping[str, Any], environment: Environment
+    sample: Sample, files: Mapping[str, Any], environment: Environment, open_expert: OpenExpert
 ) -> Iterator[tuple[Sample, dict[str, Any]]]:
     """For each question of a sample by itself: a sample with a dialogue in which tools are called in their order, one
     after the other, and then the question is answered; and its files.
@@ -32,7 +33,9 @@ def teach(
     known = [(tool, taught[tool.taught_by]) for tool in environment.tools if tool.taught_by in taught]
     for number, question in enumerate(sample.questions):
         if question.turn == 0 and question.template not in names and known:
-            yield _teach(replace(sample, key=f"{sample.key}q{number}"), files, question, environment, known)
+            yield _teach(
+                replace(sample, key=f"{sample.key}q{number}"), files, question, environment, known, open_expert
+            )
 
 
 def _teach(
@@ -41,9 +44,10 @@ def _teach(
     question: Question,
     environment: Environment,
     known: list[tuple[ToolConfig, Question]],
+    open_expert: OpenExpert,
 ) -> tuple[Sample, dict[str, Any]]:
     canvas = identity(sample.media[0].size) if sample.media else None
-    episode = Episode(environment, sample, files, question, lambda: canvas, FINE)
+    episode = Episode(environment, sample, files, question, lambda: canvas, FINE, open_expert)
     for tool, source in known[: environment.turns - 1]:
         call = component("tools", tool.kind).write_call(tool, source.truth)
         task = find_task(call.task)

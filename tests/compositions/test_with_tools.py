@@ -22,6 +22,7 @@ from medvlm.core.tool_config import Environment
 from medvlm.io.images import decode, encode_png
 from medvlm.tasks._writing import Writing
 from tests.tiny_run import CARD, INSTRUCT, recipe, trained, written
+from tests.tools.no_expert import no_expert
 
 TOOLS = Environment.model_validate({"tools": ["zoom"]})
 FILMS = {**CARD, "reader": {"kind": "phantom", "films": 24, "film_px": 96}}
@@ -64,7 +65,7 @@ class Onlooker(OutsideModel):
 def test_what_a_tool_shows_leads_to_the_answer() -> None:
     model = Onlooker()
     asks = [Ask(sample, files, sample.questions[0]) for sample, files in map(study, range(20))]
-    said = WithTools(model, TOOLS).answer(asks)
+    said = WithTools(model, TOOLS, no_expert).answer(asks)
     assert said == [ask.question.truth.answer for ask in asks]
     assert all(isinstance(each, FinalAnswer) and each.steps[0].said.startswith("zoom [") for each in said)
     assert len(model.asked) == 40 and all(ask.shows == "media" for ask in model.asked)
@@ -73,7 +74,7 @@ def test_what_a_tool_shows_leads_to_the_answer() -> None:
 def test_an_answer_about_other_images_looks_at_those() -> None:
     (sample, files), *others = map(study, range(12))
     asks = [Ask(sample, files, sample.questions[0], media_of=other) for other in others]
-    said = WithTools(Onlooker(), TOOLS).answer(asks)
+    said = WithTools(Onlooker(), TOOLS, no_expert).answer(asks)
     assert said == [other.questions[0].truth.answer for other, _ in others]
     assert len({*said}) == 2
 
@@ -81,20 +82,20 @@ def test_an_answer_about_other_images_looks_at_those() -> None:
 def test_without_images_none_is_shown_after_a_call_either() -> None:
     sample, files = study(0)
     model = Onlooker()
-    WithTools(model, TOOLS).answer([Ask(sample, files, sample.questions[0], "none")])
+    WithTools(model, TOOLS, no_expert).answer([Ask(sample, files, sample.questions[0], "none")])
     assert [ask.shows for ask in model.asked] == ["none", "none"]
 
 
 def test_each_random_answer_goes_on_by_itself() -> None:
     model, (sample, files) = Onlooker(), study(0)
-    (said,) = WithTools(model, TOOLS).draw([Ask(sample, files, sample.questions[0])], 3, 1.0, 7)
+    (said,) = WithTools(model, TOOLS, no_expert).draw([Ask(sample, files, sample.questions[0])], 3, 1.0, 7)
     assert said == [sample.questions[0].truth.answer] * 3 and len(model.asked) == 4
 
 
 def test_an_answer_that_is_told_is_the_same_and_a_call_is_not_heard() -> None:
     model, (sample, files) = Onlooker(), study(0)
     ask, heard = Ask(sample, files, sample.questions[0]), list[str]()
-    told = WithTools(model, TOOLS)
+    told = WithTools(model, TOOLS, no_expert)
     for temperature in (0.0, 1.0):
         assert told.tell(ask, heard.append, temperature) == sample.questions[0].truth.answer
     assert heard == [""] * 4, "once for each of two replies"
@@ -106,7 +107,7 @@ def test_a_reply_that_was_cut_calls_nothing() -> None:
     sample, files = study(0)
     model = Onlooker()
     model.answer = lambda asks: [CutAnswer("zoom [1, 2, 3, 4]") for _ in asks]  # type: ignore[method-assign]
-    (said,) = WithTools(model, TOOLS).answer([Ask(sample, files, sample.questions[0])])
+    (said,) = WithTools(model, TOOLS, no_expert).answer([Ask(sample, files, sample.questions[0])])
     assert said == "zoom [1, 2, 3, 4]" and isinstance(said, CutAnswer)
 
 
@@ -133,7 +134,7 @@ def test_a_run_with_an_environment_opens_with_its_tools(run: RunFolder, tmp_path
         return [own([each])[0] if len(each.sample.media) > 1 else "zoom [0, 0, 500, 500]" for each in asks]
 
     inner.answer = call_first
-    (said,) = give_tools([inner], TOOLS)[0].answer([ask, replace(ask, shows="none")])[:1]
+    (said,) = give_tools([inner], TOOLS, no_expert)[0].answer([ask, replace(ask, shows="none")])[:1]
     assert said == own(seen[-2:-1])[0] and len(seen) == 4
 
     picture = tmp_path / "film.png"

@@ -17,8 +17,9 @@ from medvlm.knowledge.dictionary import Dictionary
 from medvlm.knowledge.retrieval import Index
 from medvlm.tasks._writing import Writing
 from medvlm.tools._contract import Scene, Shown
+from tests.tools.no_expert import no_expert
 
-SCENE = Scene(Sample("k", "s", "test"), {}, 0, lambda: None, Writing())
+SCENE = Scene(Sample("k", "s", "test"), {}, 0, lambda: None, Writing(), no_expert)
 PASSAGES = ["a nodule is a small round opacity", "a mass is larger", "an effusion is fluid and an effusion is heavy"]
 
 

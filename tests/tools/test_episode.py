@@ -17,6 +17,7 @@ from medvlm.io.images import decode, encode_png
 from medvlm.tasks._writing import Writing
 from medvlm.tools._episode import Episode, find_call
 from medvlm.tools._teach import teach
+from tests.tools.no_expert import no_expert
 
 TOOLS = Environment.model_validate({"turns": 3, "tools": [{"kind": "zoom", "least_px": 48, "taught_by": "boxes:mark"}]})
 CALL = "zoom [100, 100, 300, 300]"
@@ -30,7 +31,7 @@ def study(index: int = 0) -> tuple[Sample, dict[str, Any]]:
 def episode(question: Question | None = None, environment: Environment = TOOLS) -> Episode:
     sample, files = study()
     canvas = resize(sample.media[0].size, (64, 64))
-    return Episode(environment, sample, files, question or sample.questions[0], lambda: canvas, Writing())
+    return Episode(environment, sample, files, question or sample.questions[0], lambda: canvas, Writing(), no_expert)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_a_question_whose_places_are_not_filled_calls_nothing() -> None:
 
 def test_an_expert_writes_the_dialogue_that_leads_to_the_truth() -> None:
     sample, files = study(3)
-    ((made, stored),) = teach(sample, files, TOOLS)
+    ((made, stored),) = teach(sample, files, TOOLS, no_expert)
     asked, where = sample.questions
     call, last = made.questions
     assert call.truth.answer == "zoom {boxes}" and call.truth.boxes == where.truth.boxes  # type: ignore[attr-defined]
@@ -110,7 +111,7 @@ def test_an_expert_writes_the_dialogue_that_leads_to_the_truth() -> None:
 def test_a_sample_for_which_no_tool_is_taught_gives_no_dialogue() -> None:
     sample, files = study()
     untaught = Environment.model_validate({"tools": ["zoom"]})
-    assert list(teach(sample, files, untaught)) == []
+    assert list(teach(sample, files, untaught, no_expert)) == []
 
 
 def test_two_tools_of_one_word_are_refused() -> None:

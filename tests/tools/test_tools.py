@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from medvlm.core.tool_config import Environment, ToolConfig
 from medvlm.io.images import encode_npy, encode_png
 from medvlm.tasks._writing import Writing
 from medvlm.tools._contract import Scene, Shown
+from tests.tools.no_expert import no_expert
 
 GREY = np.random.default_rng(0).integers(0, 200, (100, 200), dtype=np.uint8)
 
@@ -28,7 +30,9 @@ def scene(
     stored = {"0.png": encode_png(pixels)} if picture else {"0.npy": encode_npy(pixels)}
     (member,) = stored
     medium = Medium("film", member, size, spacing_mm and spacing_mm[:axes], unit)
-    return Scene(Sample("k", "s", "test", (medium,)), stored, 1, lambda: resize(size[-2:], (64, 64)), Writing())
+    return Scene(
+        Sample("k", "s", "test", (medium,)), stored, 1, lambda: resize(size[-2:], (64, 64)), Writing(), no_expert
+    )
 
 
 def use(kind: str, asked: str, on: Scene, **settings: Any) -> Shown:
@@ -111,3 +115,33 @@ def test_models_may_have_been_taught_other_forms() -> None:
     assert mark.tell("") == "I have marked it. "
     with pytest.raises(ValueError, match="once"):
         component("tools", "zoom").Config(kind="zoom", form="<CXR>")
+
+
+class Colleague:
+    """Finds a bright square, and two traits."""
+
+    def look(self, sample: Sample, files: Any) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        assert len(sample.media) == 1
+        square = np.zeros((100, 200), np.float32)
+        square[10:20, 30:50] = 0.9
+        return {"effusion": 0.8, "mass": 0.2}, {"square": square, "nothing": np.zeros((100, 200), np.float32)}
+
+
+def test_an_expert_answers_in_words_and_with_an_overlay() -> None:
+    on = replace(scene(), open_expert=lambda where: Colleague() if where == "runs/cxr" else no_expert(where))
+    shown = use("expert", "", on, run="runs/cxr")
+    assert shown.text == "The colors mean yellow: square, blue: nothing.\neffusion: yes\nmass: no"
+    medium, overlay = only(shown)
+    expected = np.stack([GREY] * 3, -1).astype(float)
+    expected[10:20, 30:50] = 0.6 * expected[10:20, 30:50] + 0.4 * np.array([255, 220, 0])
+    np.testing.assert_allclose(overlay, expected, atol=0.51)
+    assert medium.size == (100, 200) and overlay.dtype == np.uint8
+    assert use("expert", "is there a mass?", on, run="runs/cxr") == Shown("mass: no")
+    assert use("expert", "everything", on, run="runs/cxr", probabilities=True).text.endswith(
+        "effusion: 0.80\nmass: 0.20"
+    )
+    assert only(use("expert", "square", on, run="runs/cxr"))[0].member != medium.member
+    with pytest.raises(DataError, match="the expert knows effusion, mass, square, nothing"):
+        use("expert", "pneumonia", on, run="runs/cxr")
+    deep = replace(scene(GREY.astype(np.uint16) * 200), open_expert=on.open_expert)
+    assert only(use("expert", "", deep, run="runs/cxr"))[1].max() == 255

@@ -14,6 +14,7 @@ from medvlm.io.images import encode_png
 from medvlm.tasks._writing import Writing
 from medvlm.tools._contract import Scene
 from medvlm.tools.zoom import Config, use, widen, write_call
+from tests.tools.no_expert import no_expert
 
 SIZE = (160, 400)
 PIXELS = np.arange(160 * 400, dtype=np.uint16).reshape(SIZE)
@@ -23,7 +24,7 @@ SAMPLE = Sample("k", "s", "test", (Medium("film", "0.png", SIZE, (0.5, 0.5)),))
 
 def scene(canvas: Canvas | None, writing: Writing = Writing(), **changed: Any) -> Scene:  # noqa: B008
     given = {"sample": SAMPLE, "files": {"0.png": encode_png(PIXELS)}, "first": 1}
-    return Scene(find_canvas=lambda: canvas, boxes=writing, **{**given, **changed})
+    return Scene(find_canvas=lambda: canvas, boxes=writing, open_expert=no_expert, **{**given, **changed})
 
 
 @pytest.mark.parametrize(
