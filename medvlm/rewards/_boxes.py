@@ -16,13 +16,13 @@ MOST = 200
 
 
 def has_boxes(truth: Truth) -> bool:
-    return find_task(truth.task).NEEDS_CANVAS and hasattr(truth, "boxes")
+    return find_task(truth.task).NEEDS_CANVAS and hasattr(truth, "boxes") and hasattr(truth, "written")
 
 
 def pay(completion: str, truth: Any, fit: Fit) -> float:
     """The sum over matched pairs of (1 + fit) / 2 times the ratio of their areas, the smaller over the larger; divided
-    by the larger number of boxes. A truth without boxes pays 1 for `none`, and an answer without boxes earns nothing
-    otherwise.
+    by the larger number of boxes; where `any_of` several boxes is right, one is expected. A truth without boxes pays 1
+    for `none`, and an answer without boxes earns nothing otherwise.
 
     The ratio of areas is ours: without it, the box of the whole image would earn more than half of the reward, and more
     than an honest box beside the right place.
@@ -34,7 +34,7 @@ def pay(completion: str, truth: Any, fit: Fit) -> float:
         return float(not found and not truth.boxes)
     gains = [[_pay_pair(box, true, fit) for true in truth.boxes] for box in found]
     total = sum(gains[i][j] for i, j in assign(gains))
-    return min(1.0, total / max(len(found), len(truth.boxes)))
+    return min(1.0, total / max(len(found), len(truth.written)))
 
 
 def _pay_pair(box: Box, true: Box, fit: Fit) -> float:

@@ -33,6 +33,7 @@ def find_giou(a: Box, b: Box) -> float:
 
 _ONE = make_truth("boxes", boxes=((400, 400, 500, 500),))
 _TWO = make_truth("boxes", boxes=((0, 0, 100, 100), (500, 500, 700, 600)))
+_ANY = make_truth("boxes", boxes=((0, 0, 100, 100), (500, 500, 700, 600)), any_of=True)
 _NONE = make_truth("boxes")
 _GRID = ", ".join(f"[{x}, {y}, {x + 100}, {y + 100}]" for x in range(0, 1000, 100) for y in range(0, 1000, 100))
 
@@ -40,6 +41,8 @@ EXAMPLES = [
     ("[400, 400, 500, 500]", _ONE, 1.0),
     ("[500, 500, 700, 600], [0, 0, 100, 100]", _TWO, 1.0),
     ("none", _NONE, 1.0),
+    ("[500, 500, 700, 600]", _ANY, 1.0),
+    ("[500, 500, 700, 600], [500, 500, 700, 600]", _ANY, 0.5),
     # Beside it: 1/2 for a box that touches it, less for one far away.
     ("[500, 400, 600, 500]", _ONE, 0.5),
     ("[800, 400, 900, 500]", _ONE, 0.2),

@@ -25,9 +25,14 @@ def check_boxes(boxes: Sequence[Box], media: Sequence[Medium]) -> None:
 
 def follow_boxes(boxes: tuple[Box, ...], canvas: Canvas) -> tuple[Box, ...]:
     """Those of which at least half stays, in pixels of the canvas."""
-    followed = tuple(box for box in map(canvas.clip_box, boxes) if box is not None)
+    followed = clip_boxes(boxes, canvas)
     # Boxes that went from left to right still do.
     return tuple(sorted(followed)) if list(boxes) == sorted(boxes) else followed
+
+
+def clip_boxes(boxes: tuple[Box, ...], canvas: Canvas) -> tuple[Box, ...]:
+    """The same, always in their order."""
+    return tuple(box for box in map(canvas.clip_box, boxes) if box is not None)
 
 
 def mark(boxes: Sequence[Box], label: str) -> tuple[LabelledBox, ...]:

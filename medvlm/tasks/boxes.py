@@ -2,7 +2,8 @@
 
 All metrics match found and true boxes one to one, with the largest sum of IoU, and divide by max(number found, number
 true): a question with one object and one answered box is plain IoU and plain hit, and neither many boxes nor few pay.
-A question with nothing to find counts 1 for `none`, else 0.
+A question with nothing to find counts 1 for `none`, else 0. Where one of several objects is to be marked (`any_of`),
+one box is expected, and the true box that it fits best counts.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from medvlm.core.measure import Measure, average
 from medvlm.core.sample import Box, Medium
 from medvlm.core.tasks import Drawing
 from medvlm.tasks import _brackets, _writing
-from medvlm.tasks._boxes import check_boxes, follow_boxes, is_sized, make_box, mark
+from medvlm.tasks._boxes import check_boxes, clip_boxes, follow_boxes, is_sized, make_box, mark
 from medvlm.tasks._made_up import draw_answer, make_question
 from medvlm.tasks._matching import match
 from medvlm.tasks._notations import read_boxes
@@ -40,10 +41,13 @@ CANDIDATES, JUDGES = 60, 200
 @dataclass(frozen=True)
 class Truth(sample.Truth):
     """`boxes` of `label` on medium 0, in stored pixels or, once placed, as they are written. answer: holds SLOT until
-    then. codec, extent: once placed, how boxes are written and what (width, height) of the image are in its units."""
+    then. any_of: one of the boxes is to be marked, and each is right; the first is the one that was marked and is
+    written. codec, extent: once placed, how boxes are written and what (width, height) of the image are in its
+    units."""
 
     boxes: tuple[Box, ...] = ()
     label: str = ""
+    any_of: bool = False
     codec: str = ""
     extent: tuple[float, ...] = ()
 
@@ -54,14 +58,23 @@ class Truth(sample.Truth):
             object.__setattr__(self, "answer", SLOT)
 
     def to_json(self) -> dict[str, Any]:
-        """Without what only a placed truth has, where it has none."""
-        return {name: value for name, value in super().to_json().items() if value or name not in ("codec", "extent")}
+        """Without `any_of` where all are to be marked, and what only a placed truth has, where it has none."""
+        left_out = ("any_of", "codec", "extent")
+        return {name: value for name, value in super().to_json().items() if value or name not in left_out}
+
+    @property
+    def written(self) -> tuple[Box, ...]:
+        """The boxes of the written answer."""
+        return self.boxes[:1] if self.any_of else self.boxes
 
 
 class Config(Base):
     kind: Literal["boxes"]
     label: str = ""
     """What is to be found."""
+    any_of: bool = False
+    """Whether one of the boxes is to be marked, and each is right. The first is the one that was marked: a model is
+    trained to write it."""
 
 
 NEEDS_CANVAS = True
@@ -88,7 +101,8 @@ def from_text(text: str, config: Config) -> Truth | None:
     found = read_boxes(text)
     if found is None or found.written != len(found.boxes):
         return None
-    return Truth(boxes=tuple(sorted(found.boxes)), label=config.label)
+    boxes = tuple(found.boxes if config.any_of else sorted(found.boxes))
+    return Truth(boxes=boxes, label=config.label, any_of=config.any_of)
 
 
 # --- geometry ---------------------------------------------------------------------------------------
@@ -113,17 +127,17 @@ def place(truth: Truth, canvas: Canvas | None, writing: Writing) -> Truth:
     kept = writing.place_all(canvas, truth.boxes)
     if truth.boxes and not kept:
         raise DataError("no box lies on what the model sees; use preprocess.fit: squash, or drop the question")
+    placed = replace(truth, boxes=kept)
     return replace(
-        truth,
-        boxes=kept,
-        answer=truth.answer.replace(SLOT, writing.write(kept, truth.label)),
+        placed,
+        answer=truth.answer.replace(SLOT, writing.write(placed.written, truth.label)),
         codec=writing.codec,
         extent=writing.extent(canvas),
     )
 
 
 def follow(truth: Truth, canvas: Canvas) -> Truth | None:
-    boxes = follow_boxes(truth.boxes, canvas)
+    boxes = clip_boxes(truth.boxes, canvas) if truth.any_of else follow_boxes(truth.boxes, canvas)
     return replace(truth, boxes=boxes) if boxes or not truth.boxes else None
 
 
@@ -153,10 +167,10 @@ def is_unreadable(answer: str, truth: Truth) -> float:
 @lru_cache(maxsize=1 << 16)
 def _overlaps(answer: str, truth: Truth) -> tuple[tuple[float, ...], int]:
     """IoU of the matched pairs, and how many there should be. Kept: several metrics ask about one answer."""
-    found, true = read_boxes(answer, truth.extent, truth.label), truth.boxes
-    if found is None or not true:
-        return (1.0,) if found is not None and not found.written and not true else (), max(1, len(true))
-    return tuple(overlap for _, _, overlap in match(found.boxes, true)), max(found.written, len(true))
+    found, expected = read_boxes(answer, truth.extent, truth.label), len(truth.written)
+    if found is None or not expected:
+        return (1.0,) if found is not None and not found.written and not expected else (), max(1, expected)
+    return tuple(overlap for _, _, overlap in match(found.boxes, truth.boxes)), max(found.written, expected)
 
 
 def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> str:
@@ -164,8 +178,8 @@ def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> st
     largest mean IoU, or the largest hit rate. (The median alone is poor where objects lie left or right: it is a box
     between them.)"""
     judge = hit_rate if measure is not None and measure.metric == HIT_RATE else mean_iou
-    candidates = [_brackets.write(truth.boxes) for truth in _spread(truths, CANDIDATES)]
-    if all(len(truth.boxes) == 1 for truth in truths):
+    candidates = [_brackets.write(truth.written) for truth in _spread(truths, CANDIDATES)]
+    if all(len(truth.written) == 1 for truth in truths):
         candidates.append(_brackets.write([_median_box([truth.boxes[0] for truth in truths])]))
     judges = _spread(truths, JUDGES)
     return max(dict.fromkeys(candidates), key=lambda answer: mean(judge(answer, truth) for truth in judges))
@@ -201,14 +215,15 @@ def example(rng: np.random.Generator, media: Sequence[Medium], report: str) -> t
 
 
 def summarise(truth: Truth) -> str:
-    return f"{len(truth.boxes)} {'box' if len(truth.boxes) == 1 else 'boxes'}"
+    boxes = f"{len(truth.boxes)} {'box' if len(truth.boxes) == 1 else 'boxes'}"
+    return f"one of {boxes}" if truth.any_of else boxes
 
 
 def describe(answer: Any, truth: Truth) -> Drawing:
     """A box that the parser refuses is not drawn."""
     found = parse(answer, truth) if isinstance(answer, str) else None
     return Drawing(
-        truth.answer.replace(SLOT, _brackets.write(truth.boxes)),
+        truth.answer.replace(SLOT, _brackets.write(truth.written)),
         summary=f"{len(truth.boxes)} boxes, drawn" if truth.answer == SLOT else "",
         boxes=mark(truth.boxes, truth.label),
         found=mark(found or (), truth.label),
@@ -217,6 +232,7 @@ def describe(answer: Any, truth: Truth) -> Drawing:
 
 _TWO = Truth(boxes=((0, 0, 100, 100), (500, 500, 700, 600)), label="RBC")
 _NONE = Truth(label="RBC")
+_ANY = Truth(boxes=_TWO.boxes, label="RBC", any_of=True)
 _GRID = ", ".join(f"[{x}, {y}, {x + 100}, {y + 100}]" for x in range(0, 1000, 100) for y in range(0, 1000, 100))
 
 EXAMPLES = [
@@ -234,4 +250,12 @@ EXAMPLES = [
     ("[0, 0, 100, 100], [0, 0, 100, 100], [0, 0, 100, 100], [500, 500, 700, 600]", _TWO, 0.5),
     (_GRID, _TWO, 0.015),
     ("[0, 0, 1000, 1000]", _TWO, 0.01),
+    # One of two: a second box does not pay more, and one beside it costs its share.
+    ("[0, 0, 100, 100]", _ANY, 1.0),
+    ("[500, 500, 700, 600]", _ANY, 1.0),
+    ("[0, 0, 100, 50]", _ANY, 0.5),
+    ("[0, 0, 100, 100], [500, 500, 700, 600]", _ANY, 1.0),
+    ("[0, 0, 100, 100], [200, 200, 300, 300]", _ANY, 0.5),
+    ("[0, 0, 100, 100], [0, 0, 100, 100]", _ANY, 0.5),
+    ("none", _ANY, 0.0),
 ]

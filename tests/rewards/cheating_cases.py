@@ -36,6 +36,7 @@ SIDE = make_truth("choice", "left", choices=("left", "right", "both"))
 LOBE = make_truth("open", "right upper lobe")
 ONE = make_truth("boxes", boxes=((400, 400, 500, 500),))
 TWO = make_truth("boxes", boxes=((100, 100, 200, 200), (600, 500, 700, 650)))
+ANY_BOX = make_truth("boxes", boxes=((100, 100, 200, 200), (600, 500, 700, 650)), any_of=True)
 NO_BOX = make_truth("boxes")
 FOUR = make_truth("count", count=4)
 ZERO = make_truth("count", count=0)
@@ -198,6 +199,13 @@ KINDS = {
         ["[400, 400, 500, 500]", "(400, 400), (500, 500)", "x1=400, y1=400, x2=500, y2=500"],
         ["[450, 400, 550, 500]", "[700, 400, 800, 500]", "[320, 610, 410, 700]"],
         ["[0, 0, 1000, 1000]", GRID, "[350, 350, 2000, 2000]", "none", "box"],
+    ),
+    "one box of several": Kind(
+        {"boxes": 0.5, "giou": 0.5},
+        ANY_BOX,
+        ["[100, 100, 200, 200]", "[600, 500, 700, 650]", "(600, 500), (700, 650)"],
+        ["[150, 100, 250, 200]", "[640, 500, 740, 650]", "[320, 610, 410, 700]"],
+        ["[0, 0, 1000, 1000]", GRID, "[100, 100, 700, 650]", "none", "[700, 650, 600, 500]"],
     ),
     "no box": Kind(
         {"giou": 1},

@@ -7,9 +7,23 @@ from statistics import mean
 
 import pytest
 
+from medvlm.core.geometry import crop, flip, resize
 from medvlm.core.sample import Box
 from medvlm.tasks._brackets import write
-from medvlm.tasks.boxes import MEASURES, Truth, best_constant, hit_rate, mean_iou, parse, score
+from medvlm.tasks._writing import Writing
+from medvlm.tasks.boxes import (
+    MEASURES,
+    Config,
+    Truth,
+    best_constant,
+    follow,
+    from_text,
+    hit_rate,
+    mean_iou,
+    parse,
+    place,
+    score,
+)
 
 
 def boxes(*found: Box) -> Truth:
@@ -94,3 +108,35 @@ def test_the_best_constant_of_hits_may_overlap_less() -> None:
     overlapping, hitting = (best_constant(truths, measure) for measure in MEASURES[:2])
     found = [sum(hit_rate(answer, truth) for truth in truths) for answer in (overlapping, hitting)]
     assert found == [1, 2] and best_constant(truths) == overlapping
+
+
+def test_of_several_boxes_of_which_one_is_to_be_marked_the_first_is_written() -> None:
+    first, second = (60.0, 10.0, 90.0, 40.0), (0.0, 0.0, 20.0, 20.0)
+    truth = Truth(boxes=(first, second), label="finding", any_of=True)
+    placed = place(truth, resize((100, 100), (50, 50)), Writing("thousandths", 100))
+    assert placed.answer == "[60, 10, 90, 40]" and placed.boxes == (first, second)
+    assert score(placed.answer, placed) == score("[0, 0, 20, 20]", placed) == 1
+    assert score("[0, 0, 20, 10]", placed) == 0.5
+    assert Truth.from_json(truth.to_json()) == truth and "any_of" not in boxes(first).to_json()
+
+
+def test_the_marked_box_stays_the_first_when_the_image_changes() -> None:
+    """A mirrored image turns the order of the sides around; a crop may take the marked one away."""
+    truth = Truth(boxes=((0.0, 0.0, 20.0, 20.0), (60.0, 10.0, 90.0, 40.0)), any_of=True)
+    mirrored = follow(truth, flip((100, 100)))
+    assert mirrored is not None and mirrored.boxes == ((80.0, 0.0, 100.0, 20.0), (10.0, 10.0, 40.0, 40.0))
+    right = follow(truth, crop((100, 100), 0, 50, (100, 50)))
+    assert right is not None and right.any_of and right.boxes == ((10.0, 10.0, 40.0, 40.0),)
+
+
+def test_a_card_says_that_one_is_to_be_marked() -> None:
+    text = "[60, 10, 90, 40], [0, 0, 20, 20]"
+    assert from_text(text, Config(kind="boxes", any_of=True)) == Truth(
+        boxes=((60, 10, 90, 40), (0, 0, 20, 20)), any_of=True
+    )
+    assert from_text(text, Config(kind="boxes")) == boxes((0, 0, 20, 20), (60, 10, 90, 40))
+
+
+def test_the_best_constant_of_any_of_is_one_box() -> None:
+    truths = [Truth(boxes=((0, 0, 10, 10), (50, 50, 60 + n, 60)), any_of=True) for n in range(4)]
+    assert best_constant(truths) == "[0, 0, 10, 10]"
