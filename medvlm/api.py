@@ -302,8 +302,13 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> str:
     return shtab.complete(make_parser(), shell)
 
 
-def demo(overrides: Sequence[str] = (), *, runs: Where = "runs") -> None:
-    """Train, evaluate, export and report on generated data."""
+def demo(overrides: Sequence[str] = (), *, runs: Where = "runs", real: Where | None = None, goal: str = "") -> None:
+    """Train, evaluate, export and report on generated data, or on a folder of pictures with small pretrained parts.
+    real: the folder. goal: of it, answers, labels or masks."""
     from medvlm.commands.demo import demo as run
+    from medvlm.commands.demo import demo_real
 
-    run(Path(runs), overrides)
+    if real is None:
+        run(Path(runs), overrides)
+    else:
+        demo_real(Path(runs), Path(real), goal, overrides)

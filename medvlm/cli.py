@@ -252,7 +252,7 @@ def run_serve(args: argparse.Namespace) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> None:
-    api.demo(args.overrides, runs=args.runs)
+    api.demo(args.overrides, runs=args.runs, real=args.real, goal=args.goal)
 
 
 def run_schema(args: argparse.Namespace) -> None:

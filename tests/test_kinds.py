@@ -70,6 +70,8 @@ OTHER_MEANING = {
     ("export/targets/custom.py", "format"): "metadata of safetensors",
     ("export/targets/idefics3.py", "encoder"): "module of a tower",
     ("export/targets/open_clip.py", "format"): "metadata of safetensors",
+    ("commands/arguments.py", "answers"): "what a model is to learn",
+    ("commands/arguments.py", "labels"): "what a model is to learn",
     ("commands/serving/requests.py", "loc"): "pydantic's place of an error",
     ("commands/fingerprint.py", "window"): "a setting of preprocessing",
     ("commands/first_small.py", "answers"): "what a model is to learn",

@@ -86,6 +86,12 @@ def test_a_message_that_is_explained_is_one_of_ours(message: str, said: str) -> 
     assert not missing
 
 
+def test_every_picture_is_made_by_the_script() -> None:
+    pictures = load("pictures")
+    assert {path.name for path in DOCS.glob("*.png")} == pictures.PICTURES.keys()
+    assert all((DOCS / name).stat().st_size <= pictures.MOST_BYTES for name in pictures.PICTURES)
+
+
 def test_the_navigation_has_every_page() -> None:
     text = re.sub(r"!!python/\S+", "", (ROOT / "mkdocs.yml").read_text())
     named = re.findall(r"\w[\w-]*\.md", str(yaml.safe_load(text)["nav"]))

