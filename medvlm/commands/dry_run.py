@@ -111,7 +111,9 @@ def _train_twice(small: LoadedRecipe, run: RunFolder, name: str) -> str:
             f"resuming from step 1 gave other weights ({differing[0]}); this is a bug, please report it"
         )
     trained = ", ".join(f"{group} {each['parameters']:,}" for group, each in record["trains"].items())
-    return f"{STEPS} steps, saved, resumed bit-identically; trained {trained}"
+    idle = ", ".join(group for group, each in record["trains"].items() if not each["moved"])
+    unproven = f"; no sample had anything for {idle}, which is not proven" if idle else ""
+    return f"{STEPS} steps, saved, resumed bit-identically; trained {trained}{unproven}"
 
 
 def _evaluate(who: Path, runs: Path) -> str:

@@ -226,7 +226,8 @@ def _finish_stage(training: _Training, begun: _Begun, state: loop.State, proof: 
     frozen = proof.check_frozen()
     if engine.is_first:
         take = f"step-{state.best_step if config.keep == 'best' else state.step}"
-        trained = {group: {"parameters": n, "moved": state.proven} for group, n in proof.count_trained().items()}
+        moved = proof.count_trained().keys() - state.waiting if state.proven else set[str]()
+        trained = {group: {"parameters": n, "moved": group in moved} for group, n in proof.count_trained().items()}
         record = {
             "name": config.name,
             "kind": config.kind,

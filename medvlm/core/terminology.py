@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -18,3 +19,14 @@ class Terminology(Config):
     """Who wrote the entries, or the reference that they are from."""
     entries: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(min_length=1)
     """Name of a finding, as in the data -> its descriptions."""
+
+
+def find_terminologies(part: Any) -> Iterator[Terminology]:
+    """All that are anywhere in a part of a recipe."""
+    if isinstance(part, Terminology):
+        yield part
+    elif isinstance(part, Config):
+        yield from find_terminologies(dict(part))
+    elif isinstance(part, Mapping | tuple):
+        for each in part.values() if isinstance(part, Mapping) else part:
+            yield from find_terminologies(each)

@@ -16,10 +16,10 @@ from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
 from medvlm.core.tasks import find_task
 from medvlm.data.dialogue import Dialogue, TokenSequence, Turn, join_turns
 from medvlm.data.encoded import split_prompts
-from medvlm.data.estimate import BlankTransform, EstimatedDialogue, make_blank_labels
+from medvlm.data.estimate import BlankTransform, EstimatedDialogue, is_deep, make_blank_labels
 from medvlm.data.prepare import Prepare, Seen, ask, place_truth, weigh_answers
 from medvlm.data.rows import collate
-from medvlm.data.steps import place_mask, plan_steps
+from medvlm.data.steps import deepen, place_mask, plan_steps
 from medvlm.data.transforms import MediaTransform, show_input, to_pictures
 from medvlm.io.images import decode
 from medvlm.io.masks import decode_mask
@@ -64,8 +64,12 @@ class ComposedPrepare:
         return kind in self.routes
 
     def kind_of(self, axes: int, asked: str = "") -> str:
-        """The first kind whose encoder takes this number of axes."""
-        fitting = [kind for kind, name in self.routes.items() if len(self.preprocess[name].size) == axes]
+        """The first kind whose encoder takes this number of axes. One of volumes takes pictures too, see deepen()."""
+        sizes = {kind: self.preprocess[name] for kind, name in self.routes.items()}
+        fitting = [kind for kind, each in sizes.items() if len(each.size) == axes]
+        if axes == 2 and not fitting:
+            fitting = [kind for kind, each in sizes.items() if each.spacing_mm is None]
+        fitting.sort(key=lambda kind: is_deep(kind) != (axes == 3))
         served = f"its encoders serve {', '.join(self.routes)}"
         if asked and asked not in self.routes:
             raise DataError(f"--kind {asked}: no encoder serves it ({served})")
@@ -124,10 +128,12 @@ class ComposedPrepare:
 
     def _find_spacing(self, sample: Sample, truth: Truth) -> tuple[float, ...] | None:
         """Of medium 0 as the model sees it, for a truth with masks; None if unknown."""
-        medium = sample.media[0] if truth.members else None
-        if medium is None or medium.spacing_mm is None:
+        if not truth.members:
             return None
-        preprocess = self.preprocess[self.routes[medium.kind]]
+        preprocess = self.preprocess[self.routes[sample.media[0].kind]]
+        medium = deepen(sample.media[0], preprocess)
+        if medium.spacing_mm is None:
+            return None
         new = plan_steps(medium.size, medium.spacing_mm, preprocess, medium.member).resized
         return tuple(mm * n / side for mm, n, side in zip(medium.spacing_mm, medium.size, new, strict=True))
 

@@ -6,7 +6,7 @@ Axes: D H W depth, height, width, C channels, K masks that overlap.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,6 +67,21 @@ def plan_steps(
     return Steps(new, before, final, resize(size, new).then(centred))
 
 
+def deepen(medium: Medium, preprocess: Preprocess) -> Medium:
+    """A picture as a volume of one slice, if the encoder takes volumes: it is repeated along the depth, so that one
+    encoder sees pictures, frames and volumes. Other media as they are.
+
+    Raises DataError for an encoder with a spacing, since a picture has no depth in mm."""
+    if not len(medium.size) == 2 < len(preprocess.size):
+        return medium
+    if preprocess.spacing_mm is not None:
+        raise DataError(
+            f"{medium.member}: a picture has no depth in mm, which preprocess.spacing_mm needs; remove spacing_mm, or"
+            " let another encoder serve pictures"
+        )
+    return replace(medium, size=(1, *medium.size), spacing_mm=None)
+
+
 def place(resized: torch.Tensor, steps: Steps) -> torch.Tensor:
     """Crops the last axes to their centre, and pads smaller ones with black (0)."""
     if steps.resized == steps.size:
@@ -81,15 +96,16 @@ def place_mask(mask: np.ndarray, member: str, medium: Medium, preprocess: Prepro
     mask: numbers [*size], or [K, *size] for masks that overlap. With `tiles`, the mask is that of the whole film.
     Raises DataError, naming the member, for a mask whose size differs from the medium's.
     """
-    axes = len(preprocess.size)
-    size = mask.shape[-axes:]
-    if size != medium.size or mask.ndim not in (axes, axes + 1):
+    axes = len(medium.size)
+    if mask.shape[-axes:] != medium.size or mask.ndim not in (axes, axes + 1):
         raise DataError(
             f"{member}: a mask of shape {mask.shape}, but {medium.member} has {medium.size} ({medium.kind}); pack the"
             " data set again"
         )
-    steps = plan_steps(size, medium.spacing_mm, preprocess, member)
-    for axis, (stored, new) in enumerate(zip(size, steps.resized, strict=True), mask.ndim - axes):
+    if (deep := deepen(medium, preprocess)) is not medium:
+        medium, axes, mask = deep, 3, mask[..., None, :, :]
+    steps = plan_steps(medium.size, medium.spacing_mm, preprocess, member)
+    for axis, (stored, new) in enumerate(zip(medium.size, steps.resized, strict=True), mask.ndim - axes):
         mask = mask.take(nearest(stored, new), axis)
     for axis, (before, wanted) in enumerate(zip(steps.before, steps.size, strict=True), mask.ndim - axes):
         mask = _fit(mask, axis, before, wanted)

@@ -17,7 +17,7 @@ from medvlm.core.errors import DataError, ShapeError
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Medium
 from medvlm.data.pixels import decode
-from medvlm.data.steps import Steps, place, plan_steps
+from medvlm.data.steps import Steps, deepen, place, plan_steps
 
 _OURS = {
     "tiles": "stock image processors make a different kind of tiles",
@@ -35,8 +35,8 @@ class MediaTransform:
     Films: uint8 or uint16 [H, W] or [H, W, 3] -> float32 [C, H, W]. 8-bit films without a window are resized in 8 bits,
     as stock processors do. Anything else is scaled to [0, 1] first and resized as float, which keeps the precision of
     16 bits. Volumes: any numbers [D, H, W], or frames in colour [D, H, W, 3] -> float32 [C, D, H, W]. Each window is a
-    channel. Then (x - mean) / std. With `tiles` a film becomes [C, 1 + tiles, H, W]: the whole film, on which boxes are
-    placed, then its tiles row by row.
+    channel. Then (x - mean) / std. For an encoder of volumes, a film is a volume of equal slices. With `tiles` a film
+    becomes [C, 1 + tiles, H, W]: the whole film, on which boxes are placed, then its tiles row by row.
     """
 
     def __init__(self, preprocess: Preprocess):
@@ -52,7 +52,8 @@ class MediaTransform:
     def __call__(self, stored: np.ndarray | bytes, member: str, medium: Medium) -> tuple[torch.Tensor, Canvas]:
         """Raises DataError, naming the member, for pixels that are damaged or do not match the medium."""
         array = decode(stored, member) if isinstance(stored, bytes) else stored
-        axes = len(self.preprocess.size)
+        axes, deep = len(self.preprocess.size), deepen(medium, self.preprocess)
+        array, medium = array if deep is medium else array[None], deep
         if array.shape[:axes] != medium.size or array.shape[axes:] not in ((), (3,)):
             raise DataError(
                 f"{member}: an array of shape {array.shape}, but the sample says {medium.size} ({medium.kind}); pack"
@@ -82,8 +83,7 @@ class MediaTransform:
         return (resized - self._mean).div_(self._std), steps.canvas
 
     def _volume(self, array: np.ndarray, steps: Steps, member: str) -> tuple[torch.Tensor, Canvas]:
-        if array.ndim == 4:
-            array = _compute_luma(array) if self.preprocess.channels == 1 else array
+        array = _compute_luma(array) if array.ndim == 4 and self.preprocess.channels == 1 else array
         bands = _find_bands(array, self.preprocess, member)
         planes = [array] if array.ndim == 3 else [array[..., c] for c in range(3)]
         resized_CDHW = torch.stack(

@@ -95,16 +95,18 @@ class Config(LeveledConfig, LoadedFile):
         return d, h, w
 
 
+def scale_down(config: Config) -> Config:
+    """At toy size: a SwinUNETR is narrow and sees little, unless its levels are read. Others keep what they have."""
+    if config.net != "SwinUNETR" or config.levels:
+        return config
+    small = config.preprocess.model_copy(update={"size": tuple(min(side, 32) for side in config.preprocess.size)})
+    return config.model_copy(update={"args": {**config.args, "feature_size": 12}, "preprocess": small})
+
+
 def facts(config: Config) -> EncoderFacts:
     size = config.preprocess.size
     if config.net == "ViT":
-        count = (
-            1
-            if config.layer is None or isinstance(config.layer, int)
-            else config.layers
-            if config.layer == "all"
-            else len(config.layer)
-        )
+        count = 1 if config.layer is None else len(select_layers(config.layer, config.layers))
         return EncoderFacts(
             width=config.width * count, grid=tuple(side // p for side, p in zip(size, config.voxels, strict=True))
         )

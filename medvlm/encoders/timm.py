@@ -20,7 +20,9 @@ LIBRARY = "timm"
 """The library that the class of `tower` is from."""
 CAN_BE_FUSED = SEES_SLICES = True
 TOY_VIT = {"depth": 2, "embed_dim": 96, "num_heads": 4}
-"""Arguments of a ViT in a dry run."""
+TOY_DAVIT = {"depths": [1, 1, 1, 1], "embed_dims": [16, 32, 48, 96], "num_heads": [1, 2, 3, 4]}
+TOYS: dict[str, dict[str, Any]] = {**dict.fromkeys(("vit", "eva", "deit", "beit"), TOY_VIT), "davit": TOY_DAVIT}
+"""How names of networks begin -> their arguments in a dry run."""
 
 
 class Config(LeveledConfig, LoadedFile):
@@ -40,11 +42,12 @@ class Config(LeveledConfig, LoadedFile):
 
 
 def scale_down(config: Config) -> Config:
-    """At toy size: a ViT gets few and narrow layers, unless the recipe sets its size. Other networks keep theirs."""
-    is_vit = config.net.split("_")[0].startswith(("vit", "eva", "deit", "beit"))
-    if not is_vit or {"depth", "embed_dim"} & config.args.keys():
+    """At toy size: a transformer gets few and narrow layers, unless the recipe sets its size. Other networks keep
+    theirs."""
+    toy = next((toy for begin, toy in TOYS.items() if config.net.split("_")[0].startswith(begin)), {})
+    if {"depth", "embed_dim"} & config.args.keys():
         return config
-    return config.model_copy(update={"args": {**config.args, **TOY_VIT}})
+    return config.model_copy(update={"args": {**config.args, **toy}}) if toy else config
 
 
 def facts(config: Config) -> EncoderFacts:

@@ -110,7 +110,7 @@ def _show(
     if isinstance(prepare, ComposedPrepare):
         name = prepare.routes.get(medium.kind, "")
         preprocess, grid = prepare.preprocess.get(name), grids.get(name)
-        if preprocess is None or len(preprocess.size) != len(medium.size):  # training refuses such media
+        if preprocess is None or len(preprocess.size) != len(medium.size):  # refused, or a picture as a volume
             return None, None
         canvas = plan_steps(medium.size, medium.spacing_mm, preprocess, medium.member).canvas
         # With one token for each slice or tile, that token sees all of it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat
@@ -13,10 +13,9 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from medvlm.core.config import Slot, component, kinds
-from medvlm.core.content import list_answered
 from medvlm.core.decoder_config import find_form
 from medvlm.core.errors import RecipeError, did_you_mean
-from medvlm.core.needs import Needs
+from medvlm.core.needs import Needs, Toy
 from medvlm.core.problems import Problem
 from medvlm.core.sample import Question, Sample
 from medvlm.core.stage_config import StageConfig
@@ -25,6 +24,7 @@ from medvlm.data.estimate import make_blank_labels
 from medvlm.data.stream import Item
 from medvlm.models.decoding import Labelled, name_output
 from medvlm.models.parts import evaluating
+from medvlm.stages._answered import explain_unanswered
 from medvlm.stages._base import Base, Setup, split_evenly
 from medvlm.stages._blend import Blend, blend_sample, draw_mixture
 from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, to_terms
@@ -47,6 +47,11 @@ class Config(StageConfig):
     blend: Blend | None = None
     """Mixes each sample with another one of the step (mixup, CutMix). The loss is that of both labels, by their
     shares."""
+
+    def scale_down(self, toy: Toy) -> Self:
+        """Losses that compare samples need several of a class."""
+        small, every = super().scale_down(toy), (loss for losses in self.losses.values() for loss in losses)
+        return small.model_copy(update={"batch": 4 * toy.batch}) if any(map(_is_joint, every)) else small
 
     def find_needs(self, model: Any) -> Needs:
         decoders = [model.decoders[name] for name in self.losses if name in model.decoders]
@@ -79,35 +84,8 @@ class Config(StageConfig):
                 yield Problem(("blend", "cutmix"), f"does not cut the masks of {name}; use mixup")
             if not losses:
                 yield Problem(path, f"names no loss; expected at least one of {', '.join(kinds(SLOT))}")
-            if why := _explain_unanswered(name, decoder, cards):
+            if why := explain_unanswered(name, decoder, cards):
                 yield Problem(path, why)
-
-
-def _explain_unanswered(name: str, decoder: Any, cards: Mapping[str, Any]) -> str:
-    """Why no source can train a decoder, as far as the cards say; "" if a source can, or might."""
-    template, offers = decoder.answers or name, [list_answered(card) for card in cards.values()]
-    if None in offers:
-        return ""
-    found = [each[template] for each in offers if each is not None and template in each]
-    if not found:
-        asked = sorted({other for each in offers if each is not None for other in each})
-        near = did_you_mean(template, asked)
-        return (
-            f"no source of `mix` asks {template!r}{near} (their questions for decoders: {', '.join(asked) or 'none'});"
-            f" set model.decoders.{name}.answers to one of them"
-        )
-    form = find_form(decoder)
-    for offer in found:
-        by = find_task(offer.task).ANSWERED_BY
-        if by != form:
-            return f"gives {form}, and {template!r} is a question of task {offer.task}, which takes {by}"
-    classes = {known for offer in found for known in offer.classes}
-    for each in decoder.classes:
-        if each not in classes:
-            near = did_you_mean(each, classes)
-            known = ", ".join(sorted(classes))
-            return f"model.decoders.{name}.classes: no card has the class {each!r}{near} (they have {known})"
-    return ""
 
 
 @dataclass(frozen=True)
@@ -153,8 +131,7 @@ class Heads(Base):
 
     def _find_sides(self, decoder: str) -> tuple[tuple[int, ...], ...]:
         """The sizes of the side outputs of a decoder."""
-        sides: tuple[tuple[int, ...], ...] = getattr(self.model.decoders[decoder], "sides", ())
-        return sides
+        return getattr(self.model.decoders[decoder], "sides", ())  # type: ignore[no-any-return]
 
     def keep_asked(self, sample: Sample) -> Sample:
         asked = {decoder.answers or name for name, decoder in self.decoders.items()}
@@ -245,6 +222,8 @@ class Heads(Base):
         if labels is None:
             blank = torch.from_numpy(make_blank_labels(self.decoders[decoder], ()))
             labels = blank.new_empty(0, *blank.shape).to(logits.device)
+        if logits.is_meta:  # a plan has one process, and no values
+            return logits.float(), labels, slice(0, len(labels))
         (count_of_rank,) = self.engine.gather(torch.tensor([len(labels)], device=self.engine.device))
         counts = count_of_rank.tolist()
         most, rank = max(counts), self.engine.rank
@@ -256,6 +235,11 @@ class Heads(Base):
         kept = torch.cat([number * most + torch.arange(count) for number, count in enumerate(counts)])
         kept = kept.to(logits.device)
         return every[kept], labels_of_every[kept], slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+
+    def after_step(self, step: int) -> None:
+        for decoder in (self.model.decoders[name] for name in self.decoders):
+            if hasattr(decoder, "grow"):
+                decoder.grow((step + 1) / self.config.steps)
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
         items = self.prepare_validation(samples)

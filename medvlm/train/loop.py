@@ -59,6 +59,10 @@ class State:
     reached: list[str] = field(default_factory=list)
     """Groups of parameters that have had such a gradient."""
     proven: bool = False
+    weighed: list[str] = field(default_factory=list)
+    """Losses for which there has been a sample."""
+    waiting: list[str] = field(default_factory=list)
+    """Trained groups that are not proven, because there has been no sample for their losses."""
     skipped: int = 0
     """Updates that were skipped because loss or gradient was not finite."""
     accumulate: int = 1
@@ -159,6 +163,7 @@ class _Loop:
         self.progress = ProgressLine(config.name, number, stages, config.steps, self.state.step, engine.is_first)
         self.distinct = Distinct(engine, config.name, config.batch)
         self.saved_at = time.monotonic()
+        self.losses: tuple[str, ...] = ()
 
     def take_step(self, prepared: list[Any], stop: Stop, saver: Saver) -> _Step:
         """Makes all updates of a step. Control signals are summed over ranks together with the terms of each update."""
@@ -179,6 +184,8 @@ class _Loop:
         else:
             micros = stage.make_micros(prepared, config.accumulate)
             updates, weights = stage.plan_updates(micros, state.step), sum_weights(stage, micros, engine)
+        self.losses = tuple(weights)
+        state.weighed = sorted({*state.weighed, *(name for name in weights if weights[name])})
         # By the clock of the first rank, because all ranks save at the same step.
         due = float(engine.is_first and time.monotonic() - self.saved_at >= config.save_seconds)
         counts: Terms = {}
@@ -240,13 +247,22 @@ class _Loop:
         return is_best
 
     def check_proof(self, is_last: bool) -> None:
-        """Raises RecipeError if a trained group has not changed after enough steps."""
-        if not self.state.proven and (is_last or self.state.telling >= PROOF_STEPS):
-            self.proof.check_trained(self.state.step)
-            self.state.proven = True
+        """Raises RecipeError if a trained group has not changed after enough steps. Groups whose losses have had no
+        sample so far have time until the end of the stage."""
+        state, is_enough = self.state, self.state.telling >= PROOF_STEPS
+        if not (is_last or is_enough) or (state.proven and not (is_last and state.waiting)):
+            return
+        had = {name: name in state.weighed for name in self.losses}
+        state.waiting = self.proof.check_trained(state.step, had, may_wait=not (is_last and is_enough))
+        state.proven = True
+        if state.waiting and self.engine.is_first:
+            self.progress.live.keep(
+                f"stage {self.config.name}: {', '.join(state.waiting)} learnt nothing so far, because no sample of"
+                f" {state.step} steps had anything for it"
+            )
 
     def _note_gradients(self, norm: float) -> None:
-        if self.state.proven:
+        if self.state.proven and not self.state.waiting:
             return
         self.state.telling += norm > 0
         self.state.reached = self.engine.merge_names(self.proof.note_gradients(self.engine.has_gradient))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -81,17 +81,31 @@ class Proof:
                 self.with_gradient.add(self.group_of(name))
         return sorted(self.with_gradient)
 
-    def check_trained(self, step: int) -> None:
-        """Raises RecipeError naming a trained group that got no gradient or has not changed."""
+    def check_trained(self, step: int, had: Mapping[str, bool], may_wait: bool = False) -> list[str]:
+        """Raises RecipeError naming a trained group that got no gradient or has not changed.
+
+        had: loss -> whether there has been a sample for it. Losses of the group `terms.concepts` are `concepts` and
+        `concepts.*`. may_wait: returns the groups whose losses have all had no sample, and does not raise for them."""
         if not self.with_gradient:
             raise RecipeError(
                 f"stages.{self.stage}: nothing got a gradient in {step} steps: the loss is flat. In grpo, no answer"
                 " earned more than another of its group: look at `rewards` and `temperature`, or train the stage"
                 " before it further"
             )
+        waiting: list[str] = []
         for (group, trained), tensors in self._collect_tensors().items():
             if not trained:
                 continue
+            own = [name for name in had if f"{name}.".startswith(f"{group.partition('.')[2]}.")]
+            is_idle = bool(own) and not any(had[name] for name in own)
+            if group not in self.with_gradient and is_idle and may_wait:
+                waiting.append(group)
+                continue
+            if group not in self.with_gradient and is_idle:
+                raise RecipeError(
+                    f"stages.{self.stage}.trains: {group} learnt nothing, because no sample of {step} steps had"
+                    f" anything for {', '.join(own)}. Leave it out, or give it samples that have (`mix`)"
+                )
             if group not in self.with_gradient:
                 raise RecipeError(
                     f"stages.{self.stage}.trains: {group} got no gradient in the first {step} steps: nothing in this"
@@ -102,6 +116,7 @@ class Proof:
                     f"stages.{self.stage}.trains: {group} has not moved after {step} steps; is its learning rate 0"
                     " (optim.lr, optim.lr_of)?"
                 )
+        return waiting
 
     def check_frozen(self) -> dict[str, str]:
         """Group -> hash of its frozen tensors. Fails if any of them changed, which is a bug in medvlm or in a

@@ -192,7 +192,7 @@ def pmc_oa(root: Path, cases: int = 1, zoom: int = 1) -> None:
     for number, name in enumerate(("train", "valid", "test")):
         lines = []
         for case in range(number * cases, (number + 1) * cases):
-            figure, shown = f"PMC{case}_Fig3_4.jpg", f" of case {case}" if cases > 1 else ""
+            figure, shown = f"PMC{case}_Fig3_4.jpg", f" in the lung of case {case}" if cases > 1 else ""
             put(root, f"images/{figure}", film(case, zoom))
             record = {"image": figure, "caption": f"Translocation{shown}.", "pmcid": f"PMC{case}", "url_name": "x.jpg"}
             lines.append(json.dumps(record) + "\n")
@@ -367,6 +367,14 @@ def iu_xray(root: Path, cases: int = 1, zoom: int = 1) -> None:
         put(root, f"images/images_normalized/{row['filename']}", film(number, zoom))
 
 
+CT_RATE_LABELS = (
+    "Medical material", "Arterial wall calcification", "Cardiomegaly", "Pericardial effusion",
+    "Coronary artery wall calcification", "Hiatal hernia", "Lymphadenopathy", "Emphysema", "Atelectasis",
+    "Lung nodule", "Lung opacity", "Pulmonary fibrotic sequela", "Pleural effusion", "Mosaic attenuation pattern",
+    "Peribronchial thickening", "Consolidation", "Bronchiectasis", "Interlobular septal thickening",
+)  # fmt: skip
+
+
 def ct_rate(root: Path, cases: int = 1, make: Callable[[str], bytes] = str.encode) -> None:
     """make: the contents of a volume of a name."""
     for name, volumes in (
@@ -385,6 +393,9 @@ def ct_rate(root: Path, cases: int = 1, make: Callable[[str], bytes] = str.encod
             for v in named
         ]
         put_csv(root, f"dataset/radiology_text_reports/{name}_reports.csv", rows)
+        labels = [{"VolumeName": f"{v}.nii.gz", **dict.fromkeys(CT_RATE_LABELS, int(v.endswith("2")))} for v in named]
+        part = "train" if name == "train" else "valid"
+        put_csv(root, f"dataset/multi_abnormality_labels/{part}_predicted_labels.csv", labels)
         for v in named:
             part, case_, scan, _ = v.split("_")
             put(root, f"dataset/{part}_fixed/{part}_{case_}/{part}_{case_}_{scan}/{v}.nii.gz", make(v))

@@ -88,15 +88,19 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
     "quilt_1m": ({}, {}, {}),
 }
 
-READ = ("ct_rate", "m3d_cap")
+READ = ("ct_rate", "ct_rate_labels", "m3d_cap")
 """Their media are volumes in files that are tried elsewhere: here, up to which files and texts belong together."""
+
+
+SAME = {"mimic_cxr_pairs": "mimic_cxr", "ct_rate_labels": "ct_rate"}
+"""Card -> the card of the same archive."""
 
 
 class Made:
     def __init__(self, name: str, tmp: Path) -> None:
         self.root = tmp / name / "root"
         self.root.mkdir(parents=True)
-        getattr(made_layouts, name if name != "mimic_cxr_pairs" else "mimic_cxr")(self.root)
+        getattr(made_layouts, SAME.get(name, name))(self.root)
         self.card: Card = load_card(CARDS / f"{name}.yaml")
         self.out = tmp / name / "shards"
 
@@ -374,6 +378,14 @@ def test_ct_rate_finds_its_volumes_by_their_names(tmp_path):
     assert raws[0].sample.report == "Findings train_1_a_1. Clear." and [
         q.truth.task for q in raws[0].sample.questions
     ] == ["report", "report"]
+
+
+def test_ct_rate_has_the_labels_of_both_tables(tmp_path):
+    asked = [raw.sample.questions[-1] for raw in Made("ct_rate_labels", tmp_path).raws]
+    truths: list[Any] = [question.truth for question in asked]
+    assert [truth.labels[0] for truth in truths] == [False, True, False, False]
+    assert all(len(truth.classes) == 18 for truth in truths)
+    assert {question.template for question in asked} == {"abnormalities"}
 
 
 def test_m3d_cap_finds_the_text_of_each_volume(tmp_path):

@@ -121,3 +121,11 @@ def test_a_mask_of_another_size_than_its_medium_is_refused(shape: tuple[int, ...
     preprocess, medium = Preprocess(size=(16, 16)), Medium("film", "0.png", (50, 40))
     with pytest.raises(DataError, match=r"0\.mask\.png: a mask of shape .*, but 0\.png has \(50, 40\)"):
         place_mask(np.zeros(shape, np.uint8), "0.mask.png", medium, preprocess)
+
+
+def test_a_mask_of_a_picture_is_on_every_slice_for_an_encoder_of_volumes() -> None:
+    rng = np.random.default_rng(0)
+    mask, medium = rng.integers(0, 3, (2, 12, 9)), Medium("film", "0.png", (12, 9))
+    flat = place_mask(mask, "m", medium, Preprocess(size=(8, 6), **GREY))
+    deep = place_mask(mask, "m", medium, Preprocess(size=(3, 8, 6), **GREY))
+    assert deep.shape == (2, 3, 8, 6) and (deep == flat[:, None]).all()

@@ -263,6 +263,20 @@ def test_frames_in_colour_are_a_volume_of_three_channels() -> None:
         )
 
 
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3)])
+def test_a_picture_is_a_volume_of_equal_slices_for_an_encoder_of_volumes(shape: tuple[int, ...]) -> None:
+    """M3Ret: one encoder for pictures, frames and volumes."""
+    film, medium = picture(shape), Medium("film", "0.png", (20, 30), (0.1, 0.1))
+    pixels, canvas = MediaTransform(Preprocess(size=(4, 10, 15)))(film, "0.png", medium)
+    planes = torch.from_numpy(film.reshape(20, 30, -1)).permute(2, 0, 1).float() / 255
+    small = torch.nn.functional.interpolate(planes[None], size=(10, 15), mode="bilinear", antialias=True)[0]
+    assert pixels.shape == (3, 4, 10, 15) and torch.equal(pixels, pixels[:, :1].expand_as(pixels))
+    assert torch.allclose(pixels[:, 0], ((small - 0.5) / 0.5).expand(3, -1, -1), atol=1e-5)
+    assert canvas.to_canvas((10, 10, 20, 20)) == (5, 5, 10, 10)
+    with pytest.raises(DataError, match=r"0.png: a picture has no depth in mm, which preprocess.spacing_mm needs"):
+        MediaTransform(Preprocess(size=(4, 10, 15), fit="crop", spacing_mm=(1, 1, 1)))(film, "0.png", medium)
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [

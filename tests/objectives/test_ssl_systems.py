@@ -10,6 +10,9 @@ import pytest
 import torch
 
 from medvlm.core.config import component
+from medvlm.core.errors import RecipeError
+from medvlm.core.sample import Medium
+from medvlm.data.transforms import MediaTransform
 from medvlm.objectives.ssl._base import Moment
 from medvlm.recipe.load import load
 
@@ -23,6 +26,7 @@ DEEP: dict[str, Any] = {
     "preprocess": {"size": [8, 8, 8], "channels": 1, "mean": [0.5], "std": [0.5]},
 }  # fmt: skip
 SMALL = {"width": 12, "heads": 2, "layers": 1}
+GRAPH = {"width": 12, "hidden": 24, "parts": 2}
 HEADS = {"width": 12, "hidden": 24, "prototypes": 16, "local_views": 2}
 SWITCHES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     # recipe, encoder, sizes of the toy, and a term that is switched off
@@ -33,7 +37,17 @@ SWITCHES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ("dinov2_films", FLAT, HEADS, {"koleo": 0.0}),
     ("dinov2_films", FLAT, HEADS, {"local_views": 0}),
     ("dinov2_films", FLAT, HEADS, {"mask_blocks": False}),
+    ("hi_end_mae", DEEP, SMALL, {"depths": (-2, -2, -2)}),
+    ("hi_end_mae", DEEP, SMALL, {"ratio": 0.25}),
+    ("lvm_med", FLAT, GRAPH, {"edges": 0.0}),
+    ("lvm_med", FLAT, GRAPH, {"global_": 1.0}),
+    ("lvm_med", FLAT, GRAPH, {"strength": 1e-6}),
 ]
+SUMS = [
+    ("voco", DEEP, {"width": 12}, ("intra", "inter", "apart")),
+    ("m3ret", DEEP, {"width": 12, "hidden": 24, "local_views": 2}, ("whole", "patches", "expansion")),
+]
+"""Recipe, encoder, sizes of the toy, and the terms whose sum is the loss."""
 
 
 def slope(loss: Any, settings: dict[str, Any], only: str = "") -> torch.Tensor:
@@ -76,3 +90,32 @@ def test_without_a_term_the_encoder_learns_something_else(
     whole, less = slope(loss, encoder), slope(loss.model_copy(update=off), encoder)
     assert torch.equal(whole, slope(loss, encoder)), "it is not only the term that differs"
     assert whole.shape != less.shape or not torch.allclose(whole, less)
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "toy", "terms"), SUMS, ids=lambda each: each if isinstance(each, str) else ""
+)
+def test_each_term_of_a_sum_moves_the_encoder(
+    name: str, encoder: dict[str, Any], toy: dict[str, Any], terms: tuple[str, ...]
+) -> None:
+    loss = read_loss(name, toy)
+    whole, parts = slope(loss, encoder), [slope(loss, encoder, only=term) for term in terms]
+    assert (torch.stack(parts).sum(0) - whole).norm() < 1e-5 * whole.norm()
+    assert all(part.norm() > 1e-3 * whole.norm() for part in parts), [float(part.norm()) for part in parts]
+
+
+def test_one_encoder_of_m3ret_sees_pictures_frames_and_volumes() -> None:
+    """In the same batch. Without `serves`, the recipe has nowhere to send them."""
+    loaded = load("systems/m3ret.yaml")
+    (encoder,) = loaded.recipe.model.encoders.values()
+    kinds = {kind for card in loaded.cards.values() for kind in card.media}
+    assert kinds == {*encoder.serves} and len(kinds) > 3
+    transform = MediaTransform(encoder.preprocess.model_copy(update={"size": (2, 8, 8)}))
+    rng = np.random.default_rng(0)
+    stored = {"film": (12, 9), "frame": (9, 12, 3), "volume": (5, 9, 9)}
+    drawn = {kind: rng.integers(0, 255, shape, np.uint8) for kind, shape in stored.items()}
+    seen = [transform(a, kind, Medium(kind, kind, a.shape[: 2 + (kind == "volume")]))[0] for kind, a in drawn.items()]
+    assert torch.stack(seen).shape == (3, 3, 2, 8, 8) and bool(seen[2][:, 0].ne(seen[2][:, 1]).any())
+    without = ["model.encoders.any.serves=[volume]"]
+    with pytest.raises(RecipeError, match="no encoder serves its media of kind 'film'"):
+        load("systems/m3ret.yaml", without)

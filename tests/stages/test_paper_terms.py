@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from medvlm.core.sample import Sample
 from medvlm.recipe.load import load
+from medvlm.stages._captions import draw_texts
 from medvlm.train.accumulate import accumulate, sum_weights
+from medvlm.train.average import Average
+from tests import labelled_run
 from tests.stages.batches import first
+from tests.tiny_run import PAIR, staged
 
 Make = Callable[..., Any]
 KINDS = {"nodule": ["a small round density"], "band": ["a line"], "cavity": ["a ring"], "consolidation": ["a patch"]}
@@ -32,6 +38,8 @@ def read_settings(system: str) -> dict[str, Any]:
     [
         ("gloria", "terms", lambda terms: {}),
         ("gloria", "weight", lambda weight: 0),
+        ("conceptclip", "terms", lambda terms: {}),
+        ("medimageinsight", "labels", lambda labels: None),
         ("flair", "labels", lambda labels: {**labels, "dictionary": None}),
         ("flair", "labels", lambda labels: None),
     ],
@@ -41,11 +49,65 @@ def test_a_system_without_its_term_learns_something_else(
 ) -> None:
     settings = read_settings(system)
     assert settings[key], f"{system} has no {key}"
-    found = []
+    stages = []
     for value in (settings[key], off(settings[key])):
         own = {name: settings[name] for name in ("terms", "weight", "labels", "alike")} | {key: value}
-        trains = ["encoders", "text", "heads", *(["terms"] if own["terms"] else [])]
-        stage = stage_of("contrastive", batch=8, loss=settings["loss"], trains=trains, **own)
+        stages.append(stage_of("contrastive", batch=8, loss=settings["loss"], trains=list_trained(own), **own))
+    compare(*stages)
+
+
+def test_merlin_without_its_labels_learns_something_else(tmp_path: Path) -> None:
+    settings = read_settings("merlin")
+    decoder = settings["terms"]["labels"]["decoder"] | {"answers": "look", "classes": ["high", "large"]}
+    labelled = {"labels": {**settings["terms"]["labels"], "decoder": decoder}}
+    stages = []
+    for number, terms in enumerate((labelled, {})):
+        own = {"loss": settings["loss"], "alike": settings["alike"], "terms": terms, "labels": {"of": "side"}}
+        content = labelled_run.recipe(stages=[{**PAIR, "trains": list_trained(own), **own}])
+        content["model"] = {"encoders": {"film": labelled_run.ENCODER}}
+        folder = tmp_path / str(number)
+        stages.append(staged(labelled_run.write_run(folder, content), folder, "pair"))
+    compare(*stages)
+
+
+def test_merlin_reads_whole_reports_and_single_sections_in_turn() -> None:
+    config = load("systems/merlin.yaml").recipe.stages[0]
+    report = "FINDINGS: The liver is normal.\nIMPRESSION: No change."
+    samples = [Sample(f"{n}", "ct", "train", (), report) for n in range(2)]
+
+    def read(config: Any) -> list[set[str]]:
+        """The texts of each of twenty steps with two samples."""
+        places = range(0, 20 * config.batch, config.batch)
+        return [
+            {draw_texts(config, s, config.batch, 0, "pair", at + n)[0].text for n, s in enumerate(samples)}
+            for at in places
+        ]
+
+    steps = read(config)
+    assert {report} in steps and sum(report in texts for texts in steps) < 20
+    assert all(texts == {report} or report not in texts for texts in steps), "all samples of a step read alike"
+    assert read(config.model_copy(update={"reads": "report"})) == [{report}] * 20
+
+
+def test_medimageinsight_hands_on_an_average_of_its_weights() -> None:
+    config = load("systems/medimageinsight.yaml").recipe.stages[0]
+    model = torch.nn.Linear(2, 2)
+    average, before = Average(model), model.weight.detach().clone()
+    with torch.no_grad():
+        model.weight += 1
+        average.follow(model, config.ema)
+    with average.stand_in(model):
+        assert torch.allclose(model.weight, before + (1 - 0.999), atol=1e-6)
+
+
+def list_trained(own: dict[str, Any]) -> list[str]:
+    return ["encoders", "text", "heads", *(["terms"] if own["terms"] else [])]
+
+
+def compare(whole: Any, less: Any) -> None:
+    """Fails unless both have another loss, and another gradient of the encoders."""
+    found = []
+    for stage in (whole, less):
         stage.model.eval()
         micros = stage.make_micros(first(stage), 1)
         weights = sum_weights(stage, micros, stage.engine)

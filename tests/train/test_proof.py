@@ -42,7 +42,7 @@ def step(model: Model, proof: Proof, lr: float = 0.1) -> None:
 def test_an_honest_stage_passes_and_says_what_it_trained() -> None:
     model, proof = started("encoders")
     step(model, proof)
-    proof.check_trained(1)
+    proof.check_trained(1, {})
     assert set(proof.check_frozen()) == {"encoders.film"}
     assert proof.count_trained() == {"language": 4 * 4 + 4 + 4 * 2 + 2, "heads": 3}
 
@@ -76,7 +76,7 @@ def test_moving_statistics_of_a_trained_part_are_no_fault() -> None:
 def test_the_frozen_part_of_a_group_that_is_trained_in_part_is_watched() -> None:
     model, proof = started("language.0")
     step(model, proof)
-    proof.check_trained(1)
+    proof.check_trained(1, {})
     assert "language" in proof.check_frozen() and "language" in proof.count_trained()
     with torch.no_grad():
         model.language[0].bias += 1  # type: ignore[operator, union-attr]
@@ -89,7 +89,23 @@ def test_a_trained_group_without_a_gradient_is_named() -> None:
     model.language.forward = lambda x: x[:, :2].detach()  # type: ignore[method-assign, assignment]
     step(model, proof)
     with pytest.raises(RecipeError, match=r"stages.align.trains: encoders.film got no gradient in the first 1 steps"):
-        proof.check_trained(1)
+        proof.check_trained(1, {})
+
+
+def test_a_part_whose_loss_had_no_sample_may_wait_until_the_end() -> None:
+    model, proof = started()
+    model.encoders.forward = lambda x: x  # type: ignore[method-assign]
+    model.forward = lambda x: model.heads(model.language(x))  # type: ignore[method-assign]
+    step(model, proof)
+    rare = {"pairs": True, "film": False, "film.dice": False, "filmed": True}
+    assert proof.check_trained(1, rare, may_wait=True) == ["encoders.film"]
+    with pytest.raises(
+        RecipeError,
+        match=r"encoders.film learnt nothing, because no sample of 9 steps had anything for film, film.dice",
+    ):
+        proof.check_trained(9, rare)
+    with pytest.raises(RecipeError, match=r"encoders.film got no gradient in the first 9 steps"):
+        proof.check_trained(9, {**rare, "film.dice": True}, may_wait=True)
 
 
 def test_a_stage_without_any_gradient_is_told_apart() -> None:
@@ -98,7 +114,7 @@ def test_a_stage_without_any_gradient_is_told_apart() -> None:
         RecipeError,
         match=r"stages.align: nothing got a gradient in 60 steps: the loss is flat. In grpo, no answer earned more",
     ):
-        proof.check_trained(60)
+        proof.check_trained(60, {})
 
 
 def test_a_trained_group_that_has_not_moved_is_named() -> None:
@@ -107,7 +123,7 @@ def test_a_trained_group_that_has_not_moved_is_named() -> None:
     with pytest.raises(
         RecipeError, match=r"stages.align.trains: heads has not moved after 1 steps; is its learning rate 0"
     ):
-        proof.check_trained(1)
+        proof.check_trained(1, {})
 
 
 def test_what_a_stage_moves_itself_is_not_watched_and_its_neighbours_are() -> None:

@@ -24,13 +24,21 @@ _COLUMN = re.compile(r"\{([^{}]+)\}")
 
 
 class Join(Config):
-    file: str
-    """Another table, under the root."""
+    file: str | tuple[str, ...]
+    """Another table, under the root, or several that say the same of other rows, such as those of each split."""
     format: Format | None = None
     """By the file's suffix when absent."""
     on: tuple[str, ...] = Field(min_length=1)
     """Columns that both tables have; each row gets the other columns of the row with the same values in these. 12, 12.0
     and 0012 are the same, unless a table has several of them."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,) if isinstance(self.file, str) else self.file
+
+    @property
+    def name(self) -> str:
+        return " and ".join(self.files)
 
 
 class Prior(Config):
@@ -134,7 +142,7 @@ class Columns:
         for joined in self._joined:
             partner = joined.find(row)
             if partner is None:
-                self.left_out[f"row without a partner in {joined.join.file}"] += 1
+                self.left_out[f"row without a partner in {joined.join.name}"] += 1
             for column, value in (partner or {}).items():
                 row[column] = row[column] or value
         self._add_parts(row)
@@ -167,10 +175,15 @@ class _Joined:
 
     def __init__(self, join: Join, root: Path, wanted: set[str], seen: set[str]) -> None:
         """Adds the names of all columns to `seen`."""
-        self.join, path = join, root / join.file
+        self.join = join
         self._exact: dict[tuple[str, ...], Row] = {}
         self._of_form: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
-        for number, record in records(path, join.format or format_of(join.file)):
+        for file in join.files:
+            self._read(file, root, wanted, seen)
+
+    def _read(self, file: str, root: Path, wanted: set[str], seen: set[str]) -> None:
+        join, path = self.join, root / file
+        for number, record in records(path, join.format or format_of(file)):
             where = f"{path}: record {number}"
             if not isinstance(record, dict):
                 raise DataError(f"{where} is not a row")
@@ -193,7 +206,7 @@ class _Joined:
         forms = self._of_form.get(_identify(key, "it"), ())
         if len(forms) > 1:
             raise DataError(
-                f"its {', '.join(self.join.on)} stands in {self.join.file} in several forms, such as 12 and 0012;"
+                f"its {', '.join(self.join.on)} stands in {self.join.name} in several forms, such as 12 and 0012;"
                 " write it in one form"
             )
         return self._exact[next(iter(forms))] if forms else None

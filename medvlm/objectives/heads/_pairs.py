@@ -46,7 +46,7 @@ def assign(vectors: torch.Tensor) -> torch.Tensor:
     have not got their share of the images yet. Images with the clearest preference choose first."""
     count, learners = len(vectors), vectors.shape[1] - 1
     chosen_M = torch.zeros(count, dtype=torch.long)
-    if learners < 2:
+    if learners < 2 or vectors.is_meta:
         return chosen_M.to(vectors.device)
     with torch.no_grad():
         share_ML = (vectors[:, :1] * vectors[:, 1:]).sum(-1).double().cpu()

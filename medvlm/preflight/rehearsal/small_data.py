@@ -18,6 +18,7 @@ from medvlm.core.contracts import RawSample
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample
 from medvlm.core.tasks import find_task, list_tasks, list_text_tasks
+from medvlm.core.terminology import find_terminologies
 from medvlm.data.source import KINDS_OF_GROUPS, SourceView, choose_splits
 from medvlm.io.images import encode_npy, encode_png
 from medvlm.io.opening import open_shards
@@ -116,7 +117,8 @@ def _make_up(
     loaded: LoadedRecipe, name: str, need: int, axes: Mapping[str, int]
 ) -> Iterator[tuple[Sample, Mapping[str, bytes]]]:
     """Samples with noise as media and random words as texts, of which each has all that the card's reader makes: kinds
-    and number of media, tasks, reports. Every group that the recipe uses has four values."""
+    and number of media, tasks, reports. Every group that the recipe uses has four values. A text names a finding of the
+    dictionaries of the stages that read it."""
     card, recipe = loaded.cards[name], loaded.recipe
     content = find_content(card)
     held = recipe.data[name].hold_out
@@ -125,6 +127,8 @@ def _make_up(
         *recipe.evaluate.groups,
         *(stage.sampling.balance[name] for stage in recipe.stages if name in stage.sampling.balance),
     } - {*KINDS_OF_GROUPS}
+    stages = tuple(stage for stage in recipe.stages if name in stage.mix)
+    named = [finding for known in find_terminologies(stages) for finding in known.entries]
     kinds = [medium.kind for medium in getattr(card.reader, "media", ()) if hasattr(medium, "kind")]
     in_turn = list_media(card)
     for i in range(need):
@@ -135,7 +139,7 @@ def _make_up(
             medium, data = _make_medium(kind, number, axes[kind], rng)
             media.append(medium)
             files[medium.member] = data
-        text = " ".join(rng.choice(WORDS, 12))
+        text = " ".join([*rng.choice(WORDS, 12), *(rng.choice(named, 1) if named else ())])
         concept, questions = str(rng.choice(WORDS)), list(_make_questions(rng, media, text, content))
         for question, members in make_labelled(rng, media, recipe.model):
             if content.answered is None or question.template in content.answered:

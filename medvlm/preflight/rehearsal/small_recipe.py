@@ -48,14 +48,17 @@ def make_small_recipe(loaded: LoadedRecipe, shards: Mapping[str, Path], folder: 
 
 
 def count_axes(recipe: Recipe, cards: Mapping[str, Card]) -> dict[str, int]:
-    """Kind of medium -> number of axes of the input of its encoder."""
+    """Kind of medium -> number of axes of the input of its encoder. Of several kinds for an encoder of volumes, those
+    that are not named after volumes or videos are pictures."""
     axes: dict[str, int] = {}
     for name, media in list_served_media(recipe).items():
         if media is None:
             axes |= {kind: 3 if is_deep(kind) else 2 for card in cards.values() for kind in card.media}
         else:
             encoder = recipe.model.encoders[name]
-            axes |= dict.fromkeys(media, len(component("encoders", encoder.kind).preprocess(encoder).size))
+            count = len(component("encoders", encoder.kind).preprocess(encoder).size)
+            are_mixed = any(map(is_deep, media))
+            axes |= {kind: 2 if are_mixed and not is_deep(kind) else count for kind in media}
     return axes
 
 

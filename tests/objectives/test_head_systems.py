@@ -1,0 +1,91 @@
+"""The terms that make a published system of labels: without any of them, loss or gradient are others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from medvlm.core.config import component
+from medvlm.core.contracts import Features
+from medvlm.decoders._attention import Attention
+from medvlm.recipe.load import load
+
+WIDTH, GRID = 8, (3, 3)
+
+
+def read(system: str) -> tuple[Any, Any, str]:
+    """The decoder of a recipe at toy size, its loss, and the name of that."""
+    recipe = load(f"systems/{system}.yaml").recipe
+    ((name, decoder),) = recipe.model.decoders.items()
+    (loss,) = recipe.stages[0].losses[name]
+    return decoder.model_copy(update={"width": WIDTH, "attention": Attention(width=4)}), loss, name
+
+
+def learn(decoder: Any, loss: Any, done: float = 1.0, count: int = 24) -> tuple[float, torch.Tensor, Any]:
+    """The loss of one batch after a share of the steps, its gradient by the features, and the decoder."""
+    torch.manual_seed(0)
+    built = component("decoders", decoder.kind).build(decoder, WIDTH, GRID, (1, 24, 24))
+    if hasattr(built, "grow"):
+        built.grow(done)
+    torch.manual_seed(1)
+    patches = torch.randn(count, 9, WIDTH, requires_grad=True)
+    logits = built(Features(patches, patches.mean(1), GRID))
+    module = component("objectives.heads", loss.kind)
+    if getattr(module, "JOINT", False):
+        labels = torch.randint(len(decoder.classes), (count,))
+        total = module.add_up(loss, logits, labels, decoder, slice(0, count))
+    else:
+        labels = torch.randint(2, (count, len(decoder.classes)))
+        total = module.add_up(loss, logits, labels, decoder)
+    total.backward()
+    assert patches.grad is not None
+    return total.item(), patches.grad, built
+
+
+OFF: list[tuple[str, dict[str, Any]]] = [
+    ("hica_vqa", {"prompts": 0}),
+    ("hica_vqa", {"parents": {"pneumonia": "consolidation"}}),
+    ("subspace_learners", {"learners": 1, "joining": 0.0}),
+    ("subspace_learners", {"reads": "mean"}),
+]
+
+
+@pytest.mark.parametrize(("system", "off"), OFF, ids=lambda each: "-".join(each) if isinstance(each, dict) else each)
+def test_without_a_term_the_features_learn_something_else(system: str, off: dict[str, Any]) -> None:
+    decoder, loss, _ = read(system)
+    assert all(getattr(decoder, key) != value for key, value in off.items()), "it is off already"
+    (whole, slope, _), (less, other, _) = learn(decoder, loss), learn(decoder.model_copy(update=off), loss)
+    assert learn(decoder, loss)[0] == whole, "it is not only the term that differs"
+    assert whole != pytest.approx(less, rel=1e-5) and (slope - other).norm() > 1e-3 * slope.norm() > 0
+
+
+def test_an_answer_of_hica_counts_where_the_one_above_it_is_yes() -> None:
+    decoder, loss, _ = read("hica_vqa")
+    flat = component("objectives.heads", "binary_cross_entropy")
+    torch.manual_seed(0)
+    logits, labels = torch.randn(4, len(decoder.classes)), torch.zeros(4, len(decoder.classes), dtype=torch.int64)
+    logits.requires_grad_()
+    (slope,) = torch.autograd.grad(
+        component("objectives.heads", loss.kind).add_up(loss, logits, labels, decoder), logits
+    )
+    below = [name in decoder.parents for name in decoder.classes]
+    assert not slope[:, below].any() and bool(slope[:, [not each for each in below]].all())
+    flat_loss = flat.Config(kind="binary_cross_entropy")
+    (slope,) = torch.autograd.grad(flat.add_up(flat_loss, logits, labels, decoder), logits)
+    assert bool(slope.all()), "a head without a tree learns from all of them"
+
+
+def test_learners_join_one_by_one_and_only_those_who_have_are_trained() -> None:
+    decoder, loss, _ = read("subspace_learners")
+    losses = []
+    for done, joined in ((0.0, 1), (0.19, 1), (0.2, 2), (0.4, 3), (0.6, 4), (1.0, 4)):
+        total, _, built = learn(decoder, loss, done, 120)
+        assert int(built.joined) == joined and "joined" in built.state_dict()
+        learnt = built.masks.grad.abs().sum(1) > 0
+        assert learnt.tolist() == [number < joined for number in range(4)]
+        losses.append(total)
+    assert len(set(losses)) == 4, "joining changes the loss"
+    fixed = learn(decoder.model_copy(update={"joining": 0.0}), loss, 0.0, 120)
+    assert fixed[2].joined is None and fixed[0] == losses[-1], "all of them from the first step on"
