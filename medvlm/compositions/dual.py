@@ -87,8 +87,10 @@ def _describe_towers(assembly: Assembly, stage: Any, model: DualEncoder, tokeniz
     def tokenize(text: str) -> list[int]:
         return tokenize_text(reader, text, stage.text, f"stages.{stage.name}.terms: {text[:40]!r}")
 
-    words, pad = model.text.word_width, tokenizer.pad_token_id
-    return Towers(encoder.width, words, encoder.grid, encoder.input_shape, tokenize, len(tokenizer), pad)
+    words, pad, mask = model.text.word_width, tokenizer.pad_token_id, getattr(tokenizer, "mask_token_id", None)
+    mask = pad if mask is None else mask  # of a tower from scratch, whose tokenizer has no mask token
+    sizes, can_mask = (encoder.width, words, encoder.grid, encoder.input_shape), getattr(encoder, "can_mask", False)
+    return Towers(*sizes, tokenize, len(tokenizer), pad, mask, can_mask)
 
 
 def make_text_tokenizer(assembly: Assembly, stage: Any) -> Any:

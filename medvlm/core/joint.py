@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from medvlm.core.contracts import Features, Masking
+
 
 @dataclass(frozen=True)
 class Towers:
     """The towers that a loss is built for. tokenize: text -> ids as the text tower reads them, with its start and end
-    tokens. vocabulary: the number of its ids."""
+    tokens. vocabulary: the number of its ids. mask_id: of the token that stands for a hidden word.
+    can_mask: whether the image tower can leave out patches, see Masking."""
 
     patch_width: int
     word_width: int
@@ -28,12 +31,15 @@ class Towers:
     tokenize: Callable[[str], list[int]]
     vocabulary: int
     pad_id: int
+    mask_id: int
+    can_mask: bool
 
 
 @dataclass(frozen=True)
 class Item:
     """A sample with the first text that was drawn for it. where: for messages. ids: its tokens. locate: the characters
-    (start, end) of each token, (0, 0) for start and end. label: the labels of a question for a decoder."""
+    (start, end) of each token, (0, 0) for start and end. label: the labels of a question for a decoder. rng: for
+    what is random, by the seed and the position of the sample."""
 
     sample: Sample
     where: str
@@ -41,6 +47,7 @@ class Item:
     ids: list[int]
     locate: Callable[[], list[tuple[int, int]]]
     label: Callable[[Question, Any], np.ndarray]
+    rng: np.random.Generator
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,8 @@ class Seen:
     """What the towers gave for pairs; the texts are the first of each sample.
 
     patches_NRE, pooled_NE: of the images. words_NTE: of the tokens ids_NT; mask_NT is 0 where a text has ended. embed:
-    ids, mask -> pooled outputs of the text tower, for texts that are no sample's."""
+    ids, mask -> pooled outputs of the text tower, for texts that are no sample's. read: ids, mask -> the outputs of its
+    tokens. pixels: of the images. look: the features of the images with patches left out."""
 
     patches_NRE: torch.Tensor
     pooled_NE: torch.Tensor
@@ -57,6 +65,9 @@ class Seen:
     mask_NT: torch.Tensor
     grid: tuple[int, ...]
     embed: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    read: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    pixels: torch.Tensor
+    look: Callable[[Masking], Features]
 
     def find_inner(self) -> torch.Tensor:
         """bool [N, T]: the tokens of each text without its first and last one, which start and end it."""

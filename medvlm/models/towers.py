@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -106,7 +107,16 @@ class DualEncoder(nn.Module):
         }
         first = slice(None, None, len(pairs.ids_BT) // len(pixels))
         texts = words_BTE[first], pairs.ids_BT[first], pairs.mask_BT[first]
-        seen = Seen(features.patches, features.pooled, *texts, features.grid, self.text)
+        seen = Seen(
+            features.patches,
+            features.pooled,
+            *texts,
+            features.grid,
+            self.text,
+            lambda ids, mask: self.text.read(ids, mask)[0],
+            pixels,
+            partial(self.encoders[name], pixels.to(features.patches.dtype)),
+        )
         for key, term in terms.items():
             outputs |= {f"{key}.{k}": tensor for k, tensor in term(seen, pairs.read.get(key, {})).items()}
         return outputs

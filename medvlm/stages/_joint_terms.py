@@ -15,6 +15,7 @@ from medvlm.core.joint import Item
 from medvlm.core.problems import Problem
 from medvlm.core.sample import Question, Sample
 from medvlm.data.control_words import holds_words
+from medvlm.data.order import draw
 from medvlm.objectives.joint._base import Ranks, stack_read
 from medvlm.train.terms import Loss, Name, Term
 
@@ -34,9 +35,16 @@ def check_terms(terms: Mapping[str, Any], model: Any) -> Iterator[Problem]:
 
 
 def read_sample(
-    objective: Any, sample: Sample, files: Mapping[str, Any], text: str, ids: list[int], tokenizer: Any, prepare: Any
+    objective: Any,
+    sample: Sample,
+    files: Mapping[str, Any],
+    text: str,
+    ids: list[int],
+    tokenizer: Any,
+    prepare: Any,
+    *key: int | str,
 ) -> Read:
-    """text, ids: the first text that was drawn for the sample."""
+    """text, ids: the first text that was drawn for the sample. key: of what is random."""
 
     def label(question: Question, decoder: Any) -> np.ndarray:
         if prepare.is_estimate:  # of a plan, which has no labels
@@ -45,8 +53,11 @@ def read_sample(
         return found
 
     where = f"{sample.source}/{sample.key}"
-    item = Item(sample, where, text, ids, partial(locate_tokens, tokenizer, text, len(ids)), label)
-    return {name: term.read(item) for name, term in objective.items()}
+    locate = partial(locate_tokens, tokenizer, text, len(ids))
+    return {
+        name: term.read(Item(sample, where, text, ids, locate, label, draw(*key, name)))
+        for name, term in objective.items()
+    }
 
 
 def locate_tokens(tokenizer: Any, text: str, count: int) -> list[tuple[int, int]]:

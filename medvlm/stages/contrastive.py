@@ -123,7 +123,8 @@ class Contrastive(Base):
         read = {}
         if self.terms:
             first = drawn[0].text, texts[0]
-            read = read_sample(self.terms, sample, files, *first, self.tokenizer, self.setup.prepare)
+            key = self.setup.seed, config.name, "terms", position
+            read = read_sample(self.terms, sample, files, *first, self.tokenizer, self.setup.prepare, *key)
         return Pair(sample.key, encoder, pixels, texts, concepts, read=read)
 
     @property

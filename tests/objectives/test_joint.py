@@ -13,16 +13,20 @@ from torch import nn
 from torch.nn.functional import cosine_similarity, logsigmoid
 
 from medvlm.core.config import component
+from medvlm.core.contracts import Features
 from medvlm.core.joint import Item, Seen, Towers
 from medvlm.core.sample import Question, Sample, make_truth
 from medvlm.core.terminology import Terminology
 from medvlm.objectives.joint import captioning, decoded, patch_concepts, query_decoder, word_regions
 from medvlm.objectives.joint._base import Objective, Ranks, stack_read
+from medvlm.objectives.ssl._base import split_patches
 
 N, R, T, E = 4, 6, 7, 5
 LENGTHS = [7, 5, 6, 3]
 ALONE = Ranks(0, lambda *tensors: tensors, lambda number: number)
-TOWERS = Towers(E, E, (2, 3), (3, 8, 12), lambda text: [1, *(5 + len(word) for word in text.split()), 2], 40, 0)
+TOWERS = Towers(
+    E, E, (2, 3), (3, 8, 12), lambda text: [1, *(5 + len(word) for word in text.split()), 2], 40, 0, 3, True
+)
 DICTIONARY = Terminology(
     version="1", entries={"effusion": ("fluid in the pleura",), "edema": ("oedema", "wet lung"), "mass": ("a mass",)}
 )
@@ -37,7 +41,18 @@ def see(seed: int = 0) -> Seen:
 
     mask = (torch.arange(T)[None] < torch.tensor(LENGTHS)[:, None]).long()
     ids = torch.randint(3, 40, (N, T), generator=generator) * mask
-    return Seen(draw(N, R, E), draw(N, E), draw(N, T, E), ids, mask, (2, 3), lambda ids, mask: ids[:, :E].double())
+    table, pixels = draw(40, E), draw(N, 3, 8, 12)
+
+    def look(masking: Any) -> Features:
+        """Each patch by itself, as the mean of its channels and a number of its place."""
+        cut = split_patches(pixels, (4, 4)).unflatten(2, (3, 16)).mean(3) @ table[:3]
+        return Features(cut.gather(1, masking.kept_NK[..., None].expand(-1, -1, E)), cut.mean(1), (1,))
+
+    def embed(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return ids[:, :E].double()
+
+    towers = draw(N, R, E), draw(N, E), draw(N, T, E)
+    return Seen(*towers, ids, mask, (2, 3), embed, lambda ids, mask: table[ids], pixels, look)
 
 
 def make(module: Any, **settings: Any) -> Any:
@@ -93,7 +108,7 @@ def test_words_attend_to_regions_as_in_gloria() -> None:
     compare(term, seen, {}, reference)
 
 
-def item(text: str, sample: Sample | None = None) -> Item:
+def item(text: str, sample: Sample | None = None, seed: int = 0) -> Item:
     """One token a word."""
     words, at = text.split(" "), 0
     offsets = [(0, 0)]
@@ -106,6 +121,7 @@ def item(text: str, sample: Sample | None = None) -> Item:
     return Item(
         sample, "s/k", text, TOWERS.tokenize(text), lambda: offsets,
         lambda question, decoder: np.asarray(target(question.truth, {}, decoder.classes, decoder.exclusive)),
+        np.random.default_rng(seed),
     )  # fmt: skip
 
 
@@ -210,8 +226,6 @@ def test_a_decoder_has_the_losses_of_its_stage_and_their_weights() -> None:
 
 
 def features(seen: Seen) -> Any:
-    from medvlm.core.contracts import Features
-
     return Features(seen.patches_NRE, seen.pooled_NE, seen.grid)
 
 

@@ -6,8 +6,6 @@ Axes: N pairs, R patches, K concepts of a text, T tokens, P width.
 from __future__ import annotations
 
 import math
-import re
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -20,6 +18,7 @@ from medvlm.core.contracts import Outputs
 from medvlm.core.joint import Item, Seen, Towers
 from medvlm.core.terminology import Terminology
 from medvlm.objectives.joint._base import JointLoss, Objective, Ranks, Tensors, widen
+from medvlm.objectives.joint._mentions import Mentions
 
 
 class Config(JointLoss):
@@ -44,7 +43,7 @@ class PatchConcepts(Objective):
 
     def __init__(self, config: Config, towers: Towers):
         super().__init__()
-        self.config = config
+        self.config, self.mentions = config, Mentions(config.dictionary)
         self.patches = nn.Linear(towers.patch_width, config.width, bias=False)
         self.concepts = nn.Linear(towers.word_width, config.width, bias=False)
         # SigLIP's starting values. Shape [1], because sharded parameters need an axis.
@@ -53,19 +52,8 @@ class PatchConcepts(Objective):
 
     def read(self, item: Item) -> dict[str, torch.Tensor]:
         """spans: first and last token + 1 of each concept, int64 [K, 2]."""
-        offsets, found = item.locate(), list[tuple[int, int]]()
-        for mention in self.pattern.finditer(item.text):
-            inside = [n for n, (start, end) in enumerate(offsets) if start < mention.end() and mention.start() < end]
-            if inside:
-                found.append((inside[0], inside[-1] + 1))
+        found = [mention[:2] for mention in self.mentions.find(item)]
         return {"spans": torch.tensor(found[: self.config.most], dtype=torch.long).reshape(-1, 2)}
-
-    @cached_property
-    def pattern(self) -> re.Pattern[str]:
-        entries = self.config.dictionary.entries
-        words = {word for name, others in entries.items() for word in (name, *others)}
-        longest_first = sorted(words, key=lambda word: (-len(word), word))
-        return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
 
     def forward(self, seen: Seen, read: Tensors) -> Outputs:
         spans_NK2 = read["spans"]
