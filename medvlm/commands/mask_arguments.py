@@ -18,6 +18,9 @@ def add_segment_verb(verbs: Any, add_model_options: Callable[[argparse.ArgumentP
         "--to", type=Path, required=True, metavar="FILE.nii.gz|FILE.dcm|FILE.png", help="file to write to"
     )
     segment.add_argument("--decoder", default="", metavar="NAME", help="which decoder, if there are several")
+    segment.add_argument(
+        "--only", action="append", default=[], metavar="CLASS", help="write only this class; may be repeated"
+    )
     segment.add_argument("--page", type=Path, metavar="FILE.html", help="page with the mask over the image")
     segment.add_argument(
         "--overlap",

@@ -38,6 +38,7 @@ def segment(
     to: Path,
     *,
     decoder: str = "",
+    only: Sequence[str] = (),
     stage: str = "",
     kind: str = "",
     overlap: float = 0.5,
@@ -49,8 +50,9 @@ def segment(
     """Writes the mask of a file to `to` (.nii, .nii.gz, .dcm or .png), and with `page` a page of it. Returns what was
     found.
 
-    model: a run or an exported folder with a decoder of masks. decoder: which, if there are several. largest: classes
-    of which only the largest component is kept. least_ml: class -> smaller components are dropped, for media with a
+    model: a run or an exported folder with a decoder of masks. decoder: which, if there are several. only: classes that
+    are written, by default all. largest: classes of which only the largest component
+    is kept. least_ml: class -> smaller components are dropped, for media with a
     spacing; of images, 1 ml is a plate of 1 mm. Raises RecipeError for an unknown class or axis, and for a format that
     cannot hold the mask."""
     from medvlm.compositions._open import open_model
@@ -61,16 +63,18 @@ def segment(
     model_: Any = find(open_model(model, stage, needs="decode", device="auto"), "decode")
     name = _choose_decoder(model_.list_masks(), decoder)
     config = model_.decoders[name]
-    for each in (*largest, *(least_ml or {})):
+    for each in (*only, *largest, *(least_ml or {})):
         if each not in config.classes:
             near = did_you_mean(each, config.classes)
             raise RecipeError(f"decoder {name} has no class {each!r}{near} (it has {', '.join(config.classes)})")
     sample, files = read_files([file], lambda axes: model_.kind_of(axes, kind))
     medium = sample.media[0]
-    _check_format(to, medium, config)
+    _check_format(to, medium, config, len(only) or len(config.classes))
     windows = Windows(overlap, tuple(_find_axis(axis, len(medium.size)) for axis in flip))
     mask = model_.segment(sample, files, name, windows)
     _clean(mask, config, medium, largest, least_ml or {})
+    if only:
+        mask, config = _choose_classes(mask, config, only)
     to.parent.mkdir(parents=True, exist_ok=True)
     _write(mask, config, medium, file, to)
     found = [_measure(_plane(mask, n, config.exclusive), each, medium) for n, each in enumerate(config.classes)]
@@ -101,13 +105,13 @@ def _check_place(to: Path) -> None:
     require_place(to, begins)
 
 
-def _check_format(to: Path, medium: Medium, decoder: Any) -> None:
+def _check_format(to: Path, medium: Medium, decoder: Any, classes: int) -> None:
     is_png = to.suffix == ".png"
     if is_png != (len(medium.size) == 2):
         what, ending = ("an image", ".png") if len(medium.size) == 2 else ("a volume", ".nii.gz or .dcm")
         raise RecipeError(f"--to {to}: the mask is of {what}; name a file that ends in {ending}")
-    if is_png and not decoder.exclusive and len(decoder.classes) > 1:
-        raise RecipeError(f"--to {to}: a PNG cannot hold {len(decoder.classes)} classes that overlap")
+    if is_png and not decoder.exclusive and classes > 1:
+        raise RecipeError(f"--to {to}: a PNG cannot hold {classes} classes that overlap; choose one with --only")
     if not is_png and medium.affine is None:
         raise DataError(f"{medium.member}: its place in the patient is unknown, which NIfTI and DICOM need")
 
@@ -144,6 +148,16 @@ def _clean(
                 mask[dropped] = 0
             else:
                 mask[number][dropped] = False
+
+
+def _choose_classes(mask: np.ndarray, decoder: Any, only: Sequence[str]) -> tuple[np.ndarray, Any]:
+    """The mask of these classes alone, and the settings of a decoder of them."""
+    import numpy as np
+
+    planes = np.stack([_plane(mask, decoder.classes.index(name), decoder.exclusive) for name in only])
+    numbers = np.arange(1, len(only) + 1, dtype=np.uint8).reshape(-1, *[1] * (planes.ndim - 1))
+    chosen = (planes * numbers).max(0) if decoder.exclusive else planes
+    return chosen, decoder.model_copy(update={"classes": tuple(only)})
 
 
 def _find_ml(medium: Medium, required: bool = False) -> float:

@@ -93,7 +93,8 @@ def open_expert(where: str) -> Any:
     """The model with decoders of a run or an exported folder, for a tool. Opened once a process.
 
     Raises RecipeError if it has none."""
-    found = find(open_model(where, device="auto"), "decode")
+    opened = open_model(where, device="auto")
+    found = find([model for model in opened if "answer" not in model.can], "decode")  # a language model may draw too
     if found is None:
         raise RecipeError(f"environment: {where} has no decoders, so it is no expert that a tool can ask")
     return found

@@ -18,20 +18,19 @@ from medvlm.compositions._composed import (
     serve,
 )
 from medvlm.compositions._opened import AssembledModel
+from medvlm.compositions._segment import segment_medium
 from medvlm.core.ask import Ask, Files
 from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.config import Slot, component
-from medvlm.core.decoder_config import find_form, gives_answers, list_templates
-from medvlm.core.errors import DataError
+from medvlm.core.decoder_config import find_form, gives_answers, list_drawing, list_templates
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Question, Sample, Truth
 from medvlm.core.tasks import find_task
 from medvlm.data.composed import ComposedPrepare
 from medvlm.data.prepare import Seen
-from medvlm.data.restore import restore_rows, see_whole
 from medvlm.models.decoding import Decoding, Labelled, build_decoding, name_output
 from medvlm.models.parts import encode, evaluating
-from medvlm.models.sliding import Windows, average_flips, slide
+from medvlm.models.sliding import Windows
 
 CAN = frozenset({"decode", "represent"})
 PARTS = ("encoders", "decoders")
@@ -52,8 +51,11 @@ class Config(CompositionConfig):
 def reason(model: Any) -> str | None:
     if why := explain_unfit_encoders(model):
         return why
-    if not model.decoders:
-        return "model.decoders is empty: add one, e.g. {lesion: {kind: conv_mask, classes: [lesion]}}"
+    if not list_drawing(model.decoders, draws=False):
+        return (
+            "model.decoders is empty: add one that reads images alone, e.g. {lesion: {kind: conv_mask, classes:"
+            " [lesion]}}"
+        )
     return None
 
 
@@ -62,7 +64,7 @@ def prepare(recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
 
 
 def build(assembly: Assembly, stage: Any, weights: bool = True) -> Decoding:
-    return build_decoding(assembly.model.encoders, assembly.model.decoders, assembly.seed)
+    return build_decoding(assembly.model.encoders, list_drawing(assembly.model.decoders, draws=False), assembly.seed)
 
 
 class DecodingModel(AssembledModel):
@@ -144,26 +146,15 @@ class DecodingModel(AssembledModel):
         return [name for name, each in self.decoders.items() if component("decoders", each.kind).OUTPUT == "maps"]
 
     def segment(self, sample: Sample, files: Files, name: str, windows: Windows) -> np.ndarray:
-        """The mask of medium 0 by a decoder, on its stored pixels: uint8 [*size], 0 for none and 1 for the first of its
-        classes; bool [K, *size] if its classes do not exclude each other.
-
-        With preprocess.spacing_mm, a medium that is larger than the input is read in overlapping windows, and their
-        probabilities are averaged. Without it the model has only seen whole media, so it is shown the whole one."""
-        medium, encoder, decoder = sample.media[0], self.model.reads[name], self.decoders[name]
-        if medium.kind not in self.prepare.routes or self.prepare.routes[medium.kind] != encoder:
-            raise DataError(f"{medium.member}: decoder {name} reads media of encoder {encoder}, and this is none")
-        transform: Any = self.prepare.transforms[encoder]
-        pixels, steps = see_whole(transform, files[medium.member], medium)
+        """The mask of medium 0 by a decoder, see compositions/_segment.py."""
+        encoder, decoder = self.model.reads[name], self.decoders[name]
 
         def predict(window_NC: torch.Tensor) -> torch.Tensor:
             batch = Labelled({encoder: window_NC}, {name: torch.arange(len(window_NC))}).to(self.device)
             return _to_answers(self.model(batch)[name_output(name)], decoder)
 
         with evaluating(self.model):
-            run = average_flips(predict, windows.flips)
-            slabs = slide(run, pixels, self.prepare.preprocess[encoder].size, windows.overlap, windows.batch)
-            rows = [_label(row, decoder.exclusive) for row in restore_rows(slabs, steps, medium.size)]
-        return np.stack(rows, 0 if decoder.exclusive else 1)
+            return segment_medium(self.prepare, sample, files, (name, encoder), decoder.exclusive, windows, predict)
 
     def _decode(self, asks: Sequence[Ask]) -> list[Any]:
         media: dict[str, list[torch.Tensor]] = {}
@@ -212,11 +203,6 @@ class DecodingModel(AssembledModel):
         return name if form == find_task(question.truth.task).ANSWERED_BY else None
 
 
-def _label(probabilities: torch.Tensor, exclusive: bool) -> np.ndarray:
-    """[K, *rest] -> uint8 [*rest], the most probable class, or bool [K, *rest], those more probable than not."""
-    return probabilities.argmax(0).to(torch.uint8).numpy() if exclusive else (probabilities > 0.5).numpy()
-
-
 def to_stored(plane: np.ndarray, canvas: Canvas, size: Sequence[int]) -> np.ndarray:
     """The values of a plane [h, w] over the canvas at each stored pixel's centre [H, W]; 0 outside of it. size: (H,
     W)."""
@@ -239,7 +225,7 @@ def _to_answers(logits: torch.Tensor, decoder: Any) -> torch.Tensor:
 
 
 def open(assembly: Assembly, stage: Any, model: Decoding) -> DecodingModel:
-    return DecodingModel(model, assembly.prepare, assembly.model.decoders)
+    return DecodingModel(model, assembly.prepare, list_drawing(assembly.model.decoders, draws=False))
 
 
 class Manifest(ComposedManifest):
@@ -247,7 +233,8 @@ class Manifest(ComposedManifest):
 
 
 def describe(model: Decoding, tokenizer: Any, recipe: Any, stage: Any) -> Manifest:
-    return Manifest.model_construct(**describe_parts(model, recipe, KIND), decoders=recipe.model.decoders)
+    decoders = list_drawing(recipe.model.decoders, draws=False)
+    return Manifest.model_construct(**describe_parts(model, recipe, KIND), decoders=decoders)
 
 
 def restore(manifest: Manifest, tokenizer: Any) -> DecodingModel:

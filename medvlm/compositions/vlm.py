@@ -1,4 +1,5 @@
-"""Vision-language model of encoders, connectors and a language model. It reads images and answers in text."""
+"""Vision-language model of encoders, connectors and a language model. It reads images and answers in text, and
+draws masks if it has a decoder that reads the language model."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 
 from medvlm.compositions._composed import (
     ComposedManifest,
@@ -18,11 +20,12 @@ from medvlm.compositions._composed import (
     restore_data_path,
     serve,
 )
-from medvlm.compositions._opened import AnsweringModel
+from medvlm.compositions._drawing import DrawingModel, check_tokens
 from medvlm.core.ask import Files
 from medvlm.core.chat_templates import add_system
 from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.config import Slot, component
+from medvlm.core.decoder_config import list_drawing
 from medvlm.core.errors import CheckpointError
 from medvlm.core.sample import Sample
 from medvlm.data.composed import ComposedPrepare
@@ -32,7 +35,7 @@ from medvlm.models.parts import encode, evaluating
 from medvlm.models.vlm import VLM
 
 CAN = frozenset({"answer", "draw", "weigh", "represent"})
-PARTS = ("encoders", "connectors", "language", "lora")
+PARTS = ("encoders", "connectors", "language", "lora", "decoders")
 TAKES_ANY_SIZE = False
 MODEL = VLM
 NOUN, HUB_TASK = "a vision-language model", "image-text-to-text"
@@ -69,10 +72,13 @@ def _arrange_rows(path: ComposedPrepare, language: Any) -> ComposedPrepare:
 
 def build(assembly: Assembly, stage: Any, weights: bool = True) -> VLM:
     model, tokenizer = assembly.model, assembly.tokenizer
-    return build_vlm(model.encoders, model.language, tokenizer, tokenizer.image_token, assembly.seed)
+    decoders = list_drawing(model.decoders, draws=True)
+    if assembly.knows_words:
+        check_tokens(decoders, tokenizer)
+    return build_vlm(model.encoders, model.language, tokenizer, tokenizer.image_token, assembly.seed, decoders)
 
 
-class SplicedModel(AnsweringModel):
+class SplicedModel(DrawingModel):
     """A language model with spliced-in encoders."""
 
     def embed_each(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
@@ -83,12 +89,14 @@ class SplicedModel(AnsweringModel):
 
 
 def open(assembly: Assembly, stage: Any, model: VLM) -> SplicedModel:
-    return SplicedModel(CAN, model, assembly.prepare, assembly.tokenizer)
+    decoders = list_drawing(assembly.model.decoders, draws=True)
+    return SplicedModel(CAN, model, assembly.prepare, assembly.tokenizer, decoders)
 
 
 class Manifest(ComposedManifest):
     language: Annotated[Any, Slot("backbones")]
     image_token: str
+    decoders: dict[str, Annotated[Any, Slot("decoders")]] = Field({}, exclude_if=lambda decoders: not decoders)
 
 
 def describe(model: VLM, tokenizer: Any, recipe: Any, stage: Any) -> Manifest:
@@ -97,15 +105,17 @@ def describe(model: VLM, tokenizer: Any, recipe: Any, stage: Any) -> Manifest:
         **describe_parts(model, recipe, KIND),
         language=component("backbones", language.kind).standalone(language, model.language),
         image_token=tokenizer.convert_ids_to_tokens(model.image_token_id),
+        decoders=list_drawing(recipe.model.decoders, draws=True),
     )
 
 
 def restore(manifest: Manifest, tokenizer: Any) -> SplicedModel:
     if manifest.image_token not in tokenizer.get_vocab():
         raise CheckpointError("model.json: image_token is no token of the tokenizer; copy the folder again")
-    model = build_vlm(manifest.encoders, manifest.language, tokenizer, manifest.image_token, seed=0)
+    decoders = manifest.decoders
+    model = build_vlm(manifest.encoders, manifest.language, tokenizer, manifest.image_token, 0, decoders)
     path = restore_data_path(manifest, Dialogue(tokenizer, manifest.image_token))
-    return SplicedModel(CAN, model, _arrange_rows(path, manifest.language), tokenizer)
+    return SplicedModel(CAN, model, _arrange_rows(path, manifest.language), tokenizer, decoders)
 
 
 def open_published(where: str, device: str) -> None:

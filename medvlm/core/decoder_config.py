@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import Field, field_validator
 
-from medvlm.core.config import Config, component
+from medvlm.core.config import Config, Slot, component
 from medvlm.core.errors import RecipeError, did_you_mean
 
 
@@ -41,6 +41,46 @@ class DecoderConfig(Config):
         return classes
 
 
+class DrawingConfig(DecoderConfig):
+    """Of a decoder with which a language model draws the structures that it is asked for."""
+
+    ALWAYS_EXCLUSIVE: ClassVar[bool | None] = False
+    classes: tuple[str, ...] = Field(min_length=1)
+    """The structures that it is asked for, by their names in the card."""
+    exclusive: bool = False
+    token: str = "[SEG]"
+    """The token that stands for a mask in an answer: one of `special_tokens` of the language model, or of its own."""
+    asks: tuple[str, ...] = ("Segment the {names}.",)
+    """Wordings of the question, one of which is drawn in training. Evaluation asks with the first one, for one
+    structure at a time."""
+
+    @field_validator("asks")
+    @classmethod
+    def _check_asks(cls, asks: tuple[str, ...]) -> tuple[str, ...]:
+        if not asks or any("{names}" not in each for each in asks):
+            raise ValueError("each wording needs {names}, where the structures are named: Segment the {names}.")
+        return asks
+
+    @field_validator("token")
+    @classmethod
+    def _check_token(cls, token: str) -> str:
+        if not token or token.strip() != token or "," in token:
+            raise ValueError(f"{token!r} is no token; expected a word without blanks around it, e.g. [SEG]")
+        return token
+
+    def as_one(self) -> DrawingConfig:
+        """The settings as losses need them: one class, named after the token, for each token."""
+        return self.model_copy(update={"classes": (self.token,)})
+
+    def ask(self, names: Sequence[str], wording: int = 0) -> str:
+        """The question for these structures, in the wording of this number."""
+        return self.asks[wording % len(self.asks)].replace("{names}", " and ".join(names))
+
+    def answer(self, names: Sequence[str]) -> str:
+        """`nodule [SEG], clip [SEG]`."""
+        return ", ".join(f"{name} {self.token}" for name in names)
+
+
 def find_encoder(name: str, decoder: DecoderConfig, encoders: Mapping[str, Any]) -> str:
     """The encoder that a decoder reads. Raises RecipeError if it names none and there are several, or one that does not
     exist."""
@@ -62,6 +102,16 @@ def list_templates(decoders: Mapping[str, DecoderConfig]) -> dict[str, str]:
 
 def gives_answers(decoder: DecoderConfig) -> bool:
     return getattr(component("decoders", decoder.kind), "GIVES_ANSWERS", True)
+
+
+def reads_tokens(decoder: DecoderConfig) -> bool:
+    """Whether it reads hidden states of a language model, which asks for its masks with a token."""
+    return getattr(component("decoders", decoder.kind), "READS_TOKENS", False)
+
+
+def list_drawing(decoders: Mapping[str, Any], draws: bool) -> dict[str, Any]:
+    """The decoders that read hidden states of a language model, or those that do not."""
+    return {name: decoder for name, decoder in decoders.items() if reads_tokens(decoder) == draws}
 
 
 def reads_levels(decoder: DecoderConfig) -> bool:
@@ -90,6 +140,9 @@ class DecoderModule(Protocol):
     if it is not that of classes. reads_levels(config) -> whether it reads the `levels` of its encoder, which build()
     then gets as `levels`, a tuple of core/contracts.Level. In training, forward() may return [logits, *side outputs]:
     logits of any number of pixels, for losses on inner layers; the module then has `sides`, a tuple of their sizes.
+    READS_TOKENS = True for one with which a language model draws: its Config is a DrawingConfig, build() also gets
+    `token_width`, and forward(Features, hidden_NW) takes a hidden state for each of the Features, and returns logits
+    [N, 1, *input size] and logits of whether there is anything to mark, [N, 1].
 
     facts(config, width, grid, input_shape) -> DecoderFacts, where None means unknown and is not checked; build(config,
     width, grid, input_shape) -> nn.Module with forward(Features) -> logits. Both raise ShapeError for an encoder that
@@ -124,6 +177,11 @@ class HeadLoss(Config):
     kind: str
     weight: float = Field(1.0, gt=0)
     """Factor of this loss in the sum of all losses of the stage."""
+
+
+HEAD_LOSSES = "objectives.heads"
+HeadLosses = tuple[Annotated[Any, Slot(HEAD_LOSSES, or_default=True)], ...]
+"""Losses of a decoder, as kinds or as settings: [dice, {kind: cross_entropy, weight: 0.5}]."""
 
 
 class HeadLossModule(Protocol):

@@ -1,8 +1,7 @@
 """Sample: a study as stored in a shard. Batch: the input of a model.
 
-Axes: B rows, T tokens, N images, C channels, D H W depth, height, width.
-Boxes are (x1, y1, x2, y2) with the origin at the upper left corner of the upper left pixel and x to the
-right: a box that covers the whole of a 128 x 96 (width x height) image is (0, 0, 128, 96).
+Axes: B rows, T tokens, N images, C channels, D H W depth, height, width. Boxes are (x1, y1, x2, y2) with the origin at
+the upper left corner of the upper left pixel: one of a whole image of 128 x 96 (width x height) is (0, 0, 128, 96).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, Self, TypedDict
 
 from medvlm.core.config import component, is_available
 from medvlm.core.errors import DataError
+from medvlm.core.mask_prompts import MaskPrompts
 from medvlm.core.stored import require_fields, require_type
 from medvlm.core.text import MEDIUM
 
@@ -288,18 +288,16 @@ def _read_question(record: QuestionRecord) -> Question:
 class Batch:
     """One micro-batch of one rank, as a language model reads it.
 
-    ids_BT: token ids. positions_BT: position of each token within its document. docs_BT: which document a
-    token belongs to within its row, -1 for padding. branches_BT: 0 for the shared prefix of a document,
-    k >= 1 for its k-th continuation; a token sees the earlier tokens of its own document that are in the
-    prefix or in its own branch (so several answers share one prompt, and several samples one row).
-    targets_L: the trained ids, row by row. from_L: for each, the flat index (row * T + column) of the token whose
-    hidden state predicts it, which is the previous token in its branch or prefix. answers_L: the index of its answer
-    within the batch.
-    media: encoder name -> pixels, float32 [N, C, H, W] or [N, C, D, H, W].
-    feature_rows: int64 [number of image placeholders in ids_BT, row-major]: the index of the image token to insert,
-    among the image tokens of all encoders stacked in the order of `media`.
-    weights_L: of each trained token in the loss; None if all weigh the same.
-    keys: of the samples, for messages. sources: of each answer, for logs per source.
+    ids_BT: token ids. positions_BT: position of each token within its document. docs_BT: which document a token
+    belongs to within its row, -1 for padding. branches_BT: 0 for the shared prefix of a document, k >= 1 for its k-th
+    continuation; a token sees the earlier tokens of its own document that are in the prefix or in its own branch (so
+    several answers share one prompt, and several samples one row). targets_L: the trained ids, row by row. from_L: for
+    each, the flat index (row * T + column) of the token whose hidden state predicts it, the previous token in its
+    branch or prefix. answers_L: the index of its answer within the batch. media: encoder name -> pixels, float32 [N,
+    C, H, W] or [N, C, D, H, W]. feature_rows: int64 [number of image placeholders in ids_BT, row-major]: which image
+    token to insert, of those of all encoders in the order of `media`. weights_L: of each trained token in the loss;
+    None if all weigh the same. keys: of the samples, for messages. sources: of each answer, for logs per source.
+    drawn: decoder -> what answers draw with it.
     """
 
     ids_BT: torch.Tensor
@@ -314,7 +312,9 @@ class Batch:
     weights_L: torch.Tensor | None = None
     keys: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    drawn: dict[str, MaskPrompts] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         moved = {k: v.to(device) for k, v in vars(self).items() if hasattr(v, "to")}
-        return replace(self, **moved, media={k: v.to(device) for k, v in self.media.items()})
+        media = {k: v.to(device) for k, v in self.media.items()}
+        return replace(self, **moved, media=media, drawn={k: v.to(device) for k, v in self.drawn.items()})

@@ -27,6 +27,8 @@ FIRST_TASKS = tuple(_FIRST.split(", "))
 """The tasks of the first version, in order. Do not add any: the order determines the random numbers of made-up samples,
 the columns of shard indexes of version 1, and the order of results. Other tasks follow by name."""
 
+MAPS = "maps"
+"""ANSWERED_BY of tasks whose answers are masks."""
 LabelledBox = tuple[Box, str]
 """A box and its label."""
 MarkedMask = tuple[str, str]
@@ -194,6 +196,15 @@ def list_text_tasks() -> tuple[str, ...]:
     return tuple(kind for kind in list_tasks() if find_task(kind).ANSWERED_BY == "text")
 
 
+def list_drawn_tasks() -> tuple[str, ...]:
+    """The tasks whose answers are masks."""
+    return tuple(kind for kind in list_tasks() if find_task(kind).ANSWERED_BY == MAPS)
+
+
+def _check_spoken_task(kind: str) -> str:
+    return kind if find_task(kind).ANSWERED_BY == MAPS else _check_text_task(kind)
+
+
 def _check_text_task(kind: str) -> str:
     if find_task(kind).ANSWERED_BY != "text":
         raise ValueError(
@@ -209,6 +220,10 @@ def list_pair_tasks() -> tuple[str, ...]:
 
 TextTask = Annotated[str, KindName("tasks"), AfterValidator(_check_text_task)]
 """The name of a task that a language model answers."""
+
+
+SpokenTask = Annotated[str, KindName("tasks"), AfterValidator(_check_spoken_task)]
+"""The same, or of a task whose answers are masks, which a language model may draw."""
 
 
 @cache

@@ -18,8 +18,8 @@ CUT, HIDE = "\ufdd0", "\ufdd1"
 """CUT stands where a text is cut, and HIDE inside a word that nothing may find until it is tokenized. Unicode assigns
 them to no letter, ever."""
 
-_WRITTEN = re.compile(r"</?(?:loc_?|seg|ref|box|quad|point|obj|region)\d*>")
-"""Special tokens of families in which answers are written: boxes and their labels."""
+_WRITTEN = re.compile(r"</?(?:loc_?|seg|ref|box|quad|point|obj|region)\d*>|\[SEG\]")
+"""Special tokens in which answers are written: boxes, their labels, and masks."""
 
 
 def shield(text: str, tokenizer: Any, media_words: frozenset[str] = frozenset()) -> str:

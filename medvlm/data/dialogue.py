@@ -168,6 +168,17 @@ Span = tuple[int, int, float]
 
 
 @dataclass(frozen=True)
+class Stroke:
+    """A token of an answer that draws a mask of the first medium. branch, at: its place, the index of a branch and of a
+    token in it. label: int64 [1, *size], None if it is to be predicted."""
+
+    decoder: str
+    branch: int
+    at: int
+    label: Any = None
+
+
+@dataclass(frozen=True)
 class TokenSequence:
     """One document for the language model: a shared prefix, and the continuations (branches) that follow it.
 
@@ -175,7 +186,7 @@ class TokenSequence:
     trained instead, each with its weight in the loss; [] if those after the leading ids are one answer of weight 1.
     media: (encoder, pixels) in the order of the placeholders. source: the recipe's name of the data set, for statistics
     by source. scale: of the sides of its images, below 1 if they were scaled down to fit. row: which of the rank's rows
-    of the step it is in, if rows were planned."""
+    of the step it is in, if rows were planned. strokes: the tokens that draw, in their order."""
 
     key: str
     prefix: list[int]
@@ -185,6 +196,7 @@ class TokenSequence:
     scale: float = 1.0
     row: int | None = None
     answers: list[list[Span]] = field(default_factory=list)
+    strokes: list[Stroke] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.prefix) + sum(len(ids) for ids, _ in self.branches)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from medvlm.core.mask_prompts import MaskPrompts
 from medvlm.core.sample import Batch
 from medvlm.data.dialogue import TokenSequence
 
@@ -34,6 +35,7 @@ def collate(
     positions, docs, branches = torch.zeros_like(ids), torch.full_like(ids, -1), torch.zeros_like(ids)
     targets: list[tuple[int, list[int], list[int], float]] = []  # answers: document, ids, places of the tokens before
     placeholders: list[tuple[int, int]] = []  # (document, flat place of its first token), in row-major order
+    starts: dict[tuple[int, int], int] = {}  # (document, branch) -> flat place of its first token
     for r, row in enumerate(rows):
         at = 0
         for number, d in enumerate(row):
@@ -46,7 +48,7 @@ def collate(
             docs[r, at : at + len(document)] = number
             at = end
             for b, (branch, untrained) in enumerate(document.branches):
-                end = at + len(branch)
+                end, starts[d, b] = at + len(branch), r * width + at
                 ids[r, at:end] = torch.tensor(branch, dtype=torch.long)
                 positions[r, at:end] = torch.arange(len(branch)) + len(document.prefix)
                 if len(document.branches) > 1:
@@ -71,7 +73,23 @@ def collate(
         weights_L=_list_weights(targets),
         keys=tuple(d.key for d in documents),
         sources=tuple(documents[d].source for d, *_ in targets),
+        drawn=_find_drawn(documents, starts),
     )
+
+
+def _find_drawn(documents: Sequence[TokenSequence], starts: Mapping[tuple[int, int], int]) -> dict[str, MaskPrompts]:
+    number, found = _number_media(documents), dict[str, list[tuple[int, int, torch.Tensor | None]]]()
+    for d, document in enumerate(documents):
+        for stroke in document.strokes:
+            encoder, medium = document.media[0]
+            at = starts[d, stroke.branch] + stroke.at
+            found.setdefault(stroke.decoder, []).append((at, number[encoder][id(medium)], stroke.label))
+    drawn = {}
+    for name, strokes in found.items():
+        places, rows, labels = zip(*strokes, strict=True)
+        is_known = all(label is not None for label in labels)
+        drawn[name] = MaskPrompts(torch.tensor(places), torch.tensor(rows), torch.stack(labels) if is_known else None)
+    return drawn
 
 
 def _list_weights(answers: Sequence[tuple[int, list[int], list[int], float]]) -> torch.Tensor | None:
@@ -105,13 +123,11 @@ def _stack_media(documents: Sequence[TokenSequence], image_tokens: Mapping[str, 
 
     A tensor that several documents share is one image, and is encoded once.
     """
-    number: dict[str, dict[int, int]] = {}  # encoder -> id of the pixels -> place in its stack
-    pixels: dict[str, list[torch.Tensor]] = {}
+    number = _number_media(documents)
+    pixels: dict[str, list[torch.Tensor]] = {name: [] for name in number}
     for name, medium in (m for document in documents for m in document.media):
-        known = number.setdefault(name, {})
-        if id(medium) not in known:
-            known[id(medium)] = len(known)
-            pixels.setdefault(name, []).append(medium)
+        if number[name][id(medium)] == len(pixels[name]):
+            pixels[name].append(medium)
     start, base = {}, 0
     for name, stack in pixels.items():
         start[name] = base
@@ -124,3 +140,12 @@ def _stack_media(documents: Sequence[TokenSequence], image_tokens: Mapping[str, 
             rows += range(first, first + image_tokens[name])
         rows_of.append(rows)
     return {name: torch.stack(stack) for name, stack in pixels.items()}, rows_of
+
+
+def _number_media(documents: Sequence[TokenSequence]) -> dict[str, dict[int, int]]:
+    """Encoder -> id of the pixels -> their place in the stack of the encoder."""
+    number: dict[str, dict[int, int]] = {}
+    for name, medium in (m for document in documents for m in document.media):
+        known = number.setdefault(name, {})
+        known.setdefault(id(medium), len(known))
+    return number

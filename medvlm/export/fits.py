@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.core.config import component
+from medvlm.core.decoder_config import list_drawing
 from medvlm.data.transforms import explain_not_stock
 
 TRANSFORMERS, TIMM = "transformers", "timm"
@@ -23,6 +24,12 @@ def stock_class_of(connector: Any) -> str:
     """The transformers module that computes the same as a connector, with the same parameter names; "" if none does."""
     find: Any = getattr(component("connectors", connector.kind), "stock_class", None)
     return find(connector) if find else ""
+
+
+def explain_drawing(model: Any) -> str | None:
+    """Why a stock class cannot hold a language model that draws, or None if it does not draw."""
+    drawing = list_drawing(model.decoders, draws=True)
+    return f"it draws with decoders.{next(iter(drawing))}, which no stock class has" if drawing else None
 
 
 def check_one_tower(model: Any, library: str = TRANSFORMERS) -> str | None:

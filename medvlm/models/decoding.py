@@ -1,4 +1,5 @@
-"""Encoders with decoders, which give class scores and masks of media. There is no language model.
+"""Encoders with decoders, which give class scores and masks of media, without a language model; and decoders that a
+language model draws with.
 
 Axes: N media of an encoder, Q questions of a decoder, K its classes.
 """
@@ -16,6 +17,7 @@ from torch import nn
 from medvlm.core.config import component
 from medvlm.core.contracts import Features, Outputs
 from medvlm.core.decoder_config import find_encoder, reads_levels
+from medvlm.core.mask_prompts import MaskPrompts
 from medvlm.models.parts import build_encoders, build_seeded, complete_media, encode, is_trained
 
 
@@ -51,22 +53,63 @@ class Labelled:
 def build_decoding(encoders: Mapping[str, Any], decoders: Mapping[str, Any], seed: int) -> Decoding:
     """Raises ShapeError for a decoder that cannot read its encoder, RecipeError for one that does not name it."""
     towers = build_encoders(encoders, seed)
+    return Decoding(towers, *build_decoders(encoders, towers, decoders, seed))
+
+
+def build_decoders(
+    encoders: Mapping[str, Any], towers: nn.ModuleDict, decoders: Mapping[str, Any], seed: int, **given: int
+) -> tuple[nn.ModuleDict, dict[str, str]]:
+    """The decoders, and decoder -> encoder. given: further arguments of their build()."""
     reads = {name: find_encoder(name, config, encoders) for name, config in decoders.items()}
 
     def build(name: str) -> nn.Module:
         config, tower = decoders[name], towers[reads[name]]
         module = component("decoders", config.kind)
         levels = {"levels": getattr(tower, "levels", ())} if reads_levels(config) else {}
-        made: nn.Module = module.build(config, tower.width, tower.grid, tower.input_shape, **levels)
+        made: nn.Module = module.build(config, tower.width, tower.grid, tower.input_shape, **levels, **given)
         return made
 
-    built = {name: build_seeded(seed, f"decoders.{name}", partial(build, name)) for name in decoders}
-    return Decoding(towers, nn.ModuleDict(built), reads)
+    return nn.ModuleDict(
+        {name: build_seeded(seed, f"decoders.{name}", partial(build, name)) for name in decoders}
+    ), reads
 
 
 def name_output(decoder: str, side: int = 0) -> str:
     """Where the logits of a decoder are in the Outputs. side: 1 for its first side output, and so on."""
     return f"decoders.{decoder}.{side}" if side else f"decoders.{decoder}"
+
+
+def name_presence(decoder: str) -> str:
+    """The same for whether there is something to draw."""
+    return f"{name_output(decoder)}.presence"
+
+
+def draw_masks(
+    name: str, decoder: nn.Module, features: Features, hidden_NW: torch.Tensor, drawn: MaskPrompts | None
+) -> Outputs:
+    """Logits of masks [S, 1, *size], and logits of whether there is anything to mark [S, 1].
+
+    hidden_NW: of all tokens of the batch. Without a token that draws, the decoder still reads one, so that it is in the
+    graph and no rank waits for its gradient."""
+    count = 0 if drawn is None else len(drawn.from_S)
+    blank = torch.zeros(1, dtype=torch.long, device=hidden_NW.device)
+    from_S, rows_S = (drawn.from_S, drawn.rows_S) if drawn is not None and count else (blank, blank)
+    chosen = _choose(features, rows_S, decoder)
+    masks, presence = decoder(chosen, hidden_NW[from_S].to(chosen.patches.dtype))
+    return {name_output(name): masks[:count], name_presence(name): presence[:count]}
+
+
+def _choose(features: Features, rows: torch.Tensor, decoder: nn.Module) -> Features:
+    """Features of these media, in the precision of a decoder."""
+    dtype = next(decoder.parameters()).dtype
+    assert features.pixels is not None
+    return Features(
+        features.patches[rows].to(dtype),
+        features.pooled[rows].to(dtype),
+        features.grid,
+        tuple(level[rows].to(dtype) for level in features.levels),
+        features.pixels[rows].to(dtype),
+    )
 
 
 class Decoding(nn.Module):
@@ -98,17 +141,7 @@ class Decoding(nn.Module):
         count = 0 if rows is None else len(rows)
         if rows is None or not count:
             rows = torch.zeros(1, dtype=torch.long, device=features.patches.device)
-        dtype = next(decoder.parameters()).dtype
-        assert features.pixels is not None
-        found: torch.Tensor | list[torch.Tensor] = decoder(
-            Features(
-                features.patches[rows].to(dtype),
-                features.pooled[rows].to(dtype),
-                features.grid,
-                tuple(level[rows].to(dtype) for level in features.levels),
-                features.pixels[rows].to(dtype),
-            )
-        )
+        found: torch.Tensor | list[torch.Tensor] = decoder(_choose(features, rows, decoder))
         return [logits[:count] for logits in (found if isinstance(found, list) else [found])]
 
     def _is_needed(self, name: str) -> bool:

@@ -121,7 +121,7 @@ class EncoderDecoderVLM(EncoderDecoder, VLM):
         return self.language
 
     def splice(self, prompts: Batch) -> tuple[torch.Tensor, AbstractContextManager[None]]:
-        return self._splice(prompts)
+        return self._splice(prompts, self.see(prompts))
 
 
 def find_start(language: Any, where: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.core.content import list_answered
 from medvlm.core.contracts import LeveledConfig
-from medvlm.core.decoder_config import find_encoder, reads_levels
+from medvlm.core.decoder_config import DrawingConfig, find_encoder, reads_levels, reads_tokens
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.problems import Problem
@@ -26,6 +26,9 @@ def check_decoders(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Proble
                 path, "model.pretrained cannot have decoders; use `encoders`, whose features a decoder can read"
             )
             continue
+        if reads_tokens(decoder) and (why := _explain_undrawn(decoder, recipe.model.language)):
+            yield Problem(path, why)
+            continue
         try:
             encoder = recipe.model.encoders[find_encoder(name, decoder, recipe.model.encoders)]
             known, preprocess = find_facts(encoder), component("encoders", encoder.kind).preprocess(encoder)
@@ -37,6 +40,19 @@ def check_decoders(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Proble
         except (ShapeError, RecipeError) as reason:
             yield Problem(path, str(reason).removeprefix(f"model.decoders.{name}").removeprefix(": "))
     yield from _check_evaluation(recipe, cards)
+
+
+def _explain_undrawn(decoder: DrawingConfig, language: Any) -> str:
+    """Why a language model cannot draw with a decoder, or ""."""
+    if language is None:
+        return f"{decoder.kind} reads a language model; add `language`"
+    kind = component("backbones", language.kind)
+    if kind.HAS_ENCODER:
+        return f"{decoder.kind} reads a causal language model, and model.language is of kind {language.kind}"
+    token = decoder.token
+    if not language.model and not language.tokenizer and token not in kind.new_tokens(language):
+        return f"token: {token} is no token of the language model; add language.special_tokens: ['{token}']"
+    return ""
 
 
 def _refuse_one_level(decoder: Any, encoder: Any) -> None:

@@ -240,6 +240,14 @@ def augment_sample(
     return sample, arrays
 
 
+def add_up_means(losses: Terms, engine: Engine) -> Term:
+    """The sum of several losses, each of which is a mean over its own weight, summed over all ranks. Only these means
+    can be added. losses: the same on every rank. Called on every rank."""
+    totals = engine.sum_over_ranks([number for term in losses.values() for number in term])
+    means = [total / weight if weight else 0.0 for total, weight in zip(totals[::2], totals[1::2], strict=True)]
+    return Term(sum(means), 1.0)
+
+
 def split_evenly(items: Sequence[Any], count: int) -> list[list[Any]]:
     """Splits items into `count` consecutive lists of equal length."""
     size = len(items) // count

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from medvlm.core.errors import did_you_mean, list_some
 from medvlm.core.needs import Needs, Toy
+from medvlm.core.problems import Problem
 from medvlm.core.stage_config import StageConfig
-from medvlm.core.tasks import TextTask, find_task, list_text_tasks
+from medvlm.core.tasks import SpokenTask, TextTask, find_task, list_drawn_tasks, list_text_tasks
 from medvlm.data.budget import Overlong
 from medvlm.data.lessons import LossWeights
 from medvlm.data.rationale import Order
 from medvlm.data.row_plan import Rows
+from medvlm.stages._drawing_config import Draws, check_draws
 
 
 class Config(StageConfig):
@@ -24,9 +27,12 @@ class Config(StageConfig):
     without_media: bool = Field(False, exclude_if=lambda without: not without)
     """Also uses samples without media, which are trained as texts beside those with images. Their questions may be of
     all `tasks` except those with answers in coordinates."""
-    tasks: tuple[TextTask, ...] = ()
-    """Tasks whose questions are asked. By default all tasks with text answers; without images, all of these except
-    tasks with answers in coordinates, such as `boxes`. [report] is captioning."""
+    tasks: tuple[SpokenTask, ...] = ()
+    """Tasks whose questions are asked. By default all tasks with text answers, and masks with `draws`; without images,
+    all of these except tasks with answers in coordinates, such as `boxes`. [report] is captioning."""
+    draws: dict[str, Draws] = Field({}, exclude_if=lambda draws: not draws)
+    """Decoder -> how it is trained with answers that draw, e.g. {structures: {losses: [dice, binary_cross_entropy]}}.
+    The questions for masks that it answers become questions for structures by name."""
     questions: int = Field(1, gt=0)
     """Questions per sample and step. They share the images of the sample, which are read once."""
     rationale: Order | Literal[""] = ""
@@ -56,6 +62,19 @@ class Config(StageConfig):
     rows: Rows | None = Field(None, exclude_if=lambda rows: rows is None)
     """Makes every micro-batch one row, filled with samples up to a budget. The samples of a step are spread over the
     ranks so that each has about as many tokens and pixels as the others."""
+
+    @model_validator(mode="after")
+    def _draws_what_it_asks(self) -> Config:
+        if self.draws and "media" not in self.shows:
+            raise ValueError("draws: `shows` has no media, so there is nothing to draw on; add it, or remove `draws`")
+        if self.draws and self.rationale:
+            raise ValueError("draws: answers that draw have no `steps`; remove it, or `rationale`")
+        drawn = [task for task in self.tasks if task in list_drawn_tasks()]
+        if drawn and not self.draws:
+            raise ValueError(f"tasks: {drawn[0]} is drawn by a decoder; add `draws`, or leave {drawn[0]} out")
+        if self.draws and self.tasks and not drawn:
+            raise ValueError(f"draws: `tasks` has none that is drawn; add {' or '.join(list_drawn_tasks())} to them")
+        return self
 
     @model_validator(mode="after")
     def _require_media_for_coordinates(self) -> Config:
@@ -131,6 +150,9 @@ class Config(StageConfig):
         texts = self.text_tasks if self.without_media else ()
         return Needs(self.asked_tasks, report=has_report, media=has_media, steps=bool(self.rationale), texts=texts)
 
+    def check(self, model: Any, cards: Mapping[str, Any]) -> Iterator[Problem]:
+        yield from check_draws(self.draws, model, cards)
+
     def shows_media(self) -> bool:
         return "media" in self.shows
 
@@ -160,7 +182,9 @@ class Config(StageConfig):
 
     @property
     def asked_tasks(self) -> tuple[str, ...]:
-        return self.tasks or (tuple(list_text_tasks()) if "media" in self.shows else self.text_tasks)
+        if self.tasks or "media" not in self.shows:
+            return self.tasks or self.text_tasks
+        return (*list_text_tasks(), *(list_drawn_tasks() if self.draws else ()))
 
     @property
     def text_tasks(self) -> tuple[str, ...]:

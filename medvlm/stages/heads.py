@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat
 from torch import nn
 from torch.nn.functional import interpolate
 
-from medvlm.core.config import Slot, component, kinds
-from medvlm.core.decoder_config import find_form
+from medvlm.core.config import component, kinds
+from medvlm.core.decoder_config import HEAD_LOSSES as SLOT
+from medvlm.core.decoder_config import HeadLosses, find_form, reads_tokens
 from medvlm.core.errors import RecipeError, did_you_mean
 from medvlm.core.needs import Needs, Toy
 from medvlm.core.problems import Problem
@@ -25,15 +26,11 @@ from medvlm.data.stream import Item
 from medvlm.models.decoding import Labelled, name_output
 from medvlm.models.parts import evaluating
 from medvlm.stages._answered import explain_unanswered
-from medvlm.stages._base import Base, Setup, split_evenly
+from medvlm.stages._base import Base, Setup, add_up_means, split_evenly
 from medvlm.stages._blend import Blend, blend_sample, draw_mixture
 from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, to_terms
 
 NEEDS = "decode"
-SLOT = "objectives.heads"
-
-
-HeadLosses = tuple[Annotated[Any, Slot(SLOT, or_default=True)], ...]
 
 
 class Config(StageConfig):
@@ -71,6 +68,11 @@ class Config(StageConfig):
                 yield Problem(path, f"there is no decoder {name!r}{near} (model.decoders has {known})")
                 continue
             decoder = model.decoders[name]
+            if reads_tokens(decoder):
+                yield Problem(
+                    path, f"{decoder.kind} reads a language model; train it in a supervised stage, by `draws`"
+                )
+                continue
             output = component("decoders", decoder.kind).OUTPUT
             for number, loss in enumerate(losses):
                 if why := component(SLOT, loss.kind).refuse(loss, decoder, output):
@@ -249,10 +251,7 @@ class Heads(Base):
             for at in range(0, len(items), size):
                 (micro,) = self.make_micros(items[at : at + size], 1)
                 join(found, to_terms(self.compute_loss(model, micro, self.config.steps)))
-        # Each loss is a mean over its own weight, summed over all ranks. Only these means can be added.
-        totals = self.engine.sum_over_ranks([number for term in found.values() for number in term])
-        means = [total / weight if weight else 0.0 for total, weight in zip(totals[::2], totals[1::2], strict=True)]
-        return {LOSS: Term(sum(means), 1.0), **found}
+        return {LOSS: add_up_means(found, self.engine), **found}
 
     def _list_losses(self) -> Iterator[tuple[str, Any, int]]:
         """The losses of the outputs of each decoder: 0 is the mask itself, 1 the first side output."""

@@ -21,13 +21,16 @@ from medvlm.data.rationale import write_questions
 from medvlm.data.row_plan import PlannedStep, RowPlanner, Rows, fill_rows, find_load, is_within, split_rows
 from medvlm.models.parts import evaluating
 from medvlm.objectives.next_token import answer_losses, read_losses, sum_answer_weights
-from medvlm.stages._base import Base, Setup, split_evenly
+from medvlm.stages._base import Base, Setup, add_up_means, split_evenly
+from medvlm.stages._drawing import DrawnAnswers, Targets
 from medvlm.stages._image_check import ImageCheck
 from medvlm.stages._rows import find_heaviest_row, make_row_planner
 from medvlm.stages._supervised_config import Config
 from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Term, Terms, join, to_terms
 
 NEEDS = "answer"
+TEXT = "text"
+"""The loss of the tokens beside those of masks."""
 
 
 def build(config: Config, setup: Setup) -> Supervised:
@@ -41,6 +44,7 @@ class Supervised(Base):
         super().__init__(config, setup)
         self.model = setup.composition.build(setup, config)
         self.image_check = ImageCheck(config.name, setup.engine)
+        self.drawing = DrawnAnswers(config.draws, config.name, setup, self.model.reads) if config.draws else None
         self.planned: PlannedStep | None = None
         """The present step, if rows are planned."""
         if config.rows and not setup.prepare.shares_rows:
@@ -70,6 +74,9 @@ class Supervised(Base):
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> TokenSequence:
         config = self.config
         tasks = config.asked_tasks if sample.media else config.text_tasks
+        targets: Targets = {}
+        if self.drawing and sample.media:
+            sample, targets = self.drawing.speak(sample, files, position, self.setup.prepare)
         weigh = config.loss_weights.weigh
         questions = choose_dialogues(sample, tasks, weigh, config.questions, epoch, self.setup.seed, config.name)
         sample = show_until(sample, questions[0])
@@ -83,6 +90,8 @@ class Supervised(Base):
         prepare, shows, limit = self.setup.prepare, self.config.shows, self.config.max_tokens
         seen = prepare.see(sample, files) if "media" in shows else Seen([], None)
         made = self._write(sample, questions, seen)
+        if self.drawing:
+            made = self.drawing.mark(made, questions, targets)
         if len(made) <= limit:
             return made
         where = (
@@ -169,7 +178,7 @@ class Supervised(Base):
         filled = split_rows(filled, self.engine.find_most(len(filled)))
         # A rank with fewer samples than rows passes one of them again, with nothing to train.
         spare = min(prepared, key=len)
-        spare = replace(spare, answers=[[] for _ in spare.branches])
+        spare = replace(spare, answers=[[] for _ in spare.branches], strokes=[])
         return [[prepared[i] for i in row] or [spare] for row in filled]
 
     def _collate(self, documents: list[TokenSequence]) -> Batch:
@@ -179,12 +188,19 @@ class Supervised(Base):
         return self.setup.prepare.collate(weighed, self.setup.tokenizer.pad_token_id, width=width)
 
     def weigh(self, micro: Batch) -> dict[str, float]:
+        drawn = self.drawing.weigh(micro) if self.drawing else {}
         if self.config.weigh == "answers":
-            return {LOSS: sum_answer_weights(micro.answers_L, micro.weights_L)}
-        return {LOSS: len(micro.targets_L) if micro.weights_L is None else float(micro.weights_L.double().sum())}
+            return {self.text_loss: sum_answer_weights(micro.answers_L, micro.weights_L), **drawn}
+        weight = len(micro.targets_L) if micro.weights_L is None else float(micro.weights_L.double().sum())
+        return {self.text_loss: weight, **drawn}
+
+    @property
+    def text_loss(self) -> str:
+        """The name of the loss of the tokens, which is the only one of a stage that draws nothing."""
+        return TEXT if self.drawing else LOSS
 
     def compute_loss(self, model: nn.Module, micro: Batch, step: int) -> Measured:
-        weight = self.weigh(micro)[LOSS]
+        weights = self.weigh(micro)
         micro = micro.to(self.engine.device)
         if torch.is_grad_enabled():
             self.image_check.look(self.model, micro)
@@ -193,7 +209,8 @@ class Supervised(Base):
         shares_L = answer_losses(losses_L, micro.answers_L) if self.config.weigh == "answers" else losses_L
         loss = (shares_L if micro.weights_L is None else shares_L * micro.weights_L).sum()
         return {
-            LOSS: Loss(loss, weight),
+            self.text_loss: Loss(loss, weights[self.text_loss]),
+            **(self.drawing.measure(found, micro, weights) if self.drawing else {}),
             "token_accuracy": Term(float(found["is_right_L"].sum()), len(micro.targets_L)),
             TOKENS: Term(float((micro.docs_BT >= 0).sum())),
             "padding": Term(float((micro.docs_BT < 0).sum()), micro.docs_BT.numel()),
@@ -208,7 +225,11 @@ class Supervised(Base):
             for at in range(0, len(documents), size):
                 for micro in self.make_micros(documents[at : at + size], 1):  # several with `micro_tokens` or `rows`
                     join(found, to_terms(self.compute_loss(model, micro, self.config.steps)))
-        return {name: found[name] for name in (LOSS, "token_accuracy")}
+        if self.drawing is None:
+            return {name: found[name] for name in (LOSS, "token_accuracy")}
+        names = (TEXT, *self.drawing.list_losses())
+        losses: dict[Name, Term] = {name: found.get(name, Term(0.0)) for name in names}
+        return {LOSS: add_up_means(losses, self.engine), **losses, "token_accuracy": found["token_accuracy"]}
 
 
 def _measure_by_source(losses_L: torch.Tensor, micro: Batch) -> Terms:

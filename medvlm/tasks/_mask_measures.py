@@ -6,6 +6,7 @@ A truth has `classes`, `runs` and `spacing_mm`, see mask.py; what empty masks me
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from math import isnan, prod
@@ -46,10 +47,22 @@ def iou(shared: int, found: int, true: int) -> float:
     return shared / (found + true - shared) if found + true else 1.0
 
 
-def _average_by_class(judge: Judge) -> ToColumnsByClass:
+def iou_marked(shared: int, found: int, true: int) -> float:
+    """For masks that the truth marks; 0 for others, which do not count."""
+    return iou(shared, found, true) if true else 0.0
+
+
+def is_left_empty(shared: int, found: int, true: int) -> float:
+    """For masks that the truth does not mark (N-acc of GRES, arXiv 2306.00968); 0 for others, which do not count."""
+    return float(not found and not true)
+
+
+def _average_by_class(judge: Judge, counts: Callable[[int], bool] = lambda true: True) -> ToColumnsByClass:
+    """counts: whether a class counts of which the truth marks so many pixels."""
+
     def columns(answer: Any, truth: Any) -> dict[str, tuple[float, ...]]:
-        counts = count(answer, truth)
-        return {name: (judge(*each), 1.0) for name, each in zip(truth.classes, counts, strict=True)}
+        pairs = zip(truth.classes, count(answer, truth), strict=True)
+        return {name: (judge(*each), 1.0) for name, each in pairs if counts(each[2])}
 
     return columns
 
@@ -108,7 +121,7 @@ def best_constant(truths: Sequence[Any], measure: Measure | None = None) -> str:
     for truth in truths:
         of_kind[truth.classes, size_of(truth.runs)].append(truth)
     alike, metric = max(of_kind.values(), key=len), measure.metric if measure else DICE
-    judges = {DICE: dice, IOU: iou, VOLUME: similarity}
+    judges = {DICE: dice, IOU: iou, VOLUME: similarity, MARKED: iou_marked, EMPTY: is_left_empty}
     if measure is not None and metric not in (*judges, NSD, HD95):
         return _find_best_by_columns(alike[:: max(1, len(alike) // FAR_JUDGES)], measure)
     most, thresholds = (JUDGES, 24) if metric in judges else (FAR_JUDGES, 8)
@@ -146,6 +159,7 @@ def _find_best_by_columns(truths: Sequence[Any], measure: Measure) -> str:
 
 DICE, IOU, NSD, HD95, VOLUME = "dice", "iou", "nsd", "hd95", "volume_similarity"
 MM3_PER_ML = 1000.0
+MARKED, EMPTY = "iou_marked", "left_empty"
 EACH: Any = {"by_template": True, "by_class": True}
 OF_TWO: Any = {**EACH, "is_about": lambda template, truth: bool(truth.second_runs)}
 MEASURES = (
@@ -174,6 +188,10 @@ MEASURES = (
         bounds=(-1.0, 1.0),
         words="Dice above that of the second reader",
         **OF_TWO,
+    ),
+    Measure(MARKED, "mask", _average_by_class(iou_marked, bool), words="IoU where it is there", **EACH),
+    Measure(
+        EMPTY, "mask", _average_by_class(is_left_empty, operator.not_), words="left empty where it is not there", **EACH
     ),
     *_object_measures.MEASURES,
 )

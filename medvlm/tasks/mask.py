@@ -3,7 +3,8 @@
 An answer is text, see _runs.py: a plane for each class of the truth, on the canvas that the model perceives. Dice, IoU,
 NSD and volume similarity of a class that neither truth nor answer marks are 1, and 0 where only one of them marks it;
 its HD95 is 0, and the longest distance within the image where only one of them marks it. A question counts with the
-mean over its classes, whatever their sizes.
+mean over its classes, whatever their sizes. Two measures look at one side each: the IoU of classes that the truth
+marks, and how often a class that it does not mark is left empty.
 """
 
 from __future__ import annotations

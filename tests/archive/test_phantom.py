@@ -268,7 +268,7 @@ def test_a_nodule_of_a_volume_is_a_ball_on_the_named_side_and_in_the_named_zone(
 ) -> None:
     """Against the same chest without a finding; voxels are 8 x 5 x 5 mm."""
     nodule = Finding("nodule", side, zone, size, SIZES_MM[size])
-    hu, bare = (draw_volume(np.random.default_rng(4), f, 0, (24, 64, 64)).astype(float) for f in (nodule, None))
+    hu, bare = (draw_volume(np.random.default_rng(4), f, 0, (24, 64, 64))[0].astype(float) for f in (nodule, None))
     depth, _, column = np.nonzero(hu - bare > 400)
     assert depth.mean() // 8 == ZONES.index(zone)
     assert ("left" if column.mean() > 31.5 else "right") == side
@@ -348,3 +348,50 @@ def test_a_pair_is_right_and_wrong_about_the_image_in_the_same_words() -> None:
             wrong.update((worse - better).keys())
     assert right.keys() == wrong.keys() == {*SIDES, *ZONES, *KINDS}
     assert all(0.4 < right[value] / (right[value] + wrong[value]) < 0.6 for value in SIDES)
+
+
+def test_masks_of_films_lie_in_their_boxes_and_change_nothing_else() -> None:
+    kinds = set[str]()
+    for index in range(30):
+        plain, masked = (film_study(Config(seed=5, films=60, masks=m), index) for m in (False, True))
+        assert np.array_equal(plain.files["0.png"], masked.files["0.png"])
+        *others, asked = masked.sample.questions
+        assert tuple(others) == plain.sample.questions and asked.truth.members == ("0.mask",)
+        labels, classes = masked.files["0.mask"].pixels, asked.truth.classes  # type: ignore[attr-defined]
+        truths: dict[str, Any] = {q.template: q.truth for q in plain.sample.questions}
+        found = [classes[number - 1] for number in np.unique(labels) if number]
+        kind = [truths["kind"].answer] if "kind" in truths else []
+        assert found == [*kind, *(["clip"] if truths["count:clip"].count else [])]
+        kinds |= set(kind)
+        if kind:
+            rows, columns = (np.flatnonzero((labels == classes.index(kind[0]) + 1).any(axis)) for axis in (1, 0))
+            box = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+            assert box == truths["boxes:finding"].boxes[0]
+        marked = np.zeros(labels.shape, bool)
+        for x1, y1, x2, y2 in (map(int, box) for box in truths["count:clip"].boxes):
+            marked[y1:y2, x1:x2] = True
+        assert not (labels == 5)[~marked].any()
+    assert len(kinds) == 4
+
+
+def test_masks_of_volumes_mark_what_was_drawn_and_change_nothing_else() -> None:
+    seen = set[str]()
+    for index in range(40):
+        plain, masked = (volume_study(Config(seed=5, volumes=40, masks=m), index) for m in (False, True))
+        hu = plain.files["0.npy"].astype(float)
+        assert np.array_equal(hu, masked.files["0.npy"])
+        labels, classes = masked.files["0.mask"].pixels, masked.sample.questions[-1].truth.classes  # type: ignore
+        assert ((labels == 5) == (hu > 2000)).all(), "clips are metal"
+        found = [classes[number - 1] for number in np.unique(labels) if 0 < number < 5]
+        truths: dict[str, Any] = {q.template: q.truth for q in plain.sample.questions}
+        assert found == ([truths["kind"].answer] if "kind" in truths else [])
+        for name in found:
+            inside, seen = hu[labels == classes.index(name) + 1], seen | {name}
+            low, high = {"nodule": (-200, 280), "band": (-200, 280), "consolidation": (-800, 200)}.get(
+                name, (-1100, 280)
+            )
+            assert ((inside > low) & (inside < high)).all()
+            if name == "nodule":
+                extent = (labels == 1).any((1, 2)).sum() * 8.0
+                assert abs(extent - {"small": 28, "medium": 44, "large": 68}[truths["size"].answer]) < 14
+    assert seen == {"nodule", "cavity", "band", "consolidation"}

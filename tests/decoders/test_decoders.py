@@ -11,7 +11,7 @@ from torch import nn
 
 from medvlm.core.config import component, kinds, permit
 from medvlm.core.contracts import Features, Level
-from medvlm.core.decoder_config import reads_levels
+from medvlm.core.decoder_config import reads_levels, reads_tokens
 from medvlm.core.errors import ShapeError
 from medvlm.decoders.conv_mask import compute_sizes
 
@@ -67,7 +67,23 @@ def built(kind: str, grid: tuple[int, ...], shape: tuple[int, ...], **settings: 
 def build_on(kind: str, config: Any, grid: tuple[int, ...], shape: tuple[int, ...]) -> Any:
     module = component("decoders", kind)
     levels = tuple(Level(width, size) for width, size in zip(LEVELS, list_grids(grid), strict=True))
+    if reads_tokens(config):
+        return Prompted(module.build(config, WIDTH, grid, shape, token_width=WIDTH))
     return module.build(config, WIDTH, grid, shape, **({"levels": levels} if reads_levels(config) else {}))
+
+
+class Prompted(nn.Module):
+    """A decoder that reads tokens, with the pooled features in their place. Its logits say whether and where."""
+
+    def __init__(self, decoder: nn.Module):
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, seen: Features) -> torch.Tensor:
+        masks, presence = self.decoder(seen, seen.pooled)
+        assert presence.shape == (len(masks), 1)
+        logits: torch.Tensor = masks + presence.view(-1, *[1] * (masks.ndim - 1))
+        return logits
 
 
 def list_grids(grid: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -107,7 +123,7 @@ def test_the_output_has_the_shape_that_is_known_before_any_weight(
     stated = module.facts(config, WIDTH, grid, shape).shape
     out = built(kind, grid, shape, **settings)(features(grid, shape=shape))
     assert out.shape == (2, *stated)
-    maps = 3 + config.exclusive  # a background beside exclusive classes
+    maps = 1 if reads_tokens(config) else 3 + config.exclusive  # a background beside exclusive classes
     assert stated == {"scores": (3,), "maps": (maps, *shape[1:])}.get(module.OUTPUT, stated)
     assert module.facts(config, None, None, shape).shape == stated
     with torch.device("meta"):

@@ -67,6 +67,8 @@ COMPARED = {
     "labels ece": "metrics/test_calibration.py:test_it_is_that_of_torchmetrics",
     "mask dice": "tasks/test_mask.py:test_dice_and_iou_are_monais_with_two_empty_masks_alike",
     "mask iou": "tasks/test_mask.py:test_dice_and_iou_are_monais_with_two_empty_masks_alike",
+    "mask iou_marked": "tasks/test_mask.py:test_what_is_there_and_what_is_not_are_measured_apart",
+    "mask left_empty": "tasks/test_mask.py:test_what_is_there_and_what_is_not_are_measured_apart",
     "mask nsd": "tasks/test_mask.py:test_distances_are_monais_and_empty_masks_are_far",
     "mask hd95": "tasks/test_mask.py:test_distances_are_monais_and_empty_masks_are_far",
     "mask volume_similarity": "tasks/test_mask.py:test_volumes_are_compared_as_their_formula_says",

@@ -248,7 +248,7 @@ def test_a_decoder_that_nothing_asks_is_refused(name: str, changed: dict[str, An
 def test_a_stage_of_decoders_needs_some(packed: Path) -> None:
     refuse(
         packed,
-        r"stages\.fit\.kind: a heads stage needs a model that can decode: model\.decoders is empty: add one",
+        r"stages\.fit\.kind: a heads stage needs a model that can decode: model\.decoders is empty: add one that",
         model={"encoders": {"film": ENCODER}},
     )
 

@@ -18,6 +18,7 @@ from medvlm.tasks._runs import read_runs, write_runs
 from medvlm.tasks.mask import Truth
 
 DICE, IOU, NSD, HD95, VOLUME = mask.MEASURES[:5]
+MARKED, EMPTY = (next(m for m in mask.MEASURES if m.metric == name) for name in ("iou_marked", "left_empty"))
 
 
 def blobs(rng: np.random.Generator, planes: int, size: tuple[int, ...]) -> np.ndarray:
@@ -72,6 +73,27 @@ def test_dice_and_iou_are_monais_with_two_empty_masks_alike() -> None:
             assert columns(measure, answer, truth) == pytest.approx(expected)
         assert mask.score(answer, truth) == pytest.approx(np.mean(columns(DICE, answer, truth)))
     assert empty > 20
+
+
+def test_what_is_there_and_what_is_not_are_measured_apart() -> None:
+    """The IoU of what is there is MONAI's, which leaves empty truths out; what is not there is counted by hand."""
+    from monai.metrics import compute_iou
+
+    rng, names = np.random.default_rng(6), ("a", "b", "c")
+    sides = set[bool]()
+    for _ in range(100):
+        found, true = (blobs(rng, 3, (9, 11)) for _ in range(2))
+        truth, answer = Truth(classes=names, member="0.mask.png", runs=write_runs(list(true))), write_runs(list(found))
+        theirs = compute_iou(*(torch.from_numpy(planes[None]) for planes in (found, true)), ignore_empty=True)[0]
+        there = {name: float(each) for name, each in zip(names, theirs, strict=True) if not each.isnan()}
+        by_class: Any = MARKED.columns(answer, truth)
+        assert {name: value for name, (value, _) in by_class.items()} == pytest.approx(there)
+        empty = {n: 0.0 if f.any() else 1.0 for n, f, t in zip(names, found, true, strict=True) if not t.any()}
+        assert EMPTY.columns(answer, truth) == {name: (value, 1.0) for name, value in empty.items()}
+        sides |= {value == 1 for value in empty.values()}
+    assert sides == {True, False}
+    absent = Truth(classes=("a",), runs="4x4 ")
+    assert EMPTY.columns("I cannot tell", absent) == {"a": (0.0, 1.0)} and MARKED.columns("4x4 ", absent) == {}
 
 
 SPACINGS = [(1.0, 1.0), (0.5, 3.0), (2.0, 0.7, 1.3)]

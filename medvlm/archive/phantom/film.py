@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from medvlm.archive.phantom.finding import ZONES, Finding
+from medvlm.archive.phantom.finding import CLIP_NAME, STRUCTURES, ZONES, Finding
 from medvlm.core.sample import Box
 
 FILM_MM = 320.0
@@ -29,9 +29,11 @@ Grey = np.ndarray
 
 @dataclass(frozen=True)
 class Film:
-    """pixels: uint8 or uint16 [H, W]. Boxes: of the finding and the clips as drawn, in these pixels."""
+    """pixels: uint8 or uint16 [H, W]. Boxes: of the finding and the clips as drawn, in these pixels. labels: uint8 [H,
+    W], 0 for none, else 1 + the place in STRUCTURES, of the pixels that are more than half covered."""
 
     pixels: np.ndarray
+    labels: np.ndarray
     finding_box: Box | None
     clip_boxes: tuple[Box, ...]
 
@@ -83,13 +85,14 @@ def draw_film(rng: np.random.Generator, finding: Finding | None, num_clips: int,
     x, y = thorax.axes(film_px)
     grey = draw_chest(rng, thorax, x, y)
     taken: list[tuple[float, float, float]] = []
-    finding_box = None
+    finding_box, labels = None, np.zeros(grey.shape, np.uint8)
     if finding is not None:
         at = place_finding(rng, thorax, finding)
         added, mask = SHAPES[finding.kind](rng, x - np.float32(at[0]), y - np.float32(at[1]), finding.size_mm)
         # Adds less where the image is already bright, as over the heart, so that only clips saturate.
         grey += added * ((255 - grey) / (255 - LUNG))
         finding_box = box_of(mask)
+        labels[mask > 0.5] = 1 + STRUCTURES.index(finding.kind)
         taken.append((*at, finding.size_mm / 2 + 18))
     grey *= np.float32(rng.uniform(0.9, 1.05))
     grey += rng.uniform(-8, 12)
@@ -99,9 +102,11 @@ def draw_film(rng: np.random.Generator, finding: Finding | None, num_clips: int,
         mask = bar(x - np.float32(at[0]), y - np.float32(at[1]), *CLIP_MM, angle=rng.uniform(0, np.pi))
         grey += mask * (CLIP - grey)
         clip_boxes.append(box_of(mask))
+        labels[mask > 0.5] = 1 + STRUCTURES.index(CLIP_NAME)
     pixels = np.clip(grey, 0, 255)
     return Film(
         pixels.round().astype(np.uint8) if bits == 8 else (pixels * 257).round().astype(np.uint16),
+        labels,
         finding_box,
         tuple(clip_boxes),
     )

@@ -13,6 +13,9 @@ import numpy as np
 SIDES = ("left", "right")
 ZONES = ("upper", "middle", "lower")
 KINDS = ("nodule", "cavity", "band", "consolidation")
+CLIP_NAME = "clip"
+STRUCTURES = (*KINDS, CLIP_NAME)
+"""What a mask marks."""
 SIZES_MM = {"small": 28.0, "medium": 44.0, "large": 68.0}
 """Longest extent. Far larger than in people (a nodule above 30 mm is called a mass), so that the smallest finding still
 has more than 5 pixels when a small encoder sees the 320 mm image at 64 x 64."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medvlm.archive.phantom.finding import ZONES, Finding
+from medvlm.archive.phantom.finding import CLIP_NAME, STRUCTURES, ZONES, Finding
 
 VOLUME_MM = (192.0, 320.0, 320.0)
 """Depth, height, width of the scanned region; the lungs fill the depth."""
@@ -23,23 +23,26 @@ Axes = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def draw_volume(
     rng: np.random.Generator, finding: Finding | None, num_clips: int, size: tuple[int, int, int]
-) -> np.ndarray:
-    """HU, int16 [D, H, W], over VOLUME_MM. The finding is within its zone; clips are in the lungs, outside the
-    finding."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """HU, int16 [D, H, W], over VOLUME_MM, and labels, uint8 [D, H, W]: 0 for none, else 1 + the place in STRUCTURES.
+    The finding is within its zone; clips are in the lungs, outside the finding."""
     z, y, x = axes = _axes(size, shift_mm=(0.0, rng.uniform(-8, 8), rng.uniform(-8, 8)))
     hu = draw_chest(rng, axes)
-    taken = []
+    taken, labels = [], np.zeros(hu.shape, np.uint8)
     if finding is not None:
         at = place_finding(rng, finding)
-        SHAPES[finding.kind](rng, hu, (z - at[0], y - at[1], x - at[2]), finding.size_mm)
+        alone = np.full_like(hu, np.nan)
+        SHAPES[finding.kind](rng, alone, (z - at[0], y - at[1], x - at[2]), finding.size_mm)
+        is_drawn = ~np.isnan(alone)
+        hu[is_drawn], labels[is_drawn] = alone[is_drawn], 1 + STRUCTURES.index(finding.kind)
         taken.append((at, finding.size_mm / 2 + 16))
     hu += rng.uniform(25, 45) * rng.standard_normal(hu.shape, dtype=np.float32)
     for at in place_clips(rng, num_clips, taken):
         box = np.maximum(
             np.maximum(np.abs(z - at[0]) / CLIP_MM[0], np.abs(y - at[1]) / CLIP_MM[1]), np.abs(x - at[2]) / CLIP_MM[2]
         )
-        hu[box < 1] = METAL
-    return np.clip(hu, -1024, 3071).round().astype(np.int16)
+        hu[box < 1], labels[box < 1] = METAL, 1 + STRUCTURES.index(CLIP_NAME)
+    return np.clip(hu, -1024, 3071).round().astype(np.int16), labels
 
 
 def place_finding(rng: np.random.Generator, finding: Finding) -> tuple[float, float, float]:

@@ -15,14 +15,17 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from medvlm.archive.phantom.film import FILM_MM, draw_film
-from medvlm.archive.phantom.finding import MAX_CLIPS, Finding, concept_of, draw_finding, patient_of
+from medvlm.archive.phantom.finding import MAX_CLIPS, STRUCTURES, Finding, concept_of, draw_finding, patient_of
 from medvlm.archive.phantom.mark import draw_mark
 from medvlm.archive.phantom.text import ask, ask_length, ask_pair, ask_points, write_report
 from medvlm.archive.phantom.volume import VOLUME_MM, draw_volume
 from medvlm.core import config
-from medvlm.core.content import Content, name_asked
+from medvlm.core.content import Content, Offer, name_asked
 from medvlm.core.contracts import Deferred, RawSample
-from medvlm.core.sample import Medium, Question, Sample
+from medvlm.core.sample import Decoded, Medium, Question, Sample, make_truth
+
+MASKS = "structures"
+"""Template of the questions for masks."""
 
 
 class Config(config.Config):
@@ -50,6 +53,10 @@ class Config(config.Config):
 
     points: bool = Field(False, exclude_if=lambda asks: not asks)
     """Whether it is also asked to point at the clips of a radiograph (task `points`). Nothing else changes."""
+
+    masks: bool = Field(False, exclude_if=lambda masks: not masks)
+    """Whether each study has a mask of its finding and clips, and a question for it (task `mask`, template
+    `structures`). Nothing else changes."""
 
     @model_validator(mode="after")
     def _makes_something(self) -> Config:
@@ -84,10 +91,11 @@ def list_content(config: Config) -> Content:
             preference=config.pairs,
             measure=config.millimetres and whole,
             points=config.points and config.films and not config.marks,
+            mask=config.masks,
         ),
         media=frozenset(kind for kind, number in media.items() if number),
         has_reports=True,
-        answered={},
+        answered={MASKS: Offer("mask", STRUCTURES)} if config.masks else {},
         splits=frozenset(),
     )
 
@@ -108,23 +116,25 @@ def film_study(config: Config, index: int) -> RawSample:
     pixels = film.pixels
     if config.marks:
         pixels, questions = draw_mark(np.random.default_rng([config.seed, 4, index]), pixels)
+    questions += _ask_mask(config, "film")
     spacing_mm = FILM_MM / config.film_px
     medium = Medium("film", "0.png", pixels.shape, (spacing_mm, spacing_mm), "display", "DX")
     sample = Sample(_film_key(index), "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
-    return RawSample(sample, {"0.png": pixels})
+    return RawSample(sample, {"0.png": pixels, **_mask(config, film.labels)})
 
 
 def volume_study(config: Config, index: int) -> RawSample:
     rng = np.random.default_rng([config.seed, 1, index])
     finding, num_clips = draw_finding(rng), int(rng.integers(MAX_CLIPS + 1))
     report = write_report(rng, finding, num_clips)
-    hu = draw_volume(rng, finding, num_clips, config.volume_size)
+    hu, labels = draw_volume(rng, finding, num_clips, config.volume_size)
     questions = tuple(ask(rng, "scan", finding, report, num_clips))
     questions += _ask_pair(config, (3, index), "scan", finding) + _ask_length(config, (8, index), "scan", finding)
+    questions += _ask_mask(config, "scan")
     spacing_mm = tuple(mm / n for mm, n in zip(VOLUME_MM, config.volume_size, strict=True))
     medium = Medium("volume", "0.npy", hu.shape, spacing_mm, "HU", "CT")
     sample = Sample(_volume_key(index), "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
-    return RawSample(sample, {"0.npy": hu})
+    return RawSample(sample, {"0.npy": hu, **_mask(config, labels)})
 
 
 def _ask_pair(config: Config, key: tuple[int, int], image: str, finding: Finding | None) -> tuple[Question, ...]:
@@ -135,6 +145,17 @@ def _ask_length(config: Config, key: tuple[int, int], image: str, finding: Findi
     if not config.millimetres or finding is None:
         return ()
     return (ask_length(np.random.default_rng([config.seed, *key]), image, finding),)
+
+
+def _ask_mask(config: Config, image: str) -> tuple[Question, ...]:
+    if not config.masks:
+        return ()
+    truth = make_truth("mask", classes=STRUCTURES, member="0.mask")
+    return (Question(f"Segment the {image}.", truth, MASKS),)
+
+
+def _mask(config: Config, labels: np.ndarray) -> dict[str, Decoded]:
+    return {"0.mask": Decoded(labels)} if config.masks else {}
 
 
 def _film_key(index: int) -> str:

@@ -17,7 +17,7 @@ import torch
 from medvlm.core.contracts import Preprocess
 from medvlm.data.transforms import PIL_BICUBIC
 from medvlm.export.audit import Audit, account, list_tensors
-from medvlm.export.fits import check_one_tower, find_model_type, stock_class_of
+from medvlm.export.fits import check_one_tower, explain_drawing, find_model_type, stock_class_of
 from medvlm.export.language import (
     LOADING_ANSWERS,
     check_head_is_linear,
@@ -45,7 +45,7 @@ the embeddings."""
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     """Needs one SigLIP tower, pixel_shuffle with one layer, square images, and Idefics3's tokens around images."""
-    if why := check_one_tower(model):
+    if why := explain_drawing(model) or check_one_tower(model):
         return why
     ((name, encoder),) = model.encoders.items()
     at, connector, language = f"encoders.{name}", encoder.connector, model.language

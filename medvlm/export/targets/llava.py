@@ -17,7 +17,7 @@ from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import ShapeError
 from medvlm.data.transforms import make_processor_settings
 from medvlm.export.audit import Audit, account, list_tensors
-from medvlm.export.fits import check_one_tower, find_model_type, stock_class_of
+from medvlm.export.fits import check_one_tower, explain_drawing, find_model_type, stock_class_of
 from medvlm.export.language import (
     LOADING_ANSWERS,
     check_head_is_linear,
@@ -45,7 +45,7 @@ TOWERS = {
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
     """Needs one CLIP or SigLIP tower, a connector linear - GELU - linear, and a causal language model."""
-    if why := check_one_tower(model):
+    if why := explain_drawing(model) or check_one_tower(model):
         return why
     ((name, encoder),) = model.encoders.items()
     if stock_class_of(encoder.connector) != CONNECTOR:
