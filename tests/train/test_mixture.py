@@ -71,8 +71,9 @@ def write_files(raw: Path) -> None:
     (raw / "talks.json").write_text(json.dumps(records))
 
 
-def write_recipe(folder: Path, name: str) -> Path:
-    """name: of a family. A volume and a video are shown in slices where the family takes no videos."""
+def write_recipe(folder: Path, name: str, deals: bool = False) -> Path:
+    """name: of a family. A volume and a video are shown in slices where the family takes no videos. deals: whether
+    pictures are dealt over the ranks."""
     write_files(folder / "raw")
     family = family_of(name)
     talks = {"kind": "llava_json", "file": "talks.json", "medium": "film", "dialogue": True}
@@ -106,7 +107,7 @@ def write_recipe(folder: Path, name: str) -> Path:
         "data": {"films": {"card": "card.yaml"}, **sources},
         "stages": [stage],
     }
-    return tiny_run.written(folder, {**content, "engine": {"device": "cpu", "workers": 0}})
+    return tiny_run.written(folder, {**content, "engine": {"device": "cpu", "workers": 0, "deal_media": deals}})
 
 
 @pytest.mark.parametrize("family", kinds("families"))
@@ -121,9 +122,10 @@ def test_each_sample_has_the_loss_that_it_has_alone(family: str, tmp_path: Path)
     assert loss_of(stage, mixed).item() == pytest.approx(sum(alone), rel=1e-5)
 
 
+@pytest.mark.parametrize("deals", [False, True])
 @pytest.mark.parametrize("family", RANKED)
-def test_two_ranks_train_what_one_does(family: str, tmp_path: Path) -> None:
-    path = write_recipe(tmp_path, family)
+def test_two_ranks_train_what_one_does(family: str, deals: bool, tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, family, deals)
     one = tiny_run.trained(path, path.parent / "one")
     tiny_run.run_ranks(Path(__file__).parent / "mixture_ranks.py", path, path.parent / "two")
     two = RunFolder(path.parent / "two" / "mixture")
