@@ -1,7 +1,7 @@
 """Compares GRPO with images with TRL's GRPOTrainer: answers per second and peak memory, on two CPU cores.
 
     python benchmarks/grpo.py --peers DIR --python ENV/bin/python
-    python benchmarks/grpo.py --peers DIR --python ENV/bin/python --repeats 5 --tokens 512 --steps 4 --pairs 3
+    python benchmarks/grpo.py --peers DIR --python ENV/bin/python --repeats 5 --tokens 512 --steps 2 --threads 1
 
 Both train adapters of rank 16 on all linear layers of the language model of one LLaVA with random weights (13 million
 parameters): 4 questions a step with 8 answers each, the same reward, no KL term. The prompt repeats its instruction:
