@@ -19,6 +19,7 @@ from medvlm.core.sample import Question, Sample, make_truth
 from medvlm.core.terminology import Terminology
 from medvlm.objectives.joint import captioning, decoded, patch_concepts, query_decoder, word_regions
 from medvlm.objectives.joint._base import Objective, Ranks, stack_read
+from medvlm.objectives.joint._mentions import Mentions
 from medvlm.objectives.ssl._base import split_patches
 
 N, R, T, E = 4, 6, 7, 5
@@ -130,6 +131,15 @@ def test_concepts_are_found_in_texts_as_whole_words_with_their_tokens() -> None:
     assert term.read(item("No EFFUSION but wet lung seen"))["spans"].tolist() == [[2, 3], [4, 6]]
     assert term.read(item("effusions and masses"))["spans"].shape == (0, 2), "parts of words are no concepts"
     assert len(term.read(item("mass mass mass"))["spans"]) == 2
+
+
+@pytest.mark.parametrize("text", ["5 \u03bcm", "INF\u0130LTRASYON", "\u0131nf\u0131ltrasyon", "\u0130nme"])
+def test_letters_of_one_form_that_have_several_codes_are_one_entry(text: str) -> None:
+    """Greek mu and the micro sign, and i with and without a dot: a pattern matches both, whatever the case."""
+    entries = {"size": ("5 \u00b5m",), "infiltrate": ("infiltrasyon",), "stroke": ("\u0130nme",)}
+    mentions = Mentions(Terminology(version="1", entries=entries))
+    (found,) = mentions.find(item(f"has {text}"))
+    assert list(entries)[found.entry] == {"5": "size", "\u0130nme": "stroke"}.get(text.split()[0], "infiltrate")
 
 
 def test_patches_are_aligned_with_concepts_as_in_conceptclip() -> None:

@@ -20,11 +20,9 @@ class Mention(NamedTuple):
 class Mentions:
     def __init__(self, dictionary: Terminology):
         named = enumerate(dictionary.entries.items())
-        self._entry_of: dict[str, int] = {}
-        for number, (name, others) in named:
-            for word in (name, *others):
-                self._entry_of.setdefault(word.lower(), number)
-        longest_first = sorted(self._entry_of, key=lambda word: (-len(word), word))
+        self._words = [(word, number) for number, (name, others) in named for word in (name, *others)]
+        self._entry_of = {word.lower(): number for word, number in reversed(self._words)}
+        longest_first = sorted((word for word, _ in self._words), key=lambda word: (-len(word), word))
         self._pattern = re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b", re.IGNORECASE)
 
     def find(self, item: Item) -> list[Mention]:
@@ -33,5 +31,13 @@ class Mentions:
         for match in self._pattern.finditer(item.text):
             inside = [n for n, (start, end) in enumerate(offsets) if start < match.end() and match.start() < end]
             if inside:
-                found.append(Mention(inside[0], inside[-1] + 1, self._entry_of[match[0].lower()]))
+                found.append(Mention(inside[0], inside[-1] + 1, self._find_entry(match[0])))
         return found
+
+    def _find_entry(self, said: str) -> int:
+        """By its small letters; letters that match without having the same ones, such as dotted and dotless i, by
+        comparison with each word."""
+        known = self._entry_of.get(said.lower())
+        if known is not None:
+            return known
+        return next(entry for word, entry in self._words if re.fullmatch(re.escape(word), said, re.IGNORECASE))
