@@ -34,9 +34,13 @@ class Structures(AsksForMask):
         return {name: [found] if isinstance(found, str) else found for name, found in regions.items()}
 
 
-def take_structures(path: Path, found: list[StructureSet]) -> bool:
-    """Whether a file that is no image is a structure set, which is then added to those found."""
-    structures = read_structures(path)
+def take_structures(path: Path, found: list[StructureSet]) -> bool | DataError:
+    """Whether a file that is no image is a structure set, which is then added to those found; why not, if it is
+    damaged."""
+    try:
+        structures = read_structures(path)
+    except DataError as reason:
+        return reason
     found += [structures] if structures else []
     return structures is not None
 

@@ -132,7 +132,9 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
         elif isinstance(header, DataError) and not path.exists():
             found.left_out["named by the DICOMDIR, but not there"] += 1
         elif isinstance(header, NotAnImage):
-            if not (config.mask and take_structures(path, found.structures)):
+            if isinstance(taken := config.mask and take_structures(path, found.structures), DataError):
+                yield BadSample(name.as_posix(), str(taken), where)
+            elif not taken:
                 found.left_out[str(header)] += 1
         elif isinstance(header, DataError):
             yield BadSample(name.as_posix(), str(header), where)

@@ -174,3 +174,13 @@ def test_every_contour_of_a_damaged_structure_set_is_checked(tmp_path: Path) -> 
     with pytest.raises(DataError, match="liver: a contour has 120 coordinates, and 7 points"):
         load_structures(tmp_path / "plan.dcm", {"liver": (1,)}, affine, size)
     assert read_structures(next((tmp_path / "a").iterdir())) is None
+
+
+def test_a_structure_set_that_cannot_be_read_does_not_stop_the_archive(tmp_path: Path) -> None:
+    write(tmp_path)
+    dataset = dcmread(tmp_path / "plan.dcm")
+    del dataset.StructureSetROISequence[0].ROINumber
+    dataset.save_as(tmp_path / "plan.dcm")
+    bad, raw, left = read(make_config(MASK), tmp_path)
+    assert isinstance(bad, BadSample) and (bad.key, bad.reason) == ("plan.dcm", "its ROINumber is missing")
+    assert isinstance(raw, RawSample) and not raw.sample.questions and isinstance(left, LeftOut)
