@@ -35,18 +35,20 @@ class Patch(Config):
     """Kind of medium -> the input of its encoder."""
 
     def bind(self, prepare: Any, source: str) -> Patch:
-        """The same for the encoders of a data path. Raises RecipeError for one whose inputs have no spacing, or whose
-        intensities depend on the whole medium."""
+        """The same for the encoders of a data path. Raises RecipeError if no input has a spacing, and for one with a
+        spacing whose intensities depend on the whole medium."""
         bound = self.model_copy()
+        bound._inputs = {}
         for kind, name in getattr(prepare, "routes", {}).items():
             before = prepare.preprocess[name]
+            if before.spacing_mm is None or before.tiles or before.stack > 1:
+                continue
             if before.percentiles is not None:
                 raise RecipeError(
                     f"data.{source}.augment.patch: preprocess.percentiles of encoders.{name} would be those of each"
                     " patch; use preprocess.window"
                 )
-            if before.spacing_mm is not None and not before.tiles and before.stack == 1:
-                bound._inputs[kind] = before
+            bound._inputs[kind] = before
         if not bound._inputs:
             raise RecipeError(
                 f"data.{source}.augment.patch: no encoder has preprocess.spacing_mm, so every input shows the whole"

@@ -14,6 +14,7 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.data.augment import Augment, augment
 from medvlm.data.order import draw
+from medvlm.data.patches import Patch
 from medvlm.data.steps import place_mask
 from medvlm.data.transforms import MediaTransform
 
@@ -123,6 +124,14 @@ def test_the_same_position_gives_the_same_patch_and_other_changes_stay_as_they_w
 def test_inputs_that_patches_do_not_suit_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         bind(0.5, INPUT.model_copy(update=change))
+
+
+def test_patches_of_one_source_are_bound_to_the_encoders_of_each_model_by_themselves() -> None:
+    """And what suits no patch does not matter for an encoder that sees whole media."""
+    patch = Patch()
+    whole = Preprocess(size=(8, 8), percentiles=(1.0, 99.0))
+    both = SimpleNamespace(routes={"film": "flat", "scan": "ct"}, preprocess={"ct": INPUT, "flat": whole})
+    assert patch.bind(both, "ct")._inputs == {"scan": INPUT} and patch == Patch(), "it is not changed itself"
 
 
 def test_a_sample_whose_questions_are_not_about_masks_is_not_cut() -> None:
