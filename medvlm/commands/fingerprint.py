@@ -3,6 +3,7 @@ training samples."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,12 +30,16 @@ Found = tuple["Sample", "Question", int]
 
 def propose_recipe(place: str, gpu_gib: float | None, say: Callable[[str], None]) -> str:
     """YAML. place: a folder of shards, or CARD=ROOT, which is packed for this alone. gpu_gib: by default 8, as of
-    nnU-Net's own plans. Raises DataError for a data set without masks, or with volumes without a spacing."""
+    nnU-Net's own plans. Raises DataError for a data set without masks, or with volumes without a spacing, RecipeError
+    for an impossible memory."""
     import numpy as np
     import yaml
 
     from medvlm.preflight.fingerprint import BUDGET_GIB, Shapes, propose
 
+    gpu_gib = BUDGET_GIB if gpu_gib is None else gpu_gib
+    if not 0 < gpu_gib < math.inf:
+        raise RecipeError(f"--gpu-gib {gpu_gib:g}: expected the memory of one GPU in GiB, more than 0")
     with _open(place, say) as (shards, where):
         found = list(_read_masks(shards))
         if not found:
@@ -52,11 +57,11 @@ def propose_recipe(place: str, gpu_gib: float | None, say: Callable[[str], None]
         shapes = Shapes(
             np.array([each.size for each in media], float), np.array(spacings, float), channels, len(classes) + 1
         )
-        made = propose(shapes, gpu_gib or BUDGET_GIB)
+        made = propose(shapes, gpu_gib)
         recipe = _write(made, kind, found[0][1].template, classes, is_known, channels, before, where)
     said = f"{len(found)} training samples of {kind}, median {_say(made.median)} pixels"
     said += f" at {_say(made.spacing_mm)} mm" if is_known else ""
-    lines = [f"# {said}. By the rules of nnU-Net for {gpu_gib or BUDGET_GIB:g} GiB of GPU memory."]
+    lines = [f"# {said}. By the rules of nnU-Net for {gpu_gib:g} GiB of GPU memory."]
     if "augment" not in recipe["data"][SOURCE] and any(
         a < b for a, b in zip(made.network.patch, made.median, strict=True)
     ):
@@ -119,12 +124,14 @@ def _describe_intensities(shards: Any, found: list[Found]) -> tuple[int, dict[st
     marked: list[np.ndarray] = []
     channels, is_unsigned = 1, True
     for sample, question, number in found:
-        medium, truth, (_, files) = sample.media[0], question.truth, shards.read("train", number)
+        truth: Any = question.truth
+        medium, (_, files) = sample.media[0], shards.read("train", number)
         array = decode(files[medium.member], medium.member)
         channels = max(channels, array.shape[-1] if array.ndim > len(medium.size) else 1)
         is_unsigned &= array.dtype.kind == "u"
         mask = decode_mask(files[truth.members[0]], truth.members[0])
-        is_marked = (mask > 0) if mask.ndim == len(medium.size) else mask.any(0)
+        is_marked = (mask > 0) & (mask != truth.unmarked)
+        is_marked = is_marked if mask.ndim == len(medium.size) else is_marked.any(0)
         if medium.unit == "HU":
             marked.append(array[is_marked])
     values = np.concatenate(marked) if marked else np.empty(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ import pytest
 import yaml
 
 from medvlm import api, cli
+from medvlm.commands.fingerprint import _describe_intensities
+from medvlm.core.sample import Medium, Question, Sample, make_truth
+from medvlm.io.images import encode_npy
 from medvlm.preflight.fingerprint import Shapes, choose_network, choose_spacing, count_numbers, propose
 
 PLANS = json.loads((Path(__file__).parent / "nnunet_plans.json").read_text())
@@ -99,11 +103,27 @@ def test_a_proposal_is_a_recipe_that_trains(tmp_path: Path, capsys: pytest.Captu
     assert len((run / "metrics.jsonl").read_text().splitlines()) >= 1
 
 
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_pixels_that_nobody_marked_do_not_set_the_window(overlapping: bool) -> None:
+    values = np.full((4, 6, 8), 3000, np.int16)
+    values[0] = np.arange(48).reshape(6, 8)
+    labels = np.where(values < 48, 1, 255).astype(np.uint8)
+    labels = np.stack([labels, np.zeros_like(labels)]) if overlapping else labels
+    truth = make_truth("mask", classes=("a", "b"), member="0.mask.npy", unmarked=255, overlapping=overlapping)
+    question = Question("?", truth, "organs")
+    sample = Sample("k", "ct", "train", (Medium("scan", "0.npy", values.shape, unit="HU"),), questions=(question,))
+    files = {"0.npy": encode_npy(values), "0.mask.npy": encode_npy(labels)}
+    shards = SimpleNamespace(read=lambda split, number: (sample, files))
+    _, before = _describe_intensities(shards, [(sample, question, 0)])
+    assert before["window"] == pytest.approx([0.2, 46.8], abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["plan"], "plan needs a RECIPE, or --fingerprint SHARDS"),
         (["plan", "phantom", "--fingerprint", "x"], "plan needs a RECIPE, or --fingerprint SHARDS"),
+        (["plan", "--fingerprint", "x", "--gpu-gib", "0"], "--gpu-gib 0: expected the memory of one GPU in GiB"),
         (["plan", "--fingerprint", "nowhere.yaml=root"], "nowhere.yaml: there is no such data card"),
     ],
 )
