@@ -51,10 +51,9 @@ def segment(
     found.
 
     model: a run or an exported folder with a decoder of masks. decoder: which, if there are several. only: classes that
-    are written, by default all. largest: classes of which only the largest component
-    is kept. least_ml: class -> smaller components are dropped, for media with a
-    spacing; of images, 1 ml is a plate of 1 mm. Raises RecipeError for an unknown class or axis, and for a format that
-    cannot hold the mask."""
+    are written, by default all. largest: classes of which only the largest component is kept. least_ml: class ->
+    smaller components are dropped, for media with a spacing; of images, 1 ml is a plate of 1 mm. Raises RecipeError for
+    an unknown class or axis, and for a format that cannot hold the mask."""
     from medvlm.compositions._open import open_model
     from medvlm.compositions._opened import find
     from medvlm.models.sliding import Windows

@@ -13,6 +13,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Sample
 from medvlm.data.composed import ComposedPrepare
 from medvlm.data.restore import restore_rows, see_whole
+from medvlm.data.steps import deepen
 from medvlm.models.sliding import Windows, average_flips, slide
 
 
@@ -35,10 +36,11 @@ def segment_medium(
         raise DataError(f"{medium.member}: decoder {decoder} reads media of encoder {encoder}, and this is none")
     transform: Any = prepare.transforms[encoder]
     pixels, steps = see_whole(transform, files[medium.member], medium)
+    deep = deepen(medium, prepare.preprocess[encoder])
     run = average_flips(predict, windows.flips)
     slabs = slide(run, pixels, prepare.preprocess[encoder].size, windows.overlap, windows.batch)
-    rows = [_label(row, exclusive) for row in restore_rows(slabs, steps, medium.size)]
-    return np.stack(rows, 0 if exclusive else 1)
+    rows = [_label(row, exclusive) for row in restore_rows(slabs, steps, deep.size)]
+    return np.stack(rows, 0 if exclusive else 1) if deep is medium else rows[0]
 
 
 def _label(probabilities: torch.Tensor, exclusive: bool) -> np.ndarray:

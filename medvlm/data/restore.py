@@ -14,14 +14,16 @@ from torch.nn.functional import interpolate
 
 from medvlm.core.sample import Medium
 from medvlm.data.pixels import decode
-from medvlm.data.steps import Steps, plan_steps
+from medvlm.data.steps import Steps, deepen, plan_steps
 from medvlm.data.transforms import MediaTransform
 
 
 def see_whole(transform: MediaTransform, stored: Any, medium: Medium) -> tuple[torch.Tensor, Steps]:
     """What the transform makes of a medium without cropping it: it may be larger than the encoder's input. Without
-    tiles. stored: an array, or its bytes."""
+    tiles. stored: an array, or its bytes. A picture for an encoder of volumes is a volume, see deepen()."""
     array = decode(stored, medium.member) if isinstance(stored, bytes) else stored
+    deep = deepen(medium, transform.preprocess)
+    array, medium = array if deep is medium else array[None], deep
     steps = plan_steps(medium.size, medium.spacing_mm, transform.preprocess, medium.member, whole=True)
     return transform.apply(array, steps, medium.member)[0], steps
 

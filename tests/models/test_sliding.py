@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
+from medvlm.compositions._segment import segment_medium
 from medvlm.core.contracts import Preprocess
-from medvlm.core.sample import Medium
+from medvlm.core.sample import Medium, Sample
 from medvlm.data.restore import restore_rows, see_whole
 from medvlm.data.steps import plan_steps
 from medvlm.data.transforms import MediaTransform
-from medvlm.models.sliding import average_flips, list_starts, slide
+from medvlm.models.sliding import Windows, average_flips, list_starts, slide
 
 CASES: list[tuple[tuple[int, ...], tuple[int, ...], float, int]] = [
     ((20, 17, 23), (8, 8, 8), 0.5, 3),
@@ -88,6 +90,24 @@ def test_maps_are_interpolated_as_torch_does_and_padding_is_dropped(
     expected = interpolate(inner[None], size=stored, mode=mode, align_corners=False)[0]
     found = torch.stack(list(restore_rows(maps.split([1, steps.size[0] - 1], 1), steps, stored)), 1)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_the_mask_of_a_picture_by_an_encoder_of_volumes_is_that_of_its_only_slice(exclusive: bool) -> None:
+    preprocess = Preprocess(size=(4, 8, 8), channels=1, mean=(0.0,), std=(1.0,))
+    prepare: Any = SimpleNamespace(
+        routes={"film": "deep"}, preprocess={"deep": preprocess}, transforms={"deep": MediaTransform(preprocess)}
+    )
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    sample = Sample("k", "films", "", (Medium("film", "0.png", (8, 8)),))
+
+    def predict(windows: torch.Tensor) -> torch.Tensor:
+        return torch.cat([1 - windows, windows], 1)
+
+    files: Any = {"0.png": picture}
+    mask = segment_medium(prepare, sample, files, ("spots", "deep"), exclusive, Windows(), predict)
+    expected = picture > 127
+    assert np.array_equal(mask, expected if exclusive else np.stack([~expected, expected]))
 
 
 def test_a_medium_that_is_not_cropped_holds_what_the_input_crops() -> None:
