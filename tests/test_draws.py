@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from medvlm import api
+from medvlm.compositions._drawing import check_tokens
 from medvlm.compositions._open import open_model
 from medvlm.core.ask import Ask
 from medvlm.core.decoder_config import MISSING
@@ -266,6 +267,19 @@ def test_volumes_are_drawn_on_too(tmp_path: Path) -> None:
             r"\[SEG\] is no token of the language model; add language.special_tokens",
         ),
         (
+            {
+                "language": {"special_tokens": ["[DRAW]"]},
+                "decoders": {"structures": {"token": "[DRAW]"}},
+            },
+            {},
+            r"token: \[DRAW\] is a control token, which no answer can hold; use \[SEG\]",
+        ),
+        (
+            {"decoders": {"structures": {"asks": ["Segment the {names} by [SEG]."]}}},
+            {},
+            r"asks: 'Segment the {names} by \[SEG\]\.' holds \[SEG\], which answers alone hold; leave it out",
+        ),
+        (
             {},
             {"draws": {"structure": {"losses": ["dice"]}}},
             "there is no decoder 'structure', did you mean 'structures'",
@@ -290,6 +304,13 @@ def test_what_cannot_draw_is_refused_before_anything_runs(
             changed[part][name] = {**changed[part][name], **value} if isinstance(value, dict) else value
     with pytest.raises(RecipeError, match=message):
         api.validate(write(tmp_path, changed, **changes))
+
+
+def test_a_control_token_of_a_ready_tokenizer_is_refused_too(stage: Any) -> None:
+    decoder = stage.setup.model.decoders["structures"]
+    check_tokens({"structures": decoder}, stage.setup.tokenizer)
+    with pytest.raises(RecipeError, match=r"model\.decoders\.structures\.token: </s> is a control token"):
+        check_tokens({"structures": decoder.model_copy(update={"token": "</s>"})}, stage.setup.tokenizer)
 
 
 def test_a_stage_of_decoders_refuses_one_that_reads_a_language_model(tmp_path: Path) -> None:

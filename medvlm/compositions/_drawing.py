@@ -11,12 +11,12 @@ import torch
 from medvlm.compositions._opened import BATCH, AnsweringModel
 from medvlm.compositions._segment import segment_medium
 from medvlm.core.ask import Ask, Files
-from medvlm.core.decoder_config import DrawingConfig, find_form, list_templates
+from medvlm.core.decoder_config import UNWRITTEN, DrawingConfig, find_form, list_templates
 from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Question, Sample, Truth, make_truth
 from medvlm.core.tasks import find_task
 from medvlm.data.composed import ComposedPrepare
-from medvlm.data.control_words import read_answer
+from medvlm.data.control_words import holds_words, read_answer
 from medvlm.data.dialogue import Stroke, TokenSequence, join_turns
 from medvlm.data.prepare import Seen
 from medvlm.models.decoding import name_output, name_presence
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
 
 
 def check_tokens(decoders: Mapping[str, DrawingConfig], tokenizer: Any) -> None:
-    """Raises RecipeError for a token that the tokenizer does not have."""
+    """Raises RecipeError for a token that the tokenizer does not have, and for one that answers cannot hold."""
     for name, decoder in decoders.items():
         if decoder.token not in tokenizer.get_vocab():
             raise RecipeError(
                 f"model.decoders.{name}.token: {decoder.token} is no token of the language model; add it:"
                 f" model.language.special_tokens: ['{decoder.token}']"
             )
+        if holds_words(decoder.token, tokenizer):
+            raise RecipeError(f"model.decoders.{name}.token: {decoder.token} {UNWRITTEN}")
 
 
 class DrawingModel(AnsweringModel):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from medvlm.core.config import Config, Slot, component
 from medvlm.core.errors import RecipeError, did_you_mean
@@ -41,6 +41,9 @@ class DecoderConfig(Config):
         return classes
 
 
+UNWRITTEN = "is a control token, which no answer can hold; use [SEG]"
+
+
 class DrawingConfig(DecoderConfig):
     """Of a decoder with which a language model draws the structures that it is asked for."""
 
@@ -49,7 +52,8 @@ class DrawingConfig(DecoderConfig):
     """The structures that it is asked for, by their names in the card."""
     exclusive: bool = False
     token: str = "[SEG]"
-    """The token that stands for a mask in an answer: one of `special_tokens` of the language model, or of its own."""
+    """The token that stands for a mask in an answer: one of `special_tokens` of the language model, or of its own.
+    Of special tokens, [SEG] and those like <seg> and <region> can stand in answers."""
     asks: tuple[str, ...] = ("Segment the {names}.",)
     """Wordings of the question, one of which is drawn in training. Evaluation asks with the first one, for one
     structure at a time."""
@@ -60,6 +64,13 @@ class DrawingConfig(DecoderConfig):
         if not asks or any("{names}" not in each for each in asks):
             raise ValueError("each wording needs {names}, where the structures are named: Segment the {names}.")
         return asks
+
+    @model_validator(mode="after")
+    def _questions_do_not_draw(self) -> Self:
+        for each in self.asks:
+            if self.token in each:
+                raise ValueError(f"asks: {each!r} holds {self.token}, which answers alone hold; leave it out")
+        return self
 
     @field_validator("token")
     @classmethod

@@ -35,6 +35,11 @@ def shield(text: str, tokenizer: Any, media_words: frozenset[str] = frozenset())
     return re.sub(blank_or_not, lambda word: f"{CUT}{word[0][:-1]}{HIDE}{word[0][-1]}{CUT}", plain)
 
 
+def is_written(word: str) -> bool:
+    """Whether answers may hold a special token."""
+    return _WRITTEN.fullmatch(word) is not None
+
+
 def holds_words(text: str, tokenizer: Any) -> bool:
     pattern = _find_words(tokenizer, frozenset())
     return pattern is not None and pattern.search(text) is not None
@@ -94,7 +99,7 @@ def _list_control_ids(tokenizer: Any) -> set[int]:
 def _list_hidden_ids(tokenizer: Any) -> frozenset[int] | None:
     """The ids of special tokens that are no text of an answer; None if that is all of them."""
     special = {id_: str(token) for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
-    hidden = frozenset(id_ for id_, token in special.items() if not _WRITTEN.fullmatch(token))
+    hidden = frozenset(id_ for id_, token in special.items() if not is_written(token))
     return hidden if len(hidden) < len(special) else None
 
 
@@ -105,6 +110,6 @@ def _find_words(tokenizer: Any, media_words: frozenset[str]) -> re.Pattern[str] 
     if not added:
         return None
     special = {str(token) for token in added.values() if token.special}
-    words = {word for word in special if len(word) > 1 and not _WRITTEN.fullmatch(word)} | media_words
+    words = {word for word in special if len(word) > 1 and not is_written(word)} | media_words
     longest_first = sorted(words, key=lambda word: (-len(word), word))
     return re.compile("|".join(map(re.escape, longest_first))) if words else None

@@ -9,10 +9,11 @@ from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.core.content import list_answered
 from medvlm.core.contracts import LeveledConfig
-from medvlm.core.decoder_config import DrawingConfig, find_encoder, reads_levels, reads_tokens
+from medvlm.core.decoder_config import UNWRITTEN, DrawingConfig, find_encoder, reads_levels, reads_tokens
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.problems import Problem
+from medvlm.data.control_words import is_written
 from medvlm.recipe.schema import Recipe
 from medvlm.recipe.shapes import find_facts
 
@@ -52,6 +53,8 @@ def _explain_undrawn(decoder: DrawingConfig, language: Any) -> str:
     token = decoder.token
     if not language.model and not language.tokenizer and token not in kind.new_tokens(language):
         return f"token: {token} is no token of the language model; add language.special_tokens: ['{token}']"
+    if token in kind.new_tokens(language) and not is_written(token):
+        return f"token: {token} {UNWRITTEN}"
     return ""
 
 
