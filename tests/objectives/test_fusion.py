@@ -110,6 +110,15 @@ def test_a_loss_and_its_gradient_are_those_of_each_pair_by_itself(name: str) -> 
         torch.testing.assert_close(a, b.expand_as(a) if not b.any() else b, rtol=1e-5, atol=1e-8)
 
 
+def test_an_image_belongs_to_the_text_of_another_sample_if_that_is_its_own() -> None:
+    """Reports without a finding are often the same: what belongs once must not be wrong the next time."""
+    term, seen = build(), see()
+    read = read_all(term)
+    seen.ids_NT[1] = seen.ids_NT[0]
+    kept, swapped = (term(seen, {**read, "is_swapped": torch.full((N,), each)})["match"] for each in (False, True))
+    assert kept[0] == swapped[0] and all(kept[1:] != swapped[1:])
+
+
 def test_masked_words_are_whole_entities_and_never_the_ends() -> None:
     term, changes, masked = build(masked_words=0.2), 0, 0
     for seed in range(60):

@@ -84,7 +84,8 @@ def build(config: Config, towers: Towers) -> FusionLosses:
 class FusionLosses(Objective):
     """Deviations from ARL: entities are found by their words in a dictionary, and their vectors are learned from
     scratch, where ARL's are those of a graph of UMLS; their stream is as wide as that of the words. The mean of the
-    patches stands for the class token of the image. An image of a micro-batch of one has its own text always."""
+    patches stands for the class token of the image. An image has its own text always if the one that it would get is
+    the same, as in a micro-batch of one."""
 
     positions_RD: torch.Tensor
 
@@ -167,7 +168,7 @@ class FusionLosses(Objective):
             elif name == "patches":
                 found[name] = self._paint(seen, read, text)
             elif name == "match":
-                found[name] = self._match(read, text, patches_NRP)
+                found[name] = self._match(seen, read, text, patches_NRP)
             else:
                 found[name] = self._tell_entities(seen, read)
         return found
@@ -196,11 +197,11 @@ class FusionLosses(Objective):
         error_NR = (widen(self.paint(every_NRD)) - (target_NRX - mean) / (variance + 1e-6).sqrt()).square().mean(-1)
         return (error_NR * torch.ones_like(error_NR).scatter(1, kept_NS, 0.0)).sum(1)
 
-    def _match(self, read: Tensors, text: Text, patches_NRP: torch.Tensor) -> torch.Tensor:
-        count = len(patches_NRP)
-        own_N = torch.arange(count, device=patches_NRP.device)
-        is_swapped_N = read["is_swapped"] & (count > 1)
-        found = self.fusion(text.take(torch.where(is_swapped_N, (own_N + 1) % count, own_N)), patches_NRP)
+    def _match(self, seen: Seen, read: Tensors, text: Text, patches_NRP: torch.Tensor) -> torch.Tensor:
+        own_N = torch.arange(len(patches_NRP), device=patches_NRP.device)
+        other_N = own_N.roll(-1)
+        is_swapped_N = read["is_swapped"] & (seen.ids_NT != seen.ids_NT[other_N]).any(1)
+        found = self.fusion(text.take(torch.where(is_swapped_N, other_N, own_N)), patches_NRP)
         both_NP = torch.cat([found.words[-1][:, 0], found.patches[-1].mean(1)], 1)
         logits_N = widen(self.belongs(both_NP))[:, 0]
         return binary_cross_entropy_with_logits(logits_N, (~is_swapped_N).to(logits_N), reduction="none")
