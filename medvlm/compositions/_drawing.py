@@ -53,10 +53,14 @@ class DrawingModel(AnsweringModel):
 
     def can_answer(self, question: Question) -> bool:
         """Whether the question is for masks, of which a decoder knows a structure."""
-        name = self.by_template.get(question.template)
-        if name is None or find_form(self.decoders[name]) != find_task(question.truth.task).ANSWERED_BY:
-            return False
-        return bool(self._list_names(question, name))
+        form, names = find_task(question.truth.task).ANSWERED_BY, self.by_template.get(question.template, [])
+        return any(find_form(self.decoders[name]) == form and self._list_names(question, name) for name in names)
+
+    def _find_decoder(self, ask: Ask) -> str | None:
+        """The decoder that answers an ask; None if none reads its first medium."""
+        sample, _ = ask.media_of or (ask.sample, ask.files)
+        names, encoder = self.by_template[ask.question.template], self.prepare.find_encoder(sample)
+        return next((name for name in names if self.model.reads[name] == encoder), None)
 
     def place_truth(self, ask: Ask) -> Truth:
         """The truth as the model perceives it, with boxes in answer coordinates, or its masks on the canvas."""
@@ -69,8 +73,8 @@ class DrawingModel(AnsweringModel):
         mask is more probable than not, and nowhere if its presence is not."""
         each: list[tuple[int, str, str]] = []  # the number of an ask, its decoder, and a structure
         for number, ask in enumerate(asks):
-            name = self.by_template[ask.question.template]
-            each += [(number, name, one) for one in self._list_names(ask.question, name) if ask.shows == "media"]
+            if ask.shows == "media" and (name := self._find_decoder(ask)):
+                each += [(number, name, one) for one in self._list_names(ask.question, name)]
         found: list[dict[str, Any]] = [{} for _ in asks]
         for at in range(0, len(each), BATCH):
             piece = each[at : at + BATCH]
@@ -93,7 +97,9 @@ class DrawingModel(AnsweringModel):
         """The answer of the task of a question. masks: of the structures that were drawn."""
         import numpy as np
 
-        name = self.by_template[ask.question.template]
+        name = self._find_decoder(ask)
+        if name is None:
+            return None
         decoder, truth = self.decoders[name], ask.question.truth
         blank = np.zeros(self.prepare.preprocess[self.model.reads[name]].size, np.float32)
         decode = find_task(truth.task).decode

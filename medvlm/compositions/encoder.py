@@ -78,7 +78,7 @@ class DecodingModel(AssembledModel):
         self.by_template = list_templates(decoders)
 
     def can_answer(self, question: Question) -> bool:
-        return self._decoder_of(question) is not None
+        return bool(self._list_able(question))
 
     def decode(self, asks: Sequence[Ask]) -> list[Any]:
         found: list[Any] = []
@@ -162,8 +162,9 @@ class DecodingModel(AssembledModel):
         places: list[tuple[str, int] | None] = []  # of each ask: its decoder and its row in the output
         row_of_sample: dict[str, tuple[str, int]] = {}  # questions about one sample share its pixels
         for ask in asks:
-            name = self._decoder_of(ask.question)
             sample, files = ask.media_of or (ask.sample, ask.files)
+            read_by = self.prepare.find_encoder(sample)
+            name = next((each for each in self._list_able(ask.question) if self.model.reads[each] == read_by), None)
             if ask.shows == "none" or name is None:
                 places.append(None)
                 continue
@@ -194,13 +195,10 @@ class DecodingModel(AssembledModel):
         assert task.decode is not None, question.truth.task
         return task.decode(answer.numpy(), question.truth, decoder.classes, decoder.exclusive)
 
-    def _decoder_of(self, question: Question) -> str | None:
-        """The decoder that answers the template of a question, if its output is of the form that the task needs."""
-        name = self.by_template.get(question.template)
-        if name is None:
-            return None
-        form = find_form(self.decoders[name])
-        return name if form == find_task(question.truth.task).ANSWERED_BY else None
+    def _list_able(self, question: Question) -> list[str]:
+        """The decoders that answer the template of a question, if their output is of the form that the task needs."""
+        form = find_task(question.truth.task).ANSWERED_BY
+        return [name for name in self.by_template.get(question.template, []) if find_form(self.decoders[name]) == form]
 
 
 def to_stored(plane: np.ndarray, canvas: Canvas, size: Sequence[int]) -> np.ndarray:

@@ -106,9 +106,13 @@ def find_encoder(name: str, decoder: DecoderConfig, encoders: Mapping[str, Any])
     return next(iter(encoders))
 
 
-def list_templates(decoders: Mapping[str, DecoderConfig]) -> dict[str, str]:
-    """Template of the questions -> the decoder that answers them."""
-    return {decoder.answers or name: name for name, decoder in decoders.items() if gives_answers(decoder)}
+def list_templates(decoders: Mapping[str, DecoderConfig]) -> dict[str, list[str]]:
+    """Template of the questions -> the decoders that answer them: of media of one encoder, the last that reads it."""
+    found: dict[str, list[str]] = {}
+    for name, decoder in decoders.items():
+        if gives_answers(decoder):
+            found.setdefault(decoder.answers or name, []).insert(0, name)
+    return found
 
 
 def gives_answers(decoder: DecoderConfig) -> bool:

@@ -77,6 +77,10 @@ class ComposedPrepare:
             raise DataError(f"no encoder of this model takes {'volumes' if axes == 3 else 'films'} ({served})")
         return asked or fitting[0]
 
+    def find_encoder(self, sample: Sample) -> str | None:
+        """The encoder of the first medium; None without one."""
+        return self.routes.get(sample.media[0].kind) if sample.media else None
+
     def see(self, sample: Sample, files: Mapping[str, Any], scale: float = 1.0) -> Seen:
         """If an encoder takes several radiographs as one input, those of a sample are stacked at the position of the
         first.
