@@ -271,7 +271,8 @@ def test_a_token_is_needed_where_there_is_one(made: dict[str, Path]) -> None:  #
 def test_pages_in_a_browser_cannot_ask_it(ours: Any) -> None:
     """They can send a form without asking, or let a name of theirs point to this machine."""
     assert post(ours[0], said(WORDS), **{"Content-Type": "text/plain"})[0] == 415
-    assert post(ours[0], said(WORDS), Host="evil.example:8000")[0] == 403
+    for host in ("evil.example:8000", "[localhost"):
+        assert post(ours[0], said(WORDS), Host=host)[0] == 403
 
 
 def test_nothing_is_written_and_no_text_is_logged(

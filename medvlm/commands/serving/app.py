@@ -186,8 +186,16 @@ def _check_client(request: Request, token: str) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode(), token.encode()):
             raise Refusal(401, "this server needs its token: Authorization: Bearer TOKEN", "authentication_error")
-    elif not is_loopback(urlsplit(f"//{request.headers.get('host', '')}").hostname or ""):
+    elif not is_loopback(_find_host(request)):
         raise Refusal(403, "without a token this server answers to localhost only", "permission_error")
+
+
+def _find_host(request: Request) -> str:
+    """The name of this server as the client wrote it, "" if it cannot be read."""
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    except ValueError:
+        return ""
 
 
 async def _answer_stray(request: Request, raised: Any) -> Response:
