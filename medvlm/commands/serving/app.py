@@ -210,6 +210,6 @@ def _explain(raised: Exception) -> Refusal:
         return raised
     if isinstance(raised, UserError):
         return Refusal(400, str(raised))
-    place = traceback.extract_tb(raised.__traceback__)[-1]
-    where = f"{place.filename.rpartition('site-packages/')[2]}:{place.lineno}"
+    *_, (frame, line) = traceback.walk_tb(raised.__traceback__)
+    where = f"{frame.f_globals.get('__name__', '')}:{line}"  # a path would show folders of this machine
     return Refusal(500, f"an error of this server: {type(raised).__name__} in {where}", "server_error")
