@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -25,8 +26,8 @@ import uvicorn
 from medvlm.commands.chat import talk
 from medvlm.commands.evaluate import evaluate
 from medvlm.commands.files import read_files
+from medvlm.commands.serving import app
 from medvlm.commands.serving.answering import Served
-from medvlm.commands.serving.app import make_app
 from medvlm.commands.serving.run import Place, open_served
 from medvlm.commands.serving.turnstile import Turnstile
 from medvlm.core.errors import RecipeError
@@ -46,7 +47,7 @@ def serving(served: Served, *, token: str = "", mib: int = 8, seconds: float = 6
     log: list[str] = []
     turnstile = Turnstile(waiting, seconds)
     listening = Place("127.0.0.1", 0, None).listen()
-    config = uvicorn.Config(make_app(served, turnstile, token, mib << 20, log.append), log_level="critical")
+    config = uvicorn.Config(app.make_app(served, turnstile, token, mib << 20, log.append), log_level="critical")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
@@ -250,6 +251,29 @@ def test_requests_beyond_the_limits_do_not_wait(made: dict[str, Path]) -> None: 
         while (status := post(url, said(WORDS, max_tokens=1))[0]) == 429 and time.monotonic() < until:
             time.sleep(0.1)
         assert status == 200
+
+
+def test_a_client_that_reads_nothing_loses_its_place(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    """Sockets buffer much, so the application is called as uvicorn calls it."""
+    monkeypatch.setattr(app, "READ_S", 0.1)
+    turnstile = Turnstile(0, 1.0)
+    headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "headers": headers}
+    parts = [{"type": "http.request", "body": json.dumps(said(WORDS, stream=True)).encode()}]
+
+    async def receive() -> Any:
+        return parts.pop() if parts else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    served = app.make_app(open_model(made["ours"]), turnstile, "", 1 << 20, print)
+    asyncio.run(asyncio.wait_for(served(scope, receive, send), 10))
+    with turnstile.admit():
+        turnstile.close()
 
 
 def test_an_answer_that_takes_too_long_is_ended(made: dict[str, Path]) -> None:  # noqa: F811

@@ -11,7 +11,7 @@ import json
 import time
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,6 +32,8 @@ from medvlm.core.errors import UserError
 
 LOOK_S = 0.5
 """How often is looked whether a client is still there."""
+READ_S = 10.0
+"""How long a client may take to read the end of a stream. One that reads nothing would keep its place for ever."""
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -78,7 +80,7 @@ class Routes:
                 return JSONResponse(await _unless_gone(request, ticket.run(work)))
             events = self._stream(asked, ticket)
             first = await _unless_gone(request, anext(events))  # what is wrong with a request has a status of its own
-            return Stream(_write_events(first, events), stack.pop_all())
+            return Stream(_write_events(first, events), stack.pop_all(), ticket.left_s + READ_S)
 
     async def _stream(self, asked: ChatRequest, ticket: Ticket) -> AsyncIterator[Json]:
         """The chunks of a completion."""
@@ -122,15 +124,17 @@ def _make_chunk(head: Json, delta: Json, reason: str | None = None) -> Json:
 
 
 class Stream(StreamingResponse):
-    """stack: is closed at the end, also if the client goes away before the first event is sent."""
+    """stack: is closed at the end, also if the client goes away before the first event is sent. seconds: after
+    which the stream is cut."""
 
-    def __init__(self, events: AsyncIterator[str], stack: ExitStack):
+    def __init__(self, events: AsyncIterator[str], stack: ExitStack, seconds: float):
         super().__init__(events, media_type="text/event-stream")
-        self._stack = stack
+        self._stack, self._seconds = stack, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._stack:
-            await super().__call__(scope, receive, send)
+        with self._stack, suppress(TimeoutError):
+            async with asyncio.timeout(self._seconds):
+                await super().__call__(scope, receive, send)
 
 
 async def _write_events(first: Json, events: AsyncIterator[Json]) -> AsyncIterator[str]:
