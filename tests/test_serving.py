@@ -319,6 +319,21 @@ def test_nothing_is_written_and_no_text_is_logged(
     assert opened == [], "files opened to write"
 
 
+def test_an_error_within_a_stream_is_said_and_logged(
+    made: dict[str, Path], monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    def fail(ask: Any, hear: Callable[[str], None], *_: Any) -> None:
+        hear("left")
+        [].remove(ask.question.text)
+
+    served = open_model(made["ours"])
+    monkeypatch.setattr(served.answerer, "tell", fail)
+    with serving(served) as (url, log), pytest.raises(openai.APIError, match="an error of this server: ValueError in"):
+        for _ in ask(url, [], stream=True):
+            pass
+    assert sum(line.startswith("an error of this server: ValueError in ") for line in log) == 1
+
+
 @contextmanager
 def watch_files() -> Iterator[list[str]]:
     """The names of files that are opened to write meanwhile. A number is a file in memory, and /dev/null keeps

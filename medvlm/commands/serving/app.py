@@ -41,7 +41,7 @@ def make_app(
     served: Served, turnstile: Turnstile, token: str, most_bytes: int, log: Callable[[str], None]
 ) -> Starlette:
     """token: that requests must bring; "" for none, and then only this machine may ask. most_bytes: of a body."""
-    routes = Routes(served, turnstile, most_bytes)
+    routes = Routes(served, turnstile, most_bytes, log)
     guard = partial(_guard, token=token, log=log)
     return Starlette(
         routes=[
@@ -54,8 +54,8 @@ def make_app(
 
 
 class Routes:
-    def __init__(self, served: Served, turnstile: Turnstile, most_bytes: int):
-        self.served, self.turnstile, self.most_bytes = served, turnstile, most_bytes
+    def __init__(self, served: Served, turnstile: Turnstile, most_bytes: int, log: Callable[[str], None]):
+        self.served, self.turnstile, self.most_bytes, self.log = served, turnstile, most_bytes, log
         self.started = int(time.time())
 
     async def list_models(self, request: Request) -> Response:
@@ -80,7 +80,7 @@ class Routes:
                 return JSONResponse(await _unless_gone(request, ticket.run(work)))
             events = self._stream(asked, ticket)
             first = await _unless_gone(request, anext(events))  # what is wrong with a request has a status of its own
-            return Stream(_write_events(first, events), stack.pop_all(), ticket.left_s + READ_S)
+            return Stream(_write_events(first, events, self.log), stack.pop_all(), ticket.left_s + READ_S)
 
     async def _stream(self, asked: ChatRequest, ticket: Ticket) -> AsyncIterator[Json]:
         """The chunks of a completion."""
@@ -137,14 +137,14 @@ class Stream(StreamingResponse):
                 await super().__call__(scope, receive, send)
 
 
-async def _write_events(first: Json, events: AsyncIterator[Json]) -> AsyncIterator[str]:
+async def _write_events(first: Json, events: AsyncIterator[Json], log: Callable[[str], None]) -> AsyncIterator[str]:
     """As server-sent events."""
     yield _write_event(first)
     try:
         async for event in events:
             yield _write_event(event)
     except Exception as raised:
-        yield _write_event(_explain(raised).to_json())
+        yield _write_event(_explain(raised, log).to_json())
     yield "data: [DONE]\n\n"
 
 
@@ -173,9 +173,7 @@ def _guard(handler: Handler, token: str, log: Callable[[str], None]) -> Handler:
         except ClientDisconnect:
             answer = Response(status_code=499)
         except Exception as raised:
-            refusal = _explain(raised)
-            if refusal.status == 500:
-                log(refusal.message)
+            refusal = _explain(raised, log)
             answer = JSONResponse(refusal.to_json(), refusal.status)
         log(f"{request.method} {request.url.path} {answer.status_code} {time.monotonic() - began:.1f} s")
         return answer
@@ -208,12 +206,14 @@ async def _answer_stray(request: Request, raised: Any) -> Response:
     return JSONResponse(Refusal(raised.status_code, f"this server has {paths}").to_json(), raised.status_code)
 
 
-def _explain(raised: Exception) -> Refusal:
-    """What to answer. An error of ours is named by its type and place, because its message may quote the request."""
+def _explain(raised: Exception, log: Callable[[str], None]) -> Refusal:
+    """What to answer. An error of ours is logged, by its type and place, because its message may quote the request."""
     if isinstance(raised, Refusal):
         return raised
     if isinstance(raised, UserError):
         return Refusal(400, str(raised))
     *_, (frame, line) = traceback.walk_tb(raised.__traceback__)
     where = f"{frame.f_globals.get('__name__', '')}:{line}"  # a path would show folders of this machine
-    return Refusal(500, f"an error of this server: {type(raised).__name__} in {where}", "server_error")
+    message = f"an error of this server: {type(raised).__name__} in {where}"
+    log(message)
+    return Refusal(500, message, "server_error")
