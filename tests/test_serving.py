@@ -115,6 +115,8 @@ def test_shorter_answers_and_random_ones_can_be_asked_for(made: dict[str, Path],
     assert ask(url, film).choices[0].message.content.startswith(short)
     drawn = [ask(url, film, temperature=2.0, seed=seed).choices[0].message.content for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
+    cold = ask(url, film, temperature=1e-60).choices[0].message.content
+    assert cold == ask(url, film).choices[0].message.content
 
 
 def test_earlier_turns_and_the_system_message_count(made: dict[str, Path], ours: Any) -> None:  # noqa: F811

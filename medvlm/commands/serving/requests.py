@@ -23,6 +23,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "stop": ([],),
 }
 """Settings that are not supported, with the values that change nothing. Null changes nothing either."""
+COLD = 1e-5
+"""Below this temperature the likeliest token is always drawn, and scores divided by it overflow."""
 
 
 class Body(BaseModel):
@@ -79,7 +81,7 @@ class _Asked(Body):
 
 
 class ChatRequest(_Asked):
-    """temperature: 0 by default, as in `medvlm evaluate`, and not 1."""
+    """temperature: 0 by default, as in `medvlm evaluate`, and not 1; 0 below COLD."""
 
     messages: list[Said] = Field(min_length=1)
     max_tokens: int | None = Field(None, gt=0)
@@ -87,6 +89,11 @@ class ChatRequest(_Asked):
     temperature: float = Field(0.0, ge=0, le=2)
     seed: int | None = Field(None, ge=0)
     stream: bool = False
+
+    @field_validator("temperature")
+    @classmethod
+    def _be_greedy(cls, temperature: float) -> float:
+        return temperature if temperature >= COLD else 0.0
 
 
 class EmbeddingRequest(_Asked):
