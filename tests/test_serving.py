@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 import time
+import tracemalloc
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -29,8 +30,10 @@ from medvlm.commands.evaluate import evaluate
 from medvlm.commands.files import read_files
 from medvlm.commands.serving import app
 from medvlm.commands.serving.answering import Served
+from medvlm.commands.serving.refusal import Refusal
 from medvlm.commands.serving.run import Place, open_served
 from medvlm.commands.serving.turnstile import Turnstile
+from medvlm.commands.serving.uploads import decode_url
 from medvlm.core.errors import RecipeError
 from medvlm.preflight.rehearsal.ready import save_tiny
 from tests.evaluate.test_who import EVALUATE, FILMS, ON_FILMS, read_answers, strip
@@ -241,6 +244,15 @@ def test_the_pixels_of_a_request_are_counted_before_they_are_decoded(
                 413, "the images of this request have more than 5,000 pixels together; the limits are those of medvlm"
                 " serve")  # fmt: skip
         assert post(url, said(*films, *films))[0] == post(url, said(*series))[0] == 200
+
+
+def test_an_address_of_many_parameters_takes_no_memory() -> None:
+    url = "data:image/png" + ";a" * 100_000
+    tracemalloc.start()
+    with pytest.raises(Refusal, match="fetches nothing"):
+        decode_url(url, "image 1")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_requests_beyond_the_limits_do_not_wait(made: dict[str, Path]) -> None:  # noqa: F811

@@ -24,7 +24,8 @@ from medvlm.io.images import peek_size, suffix_of
 from medvlm.io.in_memory import lend_path
 from medvlm.io.nifti import decode_nifti
 
-DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w=.+-]+)*;base64,", re.IGNORECASE)
+DATA_URL = re.compile(r"data:[\w.+/-]*(?:;[\w=.+-]+){0,8};base64,", re.IGNORECASE)
+"""Few parameters: each that is read takes 100 bytes of memory, and a request has room for 30 million."""
 
 
 class Room:
