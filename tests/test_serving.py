@@ -163,6 +163,8 @@ def test_it_embeds_images_and_texts(made: dict[str, Path]) -> None:  # noqa: F81
         (plain,) = client.embeddings.create(model=served.name, input="a nodule", encoding_format="float").data
         with pytest.raises(openai.BadRequestError, match="does not answer questions"):
             ask(url, [])
+        with pytest.raises(openai.BadRequestError, match=r"input\.1: neither a picture nor NIfTI, but a PDF"):
+            client.embeddings.create(model=served.name, input=["a nodule", PDF])
     expected = [dual.embed_texts(["a nodule"])[0], next(dual.embed_each(sample, files)).numpy()]
     np.testing.assert_allclose([each.embedding for each in found], expected, atol=1e-6)
     np.testing.assert_allclose(plain.embedding, expected[0], atol=1e-6)

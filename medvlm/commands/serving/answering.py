@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import SystemRandom
 from typing import Any
@@ -16,7 +16,7 @@ from medvlm.commands.files import read_media
 from medvlm.commands.serving.refusal import Refusal, refuse_size
 from medvlm.commands.serving.requests import ChatRequest, EmbeddingRequest, ImagePart, Said, TextPart
 from medvlm.commands.serving.turnstile import Check
-from medvlm.commands.serving.uploads import Room, decode_url, lend_media, name_image
+from medvlm.commands.serving.uploads import Room, decode_url, lend_media
 from medvlm.core.ask import Ask, CutAnswer, Files, make_own_question
 from medvlm.core.sample import Question, Sample, make_truth
 from medvlm.core.text import MEDIUM
@@ -91,7 +91,7 @@ class Served:
             check()
             name = f"input.{number}"
             if each.startswith("data:"):
-                sample, files = self._read([decode_url(each, name)], room, self.embedder)[0]
+                sample, files = self._read({name: decode_url(each, name)}, room, self.embedder)[0]
                 vectors.append(next(iter(self.embedder.embed_each(sample, files))).float().cpu().numpy())
             else:
                 vectors.append(self.embedder.embed_texts([make_own_question(each).text])[0])
@@ -109,8 +109,9 @@ class Served:
         if images > self.limits.images:
             raise refuse_size(f"{images} images, of which this server takes {self.limits.images} in a request")
 
-    def _read(self, files: Sequence[bytes], room: Room, opened: Any) -> tuple[tuple[Sample, Files], list[bool]]:
-        """The sample with the media of these files, and of each file whether a medium begins with it."""
+    def _read(self, files: Mapping[str, bytes], room: Room, opened: Any) -> tuple[tuple[Sample, Files], list[bool]]:
+        """The sample with the media of these files, and of each file whether a medium begins with it. files: name in
+        messages -> its bytes."""
         with lend_media(files, room) as media:
             own = [each for each in media if each is not None]
             sample, stored = read_media(own, lambda axes: opened.kind_of(axes, self.kind))
@@ -120,7 +121,8 @@ class Served:
         """The last message as a question about all images, after the messages before it."""
         urls = [part.image_url.url for said in messages for part in said.content if isinstance(part, ImagePart)]
         self._require_few(len(urls))
-        files = [decode_url(url, name_image(number)) for number, url in enumerate(urls)]
+        names = [f"image {number + 1}" for number in range(len(urls))]
+        files = {name: decode_url(url, name) for name, url in zip(names, urls, strict=True)}
         (sample, stored), is_shown = self._read(files, Room(self.limits.pixels), self.answerer)
         question = make_question(messages, iter(is_shown))
         return Ask(sample, stored, question, "media" if sample.media else "none")

@@ -11,7 +11,7 @@ import binascii
 import io
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,16 +65,15 @@ def decode_url(url: str, name: str) -> bytes:
 
 
 @contextmanager
-def lend_media(files: Sequence[bytes], room: Room) -> Iterator[list[OwnMedium | None]]:
+def lend_media(files: Mapping[str, bytes], room: Room) -> Iterator[list[OwnMedium | None]]:
     """The medium of each file, to be read within the context; None for the slices of a DICOM volume after its first
-    one."""
+    one. files: name in messages -> its bytes."""
     from medvlm.io.dicom.header import read_image_header
 
     with ExitStack() as stack:
         found: list[OwnMedium | None] = []
         headers, places = [], list[Path]()
-        for number, data in enumerate(files):
-            name = name_image(number)
+        for name, data in files.items():
             if data[128:132] != b"DICM":
                 found.append(OwnMedium(name, _open_picture(data, room) if suffix_of(data) else _open_nifti(data, room)))
                 places.append(Path())
@@ -88,15 +87,10 @@ def lend_media(files: Sequence[bytes], room: Room) -> Iterator[list[OwnMedium | 
                 raise DataError(f"{name}: this server cannot read DICOM; install 'medvlm[dicom]'") from None
             found.append(None)
         images = join_slices(headers) if headers else {}
-        for number, place in enumerate(places):
+        for number, (name, place) in enumerate(zip(files, places, strict=True)):
             if place in images:
-                found[number] = OwnMedium(name_image(number), _bound(images[place](), room))
+                found[number] = OwnMedium(name, _bound(images[place](), room))
         yield found
-
-
-def name_image(number: int) -> str:
-    """How messages name a file of a request."""
-    return f"image {number + 1}"
 
 
 def _open_picture(data: bytes, room: Room) -> Callable[[], Any]:
