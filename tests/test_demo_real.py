@@ -76,9 +76,12 @@ def test_a_folder_goes_through_all_steps(
     printed = capsys.readouterr().out
     assert "Apache-2.0 (is there)" in printed and "SmolLM2" not in printed, "labels need no language model"
     assert (runs / "shapes/report.html").is_file() and "shapes:test" in printed
+    api.demo([*small, "evaluate.bootstrap=20"], runs=runs, real=data, goal="labels")
+    assert "report" in capsys.readouterr().out, "the same command, with what was learnt, goes on"
     another = made.make_classes(tmp_path / "others")
-    assert main(["demo", "--real", str(another), "--runs", str(runs)]) == 2
-    assert "demo-real: is there already; to resume, give the same --data" in capsys.readouterr().err
+    for words in (["--real", str(another)], ["--real", str(data), "--for", "masks"]):
+        assert main(["demo", *words, "--runs", str(runs)]) == 2
+        assert "demo-real: is of another folder or goal; to resume, give the same --real" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

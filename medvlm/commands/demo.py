@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medvlm.commands.evaluate import evaluate
 from medvlm.commands.export import export
-from medvlm.commands.first_small import SOURCE
+from medvlm.commands.first_small import SOURCE, is_stage_for
 from medvlm.commands.train import train
 from medvlm.core.durable import require_local
 from medvlm.core.errors import RecipeError
@@ -49,8 +49,12 @@ def demo_real(runs: Path, data: Path, goal: str = "", overrides: Sequence[str] =
     recipe = own / "recipe.yaml"
     if not recipe.exists():
         print(*init_folder(data, own, goal=goal, parts=str(parts)), sep="\n", flush=True)
-    elif load(recipe).recipe.data[SOURCE].root != str(data.resolve()) or goal:
-        raise RecipeError(f"{own}: is there already; to resume, give the same --data and no --for; else remove it")
+    else:
+        there = load(recipe).recipe
+        if there.data[SOURCE].root != str(data.resolve()) or not is_stage_for(goal, there.stages[0].name, str(parts)):
+            raise RecipeError(
+                f"{own}: is of another folder or goal; to resume, give the same --real and --for; else remove it"
+            )
     fetch(list_needed(recipe.read_text()), parts, lambda line: print(line, flush=True))
     _go_through(str(recipe), runs, overrides)
 

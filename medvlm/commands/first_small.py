@@ -116,6 +116,12 @@ def make_first_recipe(
     }
 
 
+def is_stage_for(goal: str, stage: str, parts_folder: str) -> bool:
+    """Whether the first stage of such a recipe has this name. goal: "" for any."""
+    settings = _find_settings(goal, parts_folder)
+    return not goal or (settings.is_file() and read_yaml(settings).data["stage"]["name"] == stage)
+
+
 def _find_settings(goal: str, parts_folder: str) -> Path:
     return Path(__file__).with_name("first") / ("real" if parts_folder else "") / f"{goal}.yaml"
 
