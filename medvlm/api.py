@@ -304,11 +304,14 @@ def completion(shell: Literal["bash", "zsh", "tcsh"]) -> str:
 
 def demo(overrides: Sequence[str] = (), *, runs: Where = "runs", real: Where | None = None, goal: str = "") -> None:
     """Train, evaluate, export and report on generated data, or on a folder of pictures with small pretrained parts.
-    real: the folder. goal: of it, answers, labels or masks."""
+    real: the folder. goal: of it, answers, labels or masks. Raises RecipeError for a goal without it."""
     from medvlm.commands.demo import demo as run
     from medvlm.commands.demo import demo_real
+    from medvlm.core.errors import RecipeError
 
     if real is None:
+        if goal:
+            raise RecipeError(f"--for {goal}: give --real FOLDER too")
         run(Path(runs), overrides)
     else:
         demo_real(Path(runs), Path(real), goal, overrides)

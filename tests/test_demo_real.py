@@ -95,6 +95,20 @@ def test_a_folder_goes_through_all_steps(
 
 
 @pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--for", "masks"], "--for masks: give --real FOLDER too"),
+        (["--real", "none"], "none: there is no such folder; give the one that holds the files"),
+    ],
+)
+def test_what_cannot_be_learnt_is_said(
+    words: list[str], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", *words]) == 2 and why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("make", "goal", "parts"),
     [(made.make_masks, "masks", [TOWER]), (made.make_questions, "answers", [TOWER, LANGUAGE])],
 )

@@ -51,7 +51,7 @@ def init_folder(
     known = look_up_model(model) if model else None
     require_free(to)
     if not data.is_dir():
-        raise DataError(f"{data}: there is no such folder; --data is the folder that holds the files")
+        raise DataError(f"{data}: there is no such folder; give the one that holds the files")
     root = data.resolve()
     found, others = _choose(root, to, {role: column for role, column in (roles or {}).items() if column}, table)
     name = make_name(root.name)
