@@ -70,7 +70,7 @@ def test_a_shipped_recipe_trains_evaluates_exports_and_reports(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["phantom_spots"])
+@pytest.mark.parametrize("recipe", ["phantom_spots", "phantom_distill"])
 def test_a_recipe_of_a_measurement_validates_and_rehearses(recipe: str, tmp_path: Path) -> None:
     assert main(["validate", f"{recipe}.yaml"]) == 0
     assert main(["dry-run", f"{recipe}.yaml", "--runs", str(tmp_path)]) == 0

@@ -32,8 +32,8 @@ from medvlm.train.environment import describe_environment
 
 MANIFEST, FORM = "evidence.json", 1
 STAGE_KEYS = (
-    "name", "kind", "finished", "step", "identity", "take", "trains", "frozen", "from", "seconds", "checkpoint",
-    "parameters", "environment",
+    "name", "kind", "finished", "step", "identity", "take", "trains", "frozen", "from", "teachers", "seconds",
+    "checkpoint", "parameters", "environment",
 )  # fmt: skip
 """What is passed on of stage.json."""
 REMEDY = "copy it again from where the run was trained"

@@ -23,6 +23,7 @@ from medvlm.core.run import RunFolder, write_json
 from medvlm.core.stage_config import StageConfig
 from medvlm.core.stored import read_object
 from medvlm.core.tool_config import Environment
+from medvlm.recipe.graph import find_teachers
 from medvlm.recipe.load import LoadedRecipe, load_run
 from medvlm.recipe.origins import StageOrigin
 from medvlm.recipe.sources import OpenSource
@@ -50,8 +51,14 @@ def identify(config: StageConfig, loaded: LoadedRecipe, sources: Mapping[str, Op
             else [[share, _describe_origins(origins)] for share, origins in starts],
             "precision": loaded.recipe.engine.precision,
             **(_describe_environment(loaded.recipe.environment) if config.acts() else {}),
+            **({"teachers": teachers} if (teachers := describe_teachers(config)) else {}),
         }
     )
+
+
+def describe_teachers(config: StageConfig) -> dict[str, str]:
+    """Key -> the model that the stage learns from, for lineage."""
+    return {key: origin.describe() for key, origin in find_teachers(config).items()}
 
 
 def _describe_environment(environment: Environment | None) -> dict[str, Any]:

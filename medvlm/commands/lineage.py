@@ -45,6 +45,7 @@ DescribedMeta = TypedDict(
     "DescribedMeta",
     {
         "from": dict[str, str],
+        "teachers": NotRequired[dict[str, str]],
         "sources": dict[str, str],
         "adapters": DescribedAdapters | None,
         "recipe": str,
@@ -108,7 +109,10 @@ def write_lineage(loaded: LoadedRecipe, run: RunFolder, sources: dict[str, OpenS
             "sources": {name: s.describe() for name, s in sources.items()},
             "model": {"parameters": {m: n for record in records.values() for m, n in record["parameters"].items()}},
             "stages": {
-                name: {"from": r["from"], "checkpoint": f"{name}/{r['take']}@{r['checkpoint']}"}
+                name: {
+                    **{key: r[key] for key in ("from", "teachers") if key == "from" or r.get(key)},
+                    "checkpoint": f"{name}/{r['take']}@{r['checkpoint']}",
+                }
                 for name, r in records.items()
             },
         },
@@ -176,6 +180,8 @@ def _describe_state(run: RunFolder, known: dict[str, Any], state: dict[str, Any]
         yield f"    {module} from {origin}{' (no longer there)' if is_gone else ''}"
     if not meta["from"]:
         yield "    from no earlier stage"
+    for key, origin in sorted(meta.get("teachers", {}).items()):
+        yield f"    {key}: {origin}"
     for source, fingerprint in sorted(meta["sources"].items()):
         audit = meta.get("audits", {}).get(source)
         yield f"    data {_describe_source(known, source)}, fingerprint {fingerprint[:12]}, " + (

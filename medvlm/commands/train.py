@@ -16,7 +16,7 @@ import torch
 
 from medvlm import __version__
 from medvlm.commands.building import build_stage, make_extra_models
-from medvlm.commands.identity import find_aliases, identify, recognise
+from medvlm.commands.identity import describe_teachers, find_aliases, identify, recognise
 from medvlm.commands.initial_weights import find_starts
 from medvlm.commands.lineage import write_lineage
 from medvlm.compositions._assemble import assemble
@@ -107,12 +107,14 @@ class _Training:
 @dataclass(frozen=True)
 class _Begun:
     """A stage with its starting weights, placed on its devices. started: module -> the origin of its weights.
-    parameters: module -> its number of parameters. scales: see describe_scales(), of the first rank."""
+    teachers: see describe_teachers(). parameters: module -> its number of parameters. scales: see describe_scales(), of
+    the first rank."""
 
     stage: Any
     place: loop.Place
     fresh: loop.State
     started: dict[str, str]
+    teachers: dict[str, str]
     parameters: dict[str, int]
     scales: list[str]
 
@@ -184,6 +186,7 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
     # Dropout must depend on stage and rank only, not on what this process did before, so that a run that is
     # interrupted before its first checkpoint repeats the same numbers.
     torch.manual_seed(draw_below(1 << 63, recipe.seed, config.name, "dropout", engine.rank))
+    teachers = describe_teachers(config)
     meta = {
         "stage": config.name,
         "steps": config.steps,
@@ -194,6 +197,7 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
         "tokenizer": hash_files(run.tokenizer),
         "texts": hash_texts(config),
         "from": began.started,
+        "teachers": teachers,
         "published": began.unchanged,
         "sources": {name: sources[name].shards.fingerprint for name in config.mix},
         "audits": {name: sources[name].audit["hash"] for name in config.mix if sources[name].audit},
@@ -206,7 +210,7 @@ def _begin_stage(training: _Training, config: StageConfig, number: int) -> _Begu
             if line.startswith(WARNING):
                 print(line, flush=True)
     place = _make_place(training, config, number, aliases)
-    return _Begun(stage, place, loop.State(identity=identity, meta=meta), began.started, parameters, scales)
+    return _Begun(stage, place, loop.State(identity=identity, meta=meta), began.started, teachers, parameters, scales)
 
 
 def _make_place(training: _Training, config: StageConfig, number: int, aliases: tuple[str, ...]) -> loop.Place:
@@ -239,6 +243,7 @@ def _finish_stage(training: _Training, begun: _Begun, state: loop.State, proof: 
             "trains": trained,
             "frozen": frozen,
             "from": begun.started,
+            "teachers": begun.teachers,
             "seconds": state.seconds,
             "checkpoint": checkpoint.digest(folder / take),
             "parameters": begun.parameters,

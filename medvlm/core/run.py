@@ -97,6 +97,7 @@ StoredStage = TypedDict(
         "checkpoint": str,
         "parameters": dict[str, int],
         "from": dict[str, str],
+        "teachers": NotRequired[dict[str, str]],
         "kind": NotRequired[str],
         "step": NotRequired[int],
         "seconds": NotRequired[float],

@@ -104,6 +104,8 @@ class Sampling(Config):
     (concept, site ...)."""
 
 
+RANDOM = "random"
+"""In place of another model: one with random weights, in a rehearsal."""
 DURATION = r"^[0-9]+(\.[0-9]+)? (s|min|h)$"
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
@@ -163,6 +165,11 @@ class StageConfig(Config):
             return math.inf
         number, unit = self.save_every.split()
         return float(number) * _SECONDS[unit]
+
+    def list_teachers(self) -> dict[str, str]:
+        """Key -> another model that the stage learns from, as `from` names models outside of the run; or RANDOM.
+        Overridden by kinds with such keys."""
+        return {}
 
     def list_starts(self) -> dict[tuple[str, ...], str]:
         """Path below `from` -> the place that it names; the path of a module has one word, its name."""

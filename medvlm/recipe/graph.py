@@ -75,6 +75,12 @@ def find_outside_origins(recipe: Recipe, i: int) -> dict[tuple[str, ...], Origin
     return {path: origin for path, origin in found.items() if origin is not None}
 
 
+def find_teachers(stage: StageConfig) -> dict[str, Origin]:
+    """Key of a stage -> the model outside of this run that the stage learns from."""
+    found = {key: name_outside(where) for key, where in stage.list_teachers().items()}
+    return {key: origin for key, origin in found.items() if origin is not None}
+
+
 def find_adapters(recipe: Recipe, i: int) -> Lora | None:
     """The adapters that stage i trains or passes on: its own, those of the name that it trains, else those of the
     weights that it starts from. None as well if the files of another run are not on this machine."""

@@ -29,7 +29,8 @@ from medvlm.core.run import RunFolder, write_json
 from medvlm.core.secrets import SECRET
 from medvlm.core.stored import read_object
 from medvlm.recipe.files import list_missing_files
-from medvlm.recipe.graph import find_outside_origins
+from medvlm.recipe.graph import find_outside_origins, find_teachers
+from medvlm.recipe.origins import Origin
 from medvlm.recipe.rules import find_problems
 from medvlm.recipe.schema import Recipe
 from medvlm.recipe.summary import summarise
@@ -80,13 +81,14 @@ class LoadedRecipe:
         ]
 
     def list_missing_origins(self) -> list[Problem]:
-        """Origins in `from` that are not on this machine. Such a recipe can be validated, but not trained."""
-        return [
-            Problem(("stages", i, "from", *path), problem)
-            for i in range(len(self.recipe.stages))
-            for path, origin in find_outside_origins(self.recipe, i).items()
-            if (problem := origin.find_problem())
-        ]
+        """Origins in `from`, and teachers, that are not on this machine. Such a recipe can be validated, but not
+        trained."""
+        origins: dict[KeyPath, Origin] = {}
+        for i, stage in enumerate(self.recipe.stages):
+            outside = find_outside_origins(self.recipe, i)
+            origins |= {("stages", i, "from", *path): origin for path, origin in outside.items()}
+            origins |= {("stages", i, key): origin for key, origin in find_teachers(stage).items()}
+        return [Problem(path, problem) for path, origin in origins.items() if (problem := origin.find_problem())]
 
     def require_stages(self) -> None:
         """Raises RecipeError if there is nothing to train."""

@@ -13,7 +13,7 @@ from medvlm.core.document import KeyPath
 from medvlm.core.errors import did_you_mean, list_some
 from medvlm.core.lora_config import read_adapter_name
 from medvlm.core.problems import Problem
-from medvlm.core.stage_config import Merge
+from medvlm.core.stage_config import RANDOM, Merge
 from medvlm.recipe.graph import (
     find_composition,
     find_kept_adapters,
@@ -90,6 +90,13 @@ def _check_origin(recipe: Recipe, i: int) -> Iterator[Problem]:
             ("stages", i, "from"),
             "merged weights are not those that were quantized; leave out `quantize`, or start from one model",
         )
+    for key, where in stage.list_teachers().items():
+        if where != RANDOM and name_outside(where) is None:
+            yield Problem(
+                ("stages", i, key),
+                f"{where!r} is no model outside of this run; expected a stage of another run (RUN_FOLDER:STAGE), a"
+                " folder of safetensors (./FOLDER), or a hub id (OWNER/NAME)",
+            )
     for below, name in stage.list_starts().items():
         path: KeyPath = ("stages", i, "from", *below)
         if isinstance(stage.from_, dict):

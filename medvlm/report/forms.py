@@ -20,6 +20,7 @@ StageEnd = TypedDict(
         "take": str,
         "identity": str,
         "from": dict[str, str] | None,
+        "teachers": dict[str, str],
         "trains": dict[str, TrainedPart] | None,
         "frozen": dict[str, str] | None,
     },

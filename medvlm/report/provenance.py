@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from pydantic import ValidationError
 
@@ -152,8 +153,14 @@ def make_lineage_section(run: RunRecord) -> Section | None:
 
 
 def _describe_descent(done: Record) -> str:
-    """Which checkpoint later stages start from, and where this stage's initial weights came from."""
-    named = [part for origin in (done.get("from") or {}).values() for part in split_origin(str(origin))]
-    origins = sorted({re.sub(r"(/step-\d+)?@.*", "", origin) for origin in named})
+    """Which checkpoint later stages start from, where this stage's initial weights came from, and its teachers."""
+    origins = _name_origins(part for origin in (done.get("from") or {}).values() for part in split_origin(str(origin)))
     began = f", started from the weights of {' and '.join(origins)}" if origins else ""
+    if teachers := _name_origins((done.get("teachers") or {}).values()):
+        began += f", learned from {' and '.join(teachers)}"
     return f", passes on {done['take']}{began}" if done.get("take") else began
+
+
+def _name_origins(described: Iterable[str]) -> list[str]:
+    """Without steps and digests."""
+    return sorted({re.sub(r"(/step-\d+)?@.*", "", origin) for origin in described})

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from medvlm.core.run import RunFolder
+from medvlm.core.stage_config import RANDOM
 from medvlm.train import checkpoint
+from tests.stages.test_distill import LEARN
 from tests.stages.test_preference import PAIRED, PREFER
 from tests.tiny_run import (
     INSTRUCT,
@@ -38,7 +40,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = {"kind": "transformers", "config": {"model_type": "bert", **SMALL, **STILL, "num_hidden_layers": 1}}
     instruct = {**INSTRUCT, "lora": {"rank": 2, "alpha": 4}, "tasks": ["choice", "count", "boxes"], "questions": 3}
     prefer = {**PREFER, "lora": {"rank": 2}, "steps": 2}
-    stages = [{**PAIR, "text": text}, instruct, {**REASON, "steps": 3}, prefer]
+    stages = [
+        {**PAIR, "text": text},
+        instruct,
+        {**REASON, "steps": 3},
+        prefer,
+        {**LEARN, "teacher": RANDOM, "steps": 2},
+    ]
     written(made, recipe(seed=11, stages=stages), PAIRED)
     return made
 

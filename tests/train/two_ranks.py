@@ -48,7 +48,7 @@ CASES = {
     **{f"supervised, {n} micro-batches": ("instruct", f"stages.1.accumulate={n}") for n in (1, 2, 4)},
     "grpo, gdpo": ("reason", "stages.2.objective=gdpo", *EARNS),
     "grpo, gspo": ("reason", "stages.2.objective=gspo", *EARNS),
-    "preference": ("prefer", "stages.3.objective=simpo"),
+    "preference": ("prefer", "stages.3.objective=simpo"), "distill": ("learn",),
     "supervised, weights": ("instruct", "stages.1.loss_weights={sources: {films: 3}, tasks: {count: 0.25}}"),
 }  # fmt: skip
 
@@ -59,6 +59,7 @@ def first_step(path: Path, runs: Path, name: str, *overrides: str) -> dict[str, 
     stage.make_extra_models()
     optimizer = make_optimizer(stage.model, Optim(), stage.matches, name)
     model = stage.engine.setup(stage.model, {"": optimizer})
+    stage.begin()
     batches = stage.read_batches(0)
     _, prepared = next(batches)
     batches.close()
