@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,12 @@ import numpy as np
 from medvlm.compositions._opened import Opened
 from medvlm.core.ask import Ask
 from medvlm.core.errors import DataError
-from medvlm.core.geometry import Canvas, resize
+from medvlm.core.geometry import Canvas, identity, join_canvases
 from medvlm.core.sample import Medium, Sample, Truth
 from medvlm.core.tasks import find_task
 from medvlm.core.turns import state_pixels, write_messages
 from medvlm.data.prepare import place_truth
-from medvlm.data.views import Views, make_pictures
+from medvlm.data.views import Views, list_slices, make_pictures
 from medvlm.io.images import decode, encode_png
 from medvlm.tasks._writing import Writing
 
@@ -77,8 +78,14 @@ def write_chat(ask: Ask, make_part: Callable[[Any], dict[str, Any]]) -> list[dic
 
 
 def _find_canvas(sample: Sample) -> Canvas:
-    height, width = sample.media[0].size[-2:]
-    return resize((height, width), (height, width))
+    """Slices of a volume are shown as pictures, see show()."""
+    canvas = join_canvases([_keep_size(medium) for medium in sample.media])
+    assert canvas is not None
+    return canvas
+
+
+def _keep_size(medium: Medium) -> Canvas:
+    return replace(identity(medium.size[-2:]), slices=list_slices(medium, OWN, OWN.max_slices))
 
 
 def show(medium: Medium, stored: Any) -> list[Any]:

@@ -28,7 +28,7 @@ class Processed:
     """The first picture of a sample, and the output of the family's processor.
 
     size: of the stored picture. tensors: of all pictures of the sample. expansion: the placeholder text of this
-    picture. pictures: the number of pictures of the sample.
+    picture. pictures: the number of pictures of the sample. before: the placeholder texts of those before this one.
     """
 
     processor: Any
@@ -36,6 +36,12 @@ class Processed:
     tensors: Mapping[str, Any]
     expansion: str
     pictures: int
+    before: Sequence[str] = ()
+
+    @property
+    def number(self) -> int:
+        """Of this picture, from 0."""
+        return len(self.before)
 
 
 class Described(Protocol):

@@ -7,7 +7,9 @@ pixels went through: `crop(size, 10, 0, (80, 96)).then(flip((80, 96))).then(resi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import floor
 
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Box
@@ -24,12 +26,40 @@ class Canvas:
 
     size, scale, offset: the canvas' axes, (height, width) or (depth, height, width). scale is negative on a
     flipped axis. Boxes are (x1, y1, x2, y2) on the last two axes.
+
+    slices: of a volume that is shown as pictures, the stored slices that they show, in order. further: the canvases of
+    the other media of the sample, None for one that is not shown as stored.
     """
 
     size: tuple[int, ...]
     scale: tuple[float, ...]
     offset: tuple[float, ...]
     swapped: bool = False
+    slices: tuple[int, ...] = field(default=(), kw_only=True)
+    further: tuple[Canvas | None, ...] = field(default=(), kw_only=True)
+
+    def of_medium(self, number: int) -> Canvas | None:
+        """The canvas of a medium of the sample, counted from 0. None if there is none."""
+        return (self, *self.further)[number] if 0 <= number <= len(self.further) else None
+
+    @property
+    def num_slices(self) -> int:
+        """Of a volume as it is seen; 0 for a picture."""
+        return len(self.slices) or (self.size[0] if len(self.size) == 3 else 0)
+
+    def see_slice(self, stored: int) -> int | None:
+        """The number, from 0, of the seen slice that shows a stored one: the nearest, or the one that its middle lies
+        in. None if it is outside."""
+        if self.slices:
+            return min(range(len(self.slices)), key=lambda number: abs(self.slices[number] - stored))
+        seen = floor((stored + 0.5) * self.scale[0] + self.offset[0]) if self.num_slices else -1
+        return seen if 0 <= seen < self.num_slices else None
+
+    def find_slice(self, seen: int) -> int | None:
+        """The stored slice that a seen one shows. None if there is no such number."""
+        if not 0 <= seen < self.num_slices:
+            return None
+        return self.slices[seen] if self.slices else floor((seen + 0.5 - self.offset[0]) / self.scale[0])
 
     def then(self, after: Canvas) -> Canvas:
         """This map, followed by a map from this canvas to another."""
@@ -39,6 +69,8 @@ class Canvas:
             tuple(a * s for a, s in zip(after.scale, scale, strict=True)),
             tuple(a * o + b for a, o, b in zip(after.scale, offset, after.offset, strict=True)),
             self.swapped != after.swapped,
+            slices=self.slices,
+            further=self.further,
         )
 
     def to_canvas(self, box: Box) -> Box:
@@ -90,6 +122,12 @@ class Canvas:
     def convert_spacing_mm(self, stored_mm: tuple[float, ...]) -> tuple[float, ...]:
         """Converts millimetres per stored pixel to millimetres per canvas pixel, by axis of the canvas."""
         return tuple(mm / abs(s) for mm, s in zip(_swap(stored_mm, self.swapped), self.scale, strict=True))
+
+
+def join_canvases(canvases: Sequence[Canvas | None]) -> Canvas | None:
+    """That of the first medium, which knows those of the others. None if it has none."""
+    first, *further = canvases or [None]
+    return first if first is None or not further else replace(first, further=tuple(further))
 
 
 def identity(size: tuple[int, ...]) -> Canvas:

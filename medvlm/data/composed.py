@@ -11,7 +11,7 @@ import torch
 from medvlm.core.contracts import Preprocess
 from medvlm.core.decoder_config import DecoderConfig
 from medvlm.core.errors import DataError, RecipeError
-from medvlm.core.geometry import Canvas
+from medvlm.core.geometry import Canvas, join_canvases
 from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
 from medvlm.core.tasks import find_task
 from medvlm.data.dialogue import Dialogue, TokenSequence, Turn, join_turns
@@ -88,8 +88,8 @@ class ComposedPrepare:
         scale: always 1, since encoders have a fixed size. Raises DataError for more radiographs than fit the input."""
         assert scale == 1.0, scale
         media: list[tuple[str, Any]] = []
-        canvas, stacks, groups = None, dict[str, list[Any]](), list[int]()
-        for number, medium in enumerate(sample.media):
+        canvases, stacks, groups = list[Canvas | None](), dict[str, list[Any]](), list[int]()
+        for medium in sample.media:
             if medium.kind not in self.routes:
                 raise DataError(
                     f"{sample.source}/{sample.key}: no encoder serves media of kind {medium.kind!r} (the encoders serve"
@@ -97,7 +97,7 @@ class ComposedPrepare:
                 )
             name = self.routes[medium.kind]
             pixels, drawn_on = self.transforms[name](files[medium.member], medium.member, medium)
-            canvas = drawn_on if number == 0 else canvas
+            canvases.append(drawn_on)
             groups.append(0 if name in stacks else 1)
             if self.preprocess[name].stack > 1:
                 if name not in stacks:
@@ -107,7 +107,7 @@ class ComposedPrepare:
                 media.append((name, pixels))
         return Seen(
             [(name, self._stack(name, stacks[name], sample) if pixels is None else pixels) for name, pixels in media],
-            canvas,
+            join_canvases(canvases),
             groups,
         )
 

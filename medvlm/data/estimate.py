@@ -36,14 +36,14 @@ class NoFiles(dict[str, bytes]):
 
 @dataclass(frozen=True)
 class BlankTransform:
-    """A preprocessing that returns meta tensors of the right shape, and the canvas of a film of known size."""
+    """A preprocessing that returns meta tensors of the right shape, and the canvas of a medium of known size."""
 
     preprocess: Preprocess
 
     def __call__(self, stored: Any, member: str, medium: Medium) -> tuple[torch.Tensor, Canvas | None]:
         shape = self.preprocess.shape if self.preprocess.tiles else (self.preprocess.channels, *self.preprocess.size)
-        is_film = len(medium.size) == len(self.preprocess.size) == 2
-        canvas = resize((medium.size[0], medium.size[1]), self.preprocess.size) if is_film else None
+        is_whole = len(medium.size) == len(self.preprocess.size)
+        canvas = resize(medium.size, self.preprocess.size) if is_whole else None
         return torch.empty(shape, device="meta"), canvas
 
 

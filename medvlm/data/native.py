@@ -11,7 +11,7 @@ import torch
 
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.families import IMAGE, Processed
-from medvlm.core.geometry import Canvas, resize
+from medvlm.core.geometry import Canvas, join_canvases, resize
 from medvlm.core.padding import pad_and_join
 from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
 from medvlm.data.dialogue import TokenSequence, Turn, join_turns
@@ -20,7 +20,7 @@ from medvlm.data.estimate import EstimatedNativeDialogue, draw_ramps
 from medvlm.data.prepare import Prepare, Seen, ask, place_truth, weigh_answers
 from medvlm.data.processor import NativeDialogue, Pictures, Processor
 from medvlm.data.rows import Stacked, collate
-from medvlm.data.views import Clip, Views, is_flat, make_clip, make_pictures
+from medvlm.data.views import Clip, Views, is_flat, list_slices, make_clip, make_pictures
 from medvlm.io.images import decode
 from medvlm.tasks._writing import Writing
 
@@ -80,14 +80,27 @@ class NativePrepare:
         if not images:
             return Seen([], None)
         made = self.processor.look(images)
-        first, canvas = sample.media[0], None
-        if is_flat(first, self._views(first)):
-            stored, size = first.size[-2:], _show_one(images[0]).shape[:2]
-            whole = self.processor.family.canvas(
-                Processed(self.processor.stock, size, made.tensors, made.expansions[0], len(images))
-            )
-            canvas = whole if size == stored else resize(stored, size).then(whole)
+        canvas = join_canvases(list(self._find_canvases(sample, shown, made)))
         return Seen([(IMAGE, made)], canvas, [len(several) for several in shown])
+
+    def _find_canvases(
+        self, sample: Sample, shown: Sequence[list[np.ndarray] | list[Clip]], made: Pictures
+    ) -> Iterator[Canvas | None]:
+        """Of each medium, by its first picture; None for one that is not shown as stored."""
+        at, pictures = 0, sum(map(len, shown))
+        for medium, own in zip(sample.media, shown, strict=True):
+            views = self._views(medium)
+            if not own or not is_flat(medium, views):
+                yield None
+            else:
+                stored, size, texts = medium.size[-2:], _show_one(own[0]).shape[:2], made.expansions
+                seen = Processed(self.processor.stock, size, made.tensors, texts[at], pictures, texts[:at])
+                whole = self.processor.family.canvas(seen)
+                canvas = whole if size == stored else resize(stored, size).then(whole)
+                first = own[0]
+                slices = first.indices if isinstance(first, Clip) else list_slices(medium, views, len(own))
+                yield replace(canvas, slices=slices)
+            at += len(own)
 
     def truth(self, question: Question, canvas: Canvas | None) -> Truth:
         return place_truth(question, canvas, self.boxes)

@@ -114,6 +114,14 @@ def is_flat(medium: Medium, views: Views) -> bool:
     return len(medium.size) == 2 or views.plane == "stored"
 
 
+def list_slices(medium: Medium, views: Views, pictures: int) -> tuple[int, ...]:
+    """The stored slices of a volume that so many pictures show. None of a film."""
+    if len(medium.size) == 2:
+        return ()
+    spacing_mm = medium.spacing_mm[0] if medium.spacing_mm else None
+    return tuple(_choose_slices(medium.size[0], views, spacing_mm, min(pictures, views.max_slices), medium.member))
+
+
 def _choose_slices(depth: int, views: Views, slice_mm: float | None, limit: int, member: str) -> list[int]:
     """`uniform`: the middle slice of each of equal parts. `stride`: slices at a fixed distance around the middle one,
     without the outermost if there are more than the limit."""

@@ -16,7 +16,7 @@ def squash(made: Processed) -> Canvas:
 
 def keep_shape(made: Processed) -> Canvas:
     """The picture is resized to the size that the processor reports."""
-    height, width = made.tensors["image_sizes"][0].tolist()
+    height, width = made.tensors["image_sizes"][made.number].tolist()
     return resize(made.size, (height, width))
 
 

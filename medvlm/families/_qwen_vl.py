@@ -30,7 +30,7 @@ VIDEO = {"pixel_values_videos": "pixel_values", "video_grid_thw": "image_grid_th
 
 
 def find_canvas(made: Processed) -> Canvas:
-    _, rows, columns = made.tensors["image_grid_thw"][0].tolist()
+    _, rows, columns = made.tensors["image_grid_thw"][made.number].tolist()
     patch = made.processor.image_processor.patch_size
     return resize(made.size, (rows * patch, columns * patch))
 

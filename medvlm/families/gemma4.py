@@ -36,7 +36,7 @@ AUDIO = {
 def find_canvas(made: Processed) -> Canvas:
     """The picture is stretched over patches that the pooling divides, as many as fit."""
     images = made.processor.image_processor
-    seen_N2 = made.tensors["image_position_ids"][0]
+    seen_N2 = made.tensors["image_position_ids"][made.number]
     columns, rows = (seen_N2.amax(0) + 1).tolist()
     return resize(made.size, (rows * images.patch_size, columns * images.patch_size))
 

@@ -33,7 +33,8 @@ def find_canvas(made: Processed) -> Canvas:
     if tiles:
         rows, columns = (max(numbers) for numbers in zip(*tiles, strict=True))
         return resize(made.size, (images.tile_size * rows, images.tile_size * columns))
-    rows, columns = made.tensors["spatial_shapes"][0].tolist()
+    first = sum(max(1, text.count("<|img_row_") + text.count("<|img_thumbnail|>")) for text in made.before)
+    rows, columns = made.tensors["spatial_shapes"][first].tolist()
     return resize(made.size, (rows * images.encoder_patch_size, columns * images.encoder_patch_size))
 
 

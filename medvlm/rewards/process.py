@@ -6,11 +6,9 @@ that say a step. The last sentence is free, since it states the answer. How a se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from medvlm.core.contracts import Case, RewardConfig
 from medvlm.core.sample import make_truth
-from medvlm.tasks._steps import find_steps
+from medvlm.tasks._steps import find_f1
 
 READS_CASE = True
 LONGEST = 10_000
@@ -28,21 +26,7 @@ def applies(case: Case, config: Config) -> bool:
 def score(completion: str, case: Case, config: Config) -> float:
     if len(completion) > LONGEST:
         return 0.0
-    said = find_steps(completion, case.steps)
-    names = list(case.steps)
-    in_order = count_rising([names.index(name) for name in said.path])
-    if not in_order:
-        return 0.0
-    recall, precision = in_order / len(names), min(1.0, said.num_right / max(1, said.num_sentences - 1))
-    return 2 * recall * precision / (recall + precision)
-
-
-def count_rising(places: Sequence[int]) -> int:
-    """The length of the longest rising subsequence."""
-    longest: list[int] = []
-    for at, place in enumerate(places):
-        longest.append(1 + max((longest[before] for before in range(at) if places[before] < place), default=0))
-    return max(longest, default=0)
+    return find_f1(completion, case.steps, free=1)
 
 
 _STEPS = {

@@ -11,7 +11,7 @@ and lenient in how things are put.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -72,6 +72,25 @@ def find_steps(rationale: str, steps: Mapping[str, str]) -> StepsSaid:
     ]
     path = sorted(places, key=lambda name: places[name])  # equal places: in the order of the steps
     return StepsSaid(tuple(path), len(right), len(spoken))
+
+
+def find_f1(rationale: str, steps: Mapping[str, str], free: int = 0) -> float:
+    """F1 of steps and sentences, in [0, 1]. Recall is the longest run of steps in the order of the reference, over
+    their number; precision the share of sentences that say a step, without `free` ones that need not."""
+    said, names = find_steps(rationale, steps), list(steps)
+    in_order = count_rising([names.index(name) for name in said.path])
+    if not in_order:
+        return 0.0
+    recall, precision = in_order / len(names), min(1.0, said.num_right / max(1, said.num_sentences - free))
+    return 2 * recall * precision / (recall + precision)
+
+
+def count_rising(places: Sequence[int]) -> int:
+    """The length of the longest rising subsequence."""
+    longest: list[int] = []
+    for at, place in enumerate(places):
+        longest.append(1 + max((longest[before] for before in range(at) if places[before] < place), default=0))
+    return max(longest, default=0)
 
 
 @lru_cache(maxsize=4096)

@@ -71,6 +71,21 @@ def test_boxes_lie_on_stored_slices_and_not_on_turned_ones(folder: Path) -> None
         document(prepare(folder, plane="coronal"), turned)
 
 
+def test_boxes_lie_on_the_image_or_slice_that_they_name(folder: Path) -> None:
+    """Each image has the canvas that it has alone, and a slice the number of the picture that shows it."""
+    made = prepare(folder, max_slices=4)
+    media = tuple(Medium("film", f"{n}.png", size) for n, size in enumerate(((64, 96), (96, 64), (80, 80))))
+    files = {medium.member: np.zeros(medium.size, np.uint8) for medium in media}
+    together = made.see(Sample("s", "made", "train", media), files).canvas
+    for number, medium in enumerate(media):
+        alone = made.see(Sample("s", "made", "train", (medium,)), files).canvas
+        own = together and together.of_medium(number)
+        assert own is not None and alone is not None and (own.size, own.scale) == (alone.size, alone.scale)
+    on_slice = make_truth("indexed_boxes", boxes=((14.0, 10.0, 28.0, 20.0),), numbers=(13,), of="slice", label="mass")
+    text = Processor(folder).tokenizer.decode(document(made, held(on_slice)).branches[0][0])
+    assert 'slice 3: [{"bbox_2d": [250, 250, 500, 500], "label": "mass"}]' in text  # 2, 7, 12 and 17 are shown
+
+
 def test_settings_are_those_of_the_image_processor_and_are_kept_with_the_run(folder: Path, tmp_path: Path) -> None:
     picture = np.zeros((64, 64, 3), np.uint8)
     small = Processor.of_run(str(folder), {"size": {"shortest_edge": 256, "longest_edge": 1024}}, tmp_path / "run")

@@ -65,6 +65,22 @@ STEPS = Case(
         "meaning": "The opacity with air bronchograms suggests pneumonia.",
     },
 )
+FILMS = make_truth(
+    "indexed_boxes",
+    "image 1: [100, 100, 200, 200]; image 3: [500, 500, 700, 600]",
+    boxes=((100, 100, 200, 200), (500, 500, 700, 600)),
+    numbers=(1, 3),
+    label="nodule",
+    codec="thousandths",
+    extents=((1000.0, 1000.0),) * 3,
+)
+SLICES = make_truth("indexed_boxes", boxes=((400, 400, 500, 500),), numbers=(14,), of="slice", within=2)
+CHAIN = (
+    "This is a frontal chest radiograph.",
+    "There is a dense opacity in the right lower lobe.",
+    "The opacity with air bronchograms suggests pneumonia.",
+)
+REASONED = make_truth("stepwise", steps=CHAIN, final="pneumonia", choices=("pneumonia", "effusion", "tumor"))
 GRID = ", ".join(f"[{x}, {y}, {x + 100}, {y + 100}]" for x in range(0, 1000, 100) for y in range(0, 1000, 100))
 DOTS = ", ".join(f"[{x}, {y}]" for x in range(0, 1000, 50) for y in range(0, 1000, 50))
 MEDMO = {"giou": 0.9, "format": 0.1}
@@ -390,6 +406,67 @@ KINDS = {
             "effusion " * 30,
             "Findings: clear clear clear clear clear\nImpression: clear clear clear clear clear",
             "Findings: the patient is in bed as usual. Impression: the patient is in bed as usual.",
+        ],
+    ),
+    "boxes on several images": Kind(
+        {"indexed_boxes": 0.9, "format": 0.1},
+        FILMS,
+        [
+            "image 1: [100, 100, 200, 200]; image 3: [500, 500, 700, 600]",
+            "image 1: [100,100,200,200];\nimage 3: [500,500,700,600]",
+        ],
+        [
+            "image 1: [150, 100, 250, 200]; image 2: [500, 500, 700, 600]",
+            "image 3: [500, 500, 700, 600]",
+            "image 2: [100, 100, 200, 200]; image 1: [110, 100, 200, 220]",
+        ],
+        [
+            "; ".join(f"image {n}: [0, 0, 1000, 1000]" for n in range(1, 9)),
+            "[100, 100, 200, 200], [500, 500, 700, 600]",
+            "image 1, image 2, image 3",
+            "not in image 1: [100, 100, 200, 200]",
+            "",
+        ],
+    ),
+    "boxes on slices": Kind(
+        {"indexed_boxes": 1},
+        SLICES,
+        [
+            "slice 14: [400, 400, 500, 500]",
+            "It is on slice #14 at (400, 400, 500, 500).",
+            "Frame 14 [400, 400, 500, 500]",
+        ],
+        ["slice 15: [400, 400, 500, 500]", "slice 14: [450, 400, 550, 500]", "slice 13: [400, 380, 480, 540]"],
+        [
+            "; ".join(f"slice {n}: [400, 400, 500, 500]" for n in range(1, 41)),
+            "slice 14: [0, 0, 1000, 1000]",
+            "slices 1 to 40",
+            "[400, 400, 500, 500]",
+            "slice 14: none",
+        ],
+    ),
+    "steps and an answer": Kind(
+        {"stepwise": 1},
+        REASONED,
+        [
+            "\n".join([*CHAIN, "Answer: pneumonia"]),
+            "<think>Frontal radiograph, chest. Dense opacity, right lower lobe. Pneumonia: opacity, bronchograms of"
+            " air.</think><answer>pneumonia</answer>",
+            "I see a radiograph of the chest, frontal view. Its right lower lobe has an opacity, which is dense. An"
+            " opacity that holds bronchograms with air means pneumonia. So the answer is (pneumonia).",
+        ],
+        [
+            "\n".join([*CHAIN, "Answer: tumor"]),
+            "A frontal chest radiograph.\nA blunted left angle.\nAnswer: effusion",
+            "This is a frontal radiograph of the chest. A mass lies in the left apex. The answer is tumor.",
+        ],
+        [
+            " ".join(CHAIN),
+            "Answer: pneumonia",
+            "\n".join([*CHAIN, "Answer: pneumonia", "Answer: tumor"]),
+            "\n".join([*CHAIN, "Answer: pneumonia, effusion or tumor"]),
+            "Step 1. Step 2. Step 3.\nAnswer:",
+            "left right upper lower lobe opacity nodule mass effusion.\nAnswer: unknown",
         ],
     ),
     "steps": Kind(

@@ -13,7 +13,7 @@ from medvlm.core.sample import Box, make_truth
 from medvlm.rewards import ciou, giou
 from medvlm.rewards._compose import Composer
 from medvlm.rewards._config import dump_rewards
-from medvlm.rewards.process import count_rising
+from medvlm.tasks._steps import count_rising
 
 SIDE = make_truth("choice", "left", choices=("left", "right"))
 FOUR = make_truth("count", "4", count=4)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from medvlm.core.errors import DataError
+from medvlm.tasks import stepwise
 from medvlm.tasks._steps import find_steps, split_sentences
 
 STEPS = {
@@ -75,3 +77,49 @@ def test_numbered_and_bulleted_steps_are_read_without_their_marks() -> None:
     assert split_sentences("Step 1: Chest radiograph\n2. Nodule\n- Nodules") == split_sentences(
         "chest radiograph. nodule. nodule"
     )
+
+
+CHAIN = ("This is a frontal chest radiograph.", "There is a dense opacity in the right lower lobe.")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("One.\nAnswer: yes", ("One.", "yes")),
+        ("<think>One.</think>\n<answer>Yes</answer>", ("One.", "yes")),
+        ("<think>One.</think>\n<answer>The answer is yes</answer>", ("One.", "yes")),
+        ("One. The answer is (yes).", ("One.", "yes")),
+        ("One. Therefore, the final answer is: yes", ("One.", "yes")),
+        ("Answer: yes", None),
+        ("One.\nAnswer: yes\nOne more.", None),
+        ("One.\nAnswer: yes\nAnswer: yes", None),
+        ("One.\nyes", None),
+        ("One.\nAnswer: yes, or no", None),
+    ],
+)
+def test_how_an_answer_with_steps_is_read(text: str, found: tuple[str, str] | None) -> None:
+    truth = stepwise.Truth(steps=CHAIN, final="yes", choices=("yes", "no"))
+    read = stepwise.parse(text, truth)
+    assert (None if read is None else (read[0].strip(), read[1])) == found
+
+
+def test_a_step_less_costs_its_share_of_the_half() -> None:
+    truth = stepwise.Truth(steps=CHAIN, final="yes", choices=("yes", "no"))
+    recall, precision = 1 / 2, 1.0
+    expected = 1 / 2 + recall * precision / (recall + precision)
+    assert stepwise.score(f"{CHAIN[0]}\nAnswer: yes", truth) == pytest.approx(expected)
+    assert (
+        stepwise.is_right("It is a knee.\nAnswer: yes", truth)
+        == 1
+        > stepwise.find_process("It is a knee.\nAnswer: yes", truth)
+    )
+
+
+def test_steps_are_read_from_lines_of_an_archive() -> None:
+    config = stepwise.Config(kind="stepwise", choices=("yes", "no"))
+    read = stepwise.from_text("1. One.\n2) Two.\nAnswer: Yes", config)
+    assert read == stepwise.Truth(steps=("One.", "Two."), final="yes", choices=("yes", "no"))
+    assert read is not None and read.answer == "1. One.\n2. Two.\nAnswer: yes"
+    assert stepwise.from_text("1. One.\nAnswer: perhaps", config) is None
+    with pytest.raises(DataError, match="one of them is empty"):
+        stepwise.Truth(steps=(), final="yes")
