@@ -87,10 +87,18 @@ def _describe_towers(assembly: Assembly, stage: Any, model: DualEncoder, tokeniz
     def tokenize(text: str) -> list[int]:
         return tokenize_text(reader, text, stage.text, f"stages.{stage.name}.terms: {text[:40]!r}")
 
-    words, pad, mask = model.text.word_width, tokenizer.pad_token_id, getattr(tokenizer, "mask_token_id", None)
-    mask = pad if mask is None else mask  # of a tower from scratch, whose tokenizer has no mask token
-    sizes, can_mask = (encoder.width, words, encoder.grid, encoder.input_shape), getattr(encoder, "can_mask", False)
-    return Towers(*sizes, tokenize, len(tokenizer), pad, mask, can_mask)
+    return Towers(
+        encoder.width,
+        model.text.word_width,
+        model.text.width,
+        encoder.grid,
+        encoder.input_shape,
+        tokenize,
+        len(tokenizer),
+        tokenizer.pad_token_id,
+        tokenizer.mask_token_id,
+        getattr(encoder, "can_mask", False),
+    )
 
 
 def make_text_tokenizer(assembly: Assembly, stage: Any) -> Any:
@@ -100,7 +108,8 @@ def make_text_tokenizer(assembly: Assembly, stage: Any) -> Any:
 
 
 def _tower_tokenizer(assembly: Assembly, stage: Any) -> Any:
-    return component("texts", stage.text.kind).tokenizer(stage.text, assembly.tokenizer)
+    hides = any(getattr(term, "hides_words", False) for term in stage.terms.values())
+    return component("texts", stage.text.kind).tokenizer(stage.text, assembly.tokenizer, hides)
 
 
 class EmbeddingModel(AssembledModel):

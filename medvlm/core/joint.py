@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Towers:
     """The towers that a loss is built for. tokenize: text -> ids as the text tower reads them, with its start and end
-    tokens. vocabulary: the number of its ids. mask_id: of the token that stands for a hidden word.
-    can_mask: whether the image tower can leave out patches, see Masking."""
+    tokens. text_width: of its pooled outputs. vocabulary: the number of its ids. mask_id: of the token that stands
+    for a hidden word, None if the tower has none. can_mask: whether the image tower can leave out patches, see
+    Masking."""
 
     patch_width: int
     word_width: int
+    text_width: int
     grid: tuple[int, ...]
     input_shape: tuple[int, ...]
     tokenize: Callable[[str], list[int]]
     vocabulary: int
     pad_id: int
-    mask_id: int
+    mask_id: int | None
     can_mask: bool
 
 
@@ -54,13 +56,15 @@ class Item:
 class Seen:
     """What the towers gave for pairs; the texts are the first of each sample.
 
-    patches_NRE, pooled_NE: of the images. words_NTE: of the tokens ids_NT; mask_NT is 0 where a text has ended. embed:
-    ids, mask -> pooled outputs of the text tower, for texts that are no sample's. read: ids, mask -> the outputs of its
-    tokens. pixels: of the images. look: the features of the images with patches left out."""
+    patches_NRE, pooled_NE: of the images. words_NTE: of the tokens ids_NT; mask_NT is 0 where a text has ended.
+    texts_NE: the pooled outputs of the texts; the first token is none, as it sees nothing in towers that read from left
+    to right. embed: ids, mask -> pooled outputs of the text tower, for texts that are no sample's. read: ids, mask ->
+    the outputs of its tokens. pixels: of the images. look: the features of the images with patches left out."""
 
     patches_NRE: torch.Tensor
     pooled_NE: torch.Tensor
     words_NTE: torch.Tensor
+    texts_NE: torch.Tensor
     ids_NT: torch.Tensor
     mask_NT: torch.Tensor
     grid: tuple[int, ...]

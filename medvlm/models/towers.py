@@ -106,7 +106,7 @@ class DualEncoder(nn.Module):
             "texts_NP": normalize(self.heads["text"](pooled_BE), dim=-1),
         }
         first = slice(None, None, len(pairs.ids_BT) // len(pixels))
-        texts = words_BTE[first], pairs.ids_BT[first], pairs.mask_BT[first]
+        texts = words_BTE[first], pooled_BE[first], pairs.ids_BT[first], pairs.mask_BT[first]
         seen = Seen(
             features.patches,
             features.pooled,

@@ -16,6 +16,8 @@ from medvlm.core.weights import describe, from_pretrained, open_tokenizer
 
 LIBRARY = "transformers"
 """The library that the class of `tower` is from."""
+MASK = "<mask>"
+"""Stands for a hidden word in a tower from scratch. A token more than others have, so only where words are hidden."""
 
 
 class Config(Loaded):
@@ -41,9 +43,9 @@ class Config(Loaded):
         return self
 
 
-def tokenizer(config: Config, run_tokenizer: Any) -> Any:
-    """The tower's own tokenizer, or a copy of the run's that puts a start and an end token around every text. Raises
-    RecipeError if the run's has no such tokens."""
+def tokenizer(config: Config, run_tokenizer: Any, hides_words: bool = False) -> Any:
+    """The tower's own tokenizer, or a copy of the run's that puts a start and an end token around every text, with a
+    mask token if the stage hides words. Raises RecipeError if the run's has no such tokens."""
     from transformers import PreTrainedTokenizerFast
 
     if config.model:
@@ -62,7 +64,11 @@ def tokenizer(config: Config, run_tokenizer: Any) -> Any:
         single=f"{bos} $A {eos}", special_tokens=[(bos, run_tokenizer.bos_token_id), (eos, run_tokenizer.eos_token_id)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token=bos, eos_token=eos, pad_token=run_tokenizer.pad_token
+        tokenizer_object=raw,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=run_tokenizer.pad_token,
+        **({"mask_token": run_tokenizer.mask_token or MASK} if hides_words else {}),
     )
 
 

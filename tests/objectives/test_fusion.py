@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,12 +10,13 @@ import torch
 from torch.nn.functional import gelu, logsigmoid
 
 from medvlm.core.contracts import Masking
+from medvlm.core.errors import ShapeError
 from medvlm.core.joint import Seen
 from medvlm.core.terminology import Terminology
 from medvlm.objectives.joint import fusion
 from medvlm.objectives.joint._base import stack_read
 from medvlm.objectives.ssl._base import split_patches
-from tests.objectives.test_joint import ALONE, CONCEPTS, LENGTHS, N, R, item, make, see
+from tests.objectives.test_joint import ALONE, CONCEPTS, LENGTHS, N, TOWERS, R, item, make, see
 
 DICTIONARY = Terminology(version="1", entries={"effusion": ("fluid",), "mass": ("big mass",), "rib": ("bone",)})
 SMALL = {"width": 8, "layers": 3, "heads": 2, "decoder_width": 4, "decoder_layers": 1, "painted_from": 2, "most": 3}
@@ -62,10 +64,10 @@ def expect(name: str, term: Any, seen: Seen, read: dict[str, torch.Tensor]) -> t
     for n in range(N):
         if name == "words":
             ids = seen.ids_NT[n].clone()
-            shown, asked = read["shown"][n][: LENGTHS[n]], read["asked"][n][: LENGTHS[n]]
+            shown, asked = read["shown"][n][: LENGTHS[n]], read["asked"][n]
             ids[: len(shown)] = torch.where(shown < 0, ids[: len(shown)], shown)
             told = fuse(term, term.word(seen.read(ids, seen.mask_NT[n]))[: LENGTHS[n]], patches[n], read, n)[-1][0]
-            for t in (asked == 1).nonzero()[:, 0].tolist():
+            for t in [t for t in asked.tolist() if t >= 0]:
                 total, count = total - term.tell_word(told[t]).log_softmax(0)[seen.ids_NT[n, t]], count + 1
         elif name == "patches":
             kept = read["kept"][n].tolist()
@@ -80,12 +82,12 @@ def expect(name: str, term: Any, seen: Seen, read: dict[str, torch.Tensor]) -> t
                 wanted = (cut[r] - cut[r].mean()) / (cut[r].var() + 1e-6).sqrt()
                 total, count = total + (term.paint(every[r]) - wanted).square().mean(), count + 1
         elif name == "match":
-            other = (n + 1) % N if read["is_swapped"][n] else n
+            other = (1, 0, 3, 2)[n] if read["is_swapped"][n] else n
             told, seen_of = fuse(term, words[other], patches[n], read, other)[-1]
             logit = term.belongs(torch.cat([told[0], seen_of.mean(0)]))[0]
             total, count = total - logsigmoid(logit if other == n else -logit), count + 1
         else:
-            for logits in (term.tell_image(seen.pooled_NE[n]), term.tell_text(seen.words_NTE[n, 0])):
+            for logits in (term.tell_image(seen.pooled_NE[n]), term.tell_text(seen.texts_NE[n])):
                 signs = 2 * read["wanted"][n] - 1
                 total = total - logsigmoid(signs * logits).mean()
             count += 1
@@ -101,7 +103,7 @@ def test_a_loss_and_its_gradient_are_those_of_each_pair_by_itself(name: str) -> 
     loss = term.add_up(ALONE, term(seen, read), CONCEPTS)[name] / weights[name] / term.config.weights[name]
     expected = expect(name, term, seen, read)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    inputs = [seen.patches_NRE, seen.words_NTE, *term.parameters()]
+    inputs = [seen.patches_NRE, seen.words_NTE, seen.texts_NE, *term.parameters()]
     slopes: list[Any] = [torch.autograd.grad(x, inputs, allow_unused=True) for x in (loss, expected)]
     assert any(slope is not None and slope.abs().max() > 0 for slope in slopes[1])
     for a, b in zip(*slopes, strict=True):
@@ -116,19 +118,40 @@ def test_an_image_belongs_to_the_text_of_another_sample_if_that_is_its_own() -> 
     read = read_all(term)
     seen.ids_NT[1] = seen.ids_NT[0]
     kept, swapped = (term(seen, {**read, "is_swapped": torch.full((N,), each)})["match"] for each in (False, True))
-    assert kept[0] == swapped[0] and all(kept[1:] != swapped[1:])
+    assert (kept[:2] == swapped[:2]).all() and all(kept[2:] != swapped[2:])
+
+
+def test_logits_are_those_of_masked_words_alone() -> None:
+    """Of the whole text they would be most of the memory of a step."""
+    term, seen, rows = build(), see(), []
+    read = read_all(term)
+    term.tell_word.register_forward_hook(lambda module, inputs, made: rows.append(made.shape))
+    term(seen, read)
+    assert rows == [(N, read["asked"].shape[1], TOWERS.vocabulary)] and read["asked"].shape[1] == 2
+    text_of_nothing = term.read(item("", seed=0)) | {"asked": torch.empty(0, dtype=torch.long)}
+    loss = term(seen, stack_read([text_of_nothing] * N))["words"].sum()
+    assert loss == 0 and torch.isfinite(loss) and loss.requires_grad
+
+
+def test_a_text_tower_without_a_mask_token_tells_no_words() -> None:
+    bare = replace(TOWERS, mask_id=None)
+    config = fusion.Config(kind="fusion", dictionary=DICTIONARY, **SMALL)
+    with pytest.raises(ShapeError, match="has no mask token .* or `words: 0`"):
+        fusion.build(config, bare)
+    without = config.model_copy(update={"words": 0.0})
+    assert "words" not in fusion.build(without, bare).weigh({}, 2) and config.hides_words and not without.hides_words
 
 
 def test_masked_words_are_whole_entities_and_never_the_ends() -> None:
     term, changes, masked = build(masked_words=0.2), 0, 0
     for seed in range(60):
         read = term.read(item("a big mass of fluid here now", seed=seed))
-        asked = read["asked"].tolist()
-        assert asked[0] == asked[-1] == 0 and asked[2] == asked[3], "big mass is one entity"
+        asked, last = set(read["asked"].tolist()), len(read["shown"]) - 1
+        assert not asked & {0, last} and (2 in asked) == (3 in asked), "big mass is one entity"
         assert read["entries"].tolist() == [1, 0, 3] and read["wanted"].tolist() == [1, 1, 0]
         changed = read["shown"] != torch.tensor(item("a big mass of fluid here now").ids)
-        assert not changed[read["asked"] == 0].any()
-        changes, masked = changes + int(changed.sum()), masked + sum(asked)
+        assert set(changed.nonzero()[:, 0].tolist()) <= asked and len(asked) == len(read["asked"])
+        changes, masked = changes + int(changed.sum()), masked + len(asked)
     assert 60 < masked < 120 and 0.8 < changes / masked < 0.98, "a tenth stays as it is"
 
 

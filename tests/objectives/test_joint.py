@@ -26,7 +26,7 @@ N, R, T, E = 4, 6, 7, 5
 LENGTHS = [7, 5, 6, 3]
 ALONE = Ranks(0, lambda *tensors: tensors, lambda number: number)
 TOWERS = Towers(
-    E, E, (2, 3), (3, 8, 12), lambda text: [1, *(5 + len(word) for word in text.split()), 2], 40, 0, 3, True
+    E, E, E, (2, 3), (3, 8, 12), lambda text: [1, *(5 + len(word) for word in text.split()), 2], 40, 0, 3, True
 )
 DICTIONARY = Terminology(
     version="1", entries={"effusion": ("fluid in the pleura",), "edema": ("oedema", "wet lung"), "mass": ("a mass",)}
@@ -52,7 +52,7 @@ def see(seed: int = 0) -> Seen:
     def embed(ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return ids[:, :E].double()
 
-    towers = draw(N, R, E), draw(N, E), draw(N, T, E)
+    towers = draw(N, R, E), draw(N, E), draw(N, T, E), draw(N, E)
     return Seen(*towers, ids, mask, (2, 3), embed, lambda ids, mask: table[ids], pixels, look)
 
 

@@ -24,15 +24,12 @@ from tests.tiny_run import (
     differing,
     recipe,
     run_ranks,
+    trace,
     trained,
     weights,
     written,
 )
-from tests.train.two_ranks import CASES, first_step
-
-STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-"""Each rank draws its own dropout, so they equal one process only without it."""
-
+from tests.train.two_ranks import CASES, STILL, WAITS, first_step
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -81,6 +78,20 @@ def test_loss_and_gradients_of_a_step_are_those_of_one_process(
             torch.testing.assert_close(
                 rank["gradients"][name], gradient, rtol=1e-5, atol=1e-5 * max(1.0, float(gradient.abs().max()))
             )
+
+
+def test_a_part_for_which_no_rank_has_a_sample_waits_as_in_one_process(
+    folder: Path, two: list[dict[str, Any]]
+) -> None:
+    """In `rare`, one rank has no sample for it, and the other one has."""
+    first, second = (rank["steps"]["joint, for one rank"]["weight"] for rank in two)
+    assert first - second == 1 and all(rank["steps"]["joint, for no rank"]["weight"] == 4 for rank in two)
+    trained(folder / "recipe.yaml", folder / "runs", "name=alone", *WAITS, only="pair")
+    runs = [RunFolder(folder / "runs" / name) for name in ("alone", "waits")]
+    alone, waits = (json.loads((run.stage("pair") / "stage.json").read_text())["trains"] for run in runs)
+    assert waits == alone and not waits["terms.concepts"]["moved"] and waits["text"]["moved"]
+    one, both = (trace(run, "pair") for run in runs)
+    assert [keys for _, keys, _ in one] == [keys for _, keys, _ in both] and len(one) == 3
 
 
 def test_ranks_with_unequal_numbers_of_labels_are_weighed_by_them(two: list[dict[str, Any]]) -> None:

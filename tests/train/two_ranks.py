@@ -20,7 +20,7 @@ from medvlm.train.accumulate import accumulate, sum_weights
 from medvlm.train.optim import make_optimizer
 from medvlm.train.stopping import Preempted
 from medvlm.train.terms import report
-from tests.tiny_run import staged, trained, weights
+from tests.tiny_run import TOWER, staged, trained, weights
 
 EARNS = (
     "plugins=[medvlm]",
@@ -28,7 +28,9 @@ EARNS = (
     "stages.2.lora={rank: 2}",
 )
 """A model that knows nothing is seldom right."""
-TERMS = {
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+"""Each rank draws its own dropout, so they equal one process only without it."""
+TERMS: dict[str, Any] = {
     "local": {"kind": "word_regions", "width": 8},
     "concepts": {
         "kind": "patch_concepts", "width": 8,
@@ -39,12 +41,28 @@ TERMS = {
 JOINT = (
     f"stages.0.terms={json.dumps(TERMS)}", "stages.0.trains=[encoders, text, heads, terms]", "stages.0.weight=0.5"
 )  # fmt: skip
+FUSED = {
+    "kind": "fusion", "width": 8, "layers": 2, "heads": 2, "painted_from": 1, "decoder_width": 8, "decoder_layers": 1,
+    "dropout": 0.0, "dictionary": TERMS["concepts"]["dictionary"],
+}  # fmt: skip
+VIT = {**TOWER, "config": {**TOWER["config"], "model_type": "vit", **STILL}, "connector": {"kind": "mlp"}}
+FUSION = (
+    f"stages.0.terms={json.dumps({'fused': FUSED})}", f"model.encoders.film={json.dumps(VIT)}", JOINT[1], "export.target=custom"
+)  # fmt: skip
+"""With an encoder that can leave out patches."""
+ALIGN = {**TERMS["concepts"], "dictionary": {"version": "1", "entries": {"none": ["focal finding"]}}}
+RARE = (f"stages.0.terms={json.dumps({'concepts': ALIGN})}", JOINT[1])
+"""Of the first eight reports, only the fourth names the entry."""
+NEVER = {**ALIGN, "dictionary": {"version": "1", "entries": {"unicorn": ["horn"]}}}
+WAITS = (f"stages.0.terms={json.dumps({'concepts': NEVER})}", JOINT[1], "stages.0.steps=3")
 RING, TWO = "stages.0.exchange=ring", "stages.0.accumulate=2"
 CASES = {
     "clip": ("pair", "stages.0.loss={kind: clip}"), "siglip": ("pair", "stages.0.loss={kind: siglip}"),
     "clip, ring": ("pair", "stages.0.loss={kind: clip}", RING), "siglip, ring": ("pair", RING),
     "clip, 2 micro-batches": ("pair", "stages.0.loss={kind: clip}", TWO), "siglip, both": ("pair", RING, TWO),
-    "joint": ("pair", *JOINT), "joint, both": ("pair", *JOINT, RING, TWO),
+    "fusion": ("pair", *FUSION), "fusion, 2 micro-batches": ("pair", *FUSION, TWO),
+    "joint, for one rank": ("pair", *RARE), "joint, for no rank": ("pair", *WAITS), "joint": ("pair", *JOINT),
+    "joint, both": ("pair", *JOINT, RING, TWO),
     **{f"supervised, {n} micro-batches": ("instruct", f"stages.1.accumulate={n}") for n in (1, 2, 4)},
     "grpo, gdpo": ("reason", "stages.2.objective=gdpo", *EARNS),
     "grpo, gspo": ("reason", "stages.2.objective=gspo", *EARNS),
@@ -136,6 +154,7 @@ def main(folder: Path) -> None:
     steps = {case: first_step(path, runs, *arguments) for case, arguments in CASES.items()}
     trained(path, runs, "name=two")
     metrics, undisturbed = RunFolder(runs / "two").metrics.read_text(), weights(RunFolder(runs / "two"), "instruct")
+    trained(path, runs, "name=waits", *WAITS, only="pair")
     train_again_after_damage(path, runs, rank)
     stopped = train_until_one_rank_is_told_to_stop(path, runs, rank)
     torch.save(

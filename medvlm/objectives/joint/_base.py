@@ -25,6 +25,11 @@ class JointLoss(Config):
     weight: float = Field(1.0, gt=0)
     """Factor on the loss."""
 
+    @property
+    def hides_words(self) -> bool:
+        """Whether the text tower needs a token that stands for a hidden word."""
+        return False
+
     def scale_down(self) -> Self:
         """The same at toy size, for a dry run. Overridden by losses with sizes of their own."""
         return self

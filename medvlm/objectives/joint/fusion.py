@@ -2,8 +2,8 @@
 2111.02387): masked words, masked patches, whether an image and a text belong together, and which entities of a
 dictionary an image and its text are about.
 
-Axes: N pairs, R patches of an image, S patches that are seen, T tokens of its text, K entities that it names, Q
-entities of the dictionary, P width, V vocabulary.
+Axes: N pairs, R patches of an image, S patches that are seen, T tokens of its text, M masked ones, K entities that it
+names, Q entities of the dictionary, P width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Config(JointLoss):
     decoder_width: int = Field(384, gt=0)
     decoder_layers: int = Field(4, gt=0)
     match: float = Field(0.1, ge=0)
-    """Weight of the question whether an image and a text belong together; half of the texts are another sample's."""
+    """Weight of the question whether an image and a text belong together. Samples of a batch are taken two by two, and
+    half of the images get the text of the other one; the last one of an odd micro-batch keeps its own."""
     entities: float = Field(1.0, ge=0)
     """Weight of the entities that image and text, each by itself, have to tell."""
 
@@ -66,6 +67,10 @@ class Config(JointLoss):
         return self
 
     @property
+    def hides_words(self) -> bool:
+        return bool(self.words)
+
+    @property
     def weights(self) -> dict[str, float]:
         """Of the losses that count."""
         every = {"words": self.words, "patches": self.patches, "match": self.match, "entities": self.entities}
@@ -77,27 +82,34 @@ class Config(JointLoss):
 
 
 def build(config: Config, towers: Towers) -> FusionLosses:
-    """Raises ShapeError for an image tower that cannot leave out patches, if they are to be painted."""
+    """Raises ShapeError for an image tower that cannot leave out patches, if they are to be painted, and for a text
+    tower without a mask token, if words are to be told."""
     return FusionLosses(config, towers)
 
 
 class FusionLosses(Objective):
     """Deviations from ARL: entities are found by their words in a dictionary, and their vectors are learned from
     scratch, where ARL's are those of a graph of UMLS; their stream is as wide as that of the words. The mean of the
-    patches stands for the class token of the image. An image has its own text always if the one that it would get is
-    the same, as in a micro-batch of one."""
+    patches stands for the class token of the image, and the pooled output of the text tower for that of the text. Of
+    two samples with the same text, each keeps its own."""
 
     positions_RD: torch.Tensor
 
     def __init__(self, config: Config, towers: Towers):
         super().__init__()
         self.config, self.mentions = config, Mentions(config.dictionary)
-        self.mask_id, self.vocabulary, self.total = towers.mask_id, towers.vocabulary, math.prod(towers.grid)
+        self.vocabulary, self.total = towers.vocabulary, math.prod(towers.grid)
         self.entities, width = len(config.dictionary.entries), config.width
         self.word, self.patch = nn.Linear(towers.word_width, width), nn.Linear(towers.patch_width, width)
         self.fusion = Fusion(width, config.layers, config.heads, config.dropout, self.entities)
         wanted = config.weights
         if "words" in wanted:
+            if towers.mask_id is None:
+                raise ShapeError(
+                    "terms.words: the tokenizer of this text tower has no mask token that could stand for a hidden"
+                    " word; use a tower that was trained with one, such as BERT, or `words: 0`"
+                )
+            self.mask_id = towers.mask_id
             self.tell_word = nn.Sequential(
                 nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.Linear(width, towers.vocabulary)
             )
@@ -107,7 +119,7 @@ class FusionLosses(Objective):
             self.belongs = nn.Linear(2 * width, 1)
         if "entities" in wanted:
             self.tell_image = nn.Linear(towers.patch_width, self.entities)
-            self.tell_text = nn.Linear(towers.word_width, self.entities)
+            self.tell_text = nn.Linear(towers.text_width, self.entities)
 
     def _build_painter(self, config: Config, towers: Towers) -> None:
         if not towers.can_mask:
@@ -126,7 +138,7 @@ class FusionLosses(Objective):
 
     def read(self, item: Item) -> dict[str, torch.Tensor]:
         """spans [K, 2] and entries [K], -1 where there are no more, and wanted [Q] of the entities; shown [T], the ids
-        with masked words, and asked [T], 1 where a word is masked; kept [S] patches; is_swapped []."""
+        with masked words, and asked [M], the places of the masked ones; kept [S] patches; is_swapped []."""
         found, rng = self.mentions.find(item), item.rng
         spans, entries = torch.full((self.config.most, 2), -1), torch.full((self.config.most,), self.entities)
         for number, mention in enumerate(found[: self.config.most]):
@@ -145,18 +157,19 @@ class FusionLosses(Objective):
         """Start and end are never masked."""
         taken = {token for word in words for token in word}
         units = [*words, *(range(token, token + 1) for token in range(1, len(ids) - 1) if token not in taken)]
-        shown, asked = torch.tensor(ids), torch.zeros(len(ids), dtype=torch.int64)
+        shown, asked = torch.tensor(ids), list[int]()
         most = max(1, round(self.config.masked_words * (len(ids) - 2)))
         for number in rng.permutation(len(units)):
-            if int(asked.sum()) >= most:
+            if len(asked) >= most:
                 break
             for token in units[number]:
-                asked[token], chance = 1, rng.random()
+                asked.append(token)
+                chance = rng.random()
                 if chance < MASKED:
                     shown[token] = self.mask_id
                 elif chance < MASKED + RANDOM:
                     shown[token] = int(rng.integers(self.vocabulary))
-        return {"shown": shown, "asked": asked}
+        return {"shown": shown, "asked": torch.tensor(asked, dtype=torch.int64)}
 
     def forward(self, seen: Seen, read: Tensors) -> Outputs:
         """The losses of each pair [N], by name."""
@@ -175,12 +188,15 @@ class FusionLosses(Objective):
 
     def _tell_words(self, seen: Seen, read: Tensors, text: Text, patches_NRP: torch.Tensor) -> torch.Tensor:
         length = seen.ids_NT.shape[1] - read["shown"].shape[1]
-        shown_NT, asked_NT = (nn.functional.pad(read[name], (0, length), value=-1) for name in ("shown", "asked"))
+        shown_NT, asked_NM = nn.functional.pad(read["shown"], (0, length), value=-1), read["asked"]
         words_NTP = self.word(seen.read(torch.where(shown_NT < 0, seen.ids_NT, shown_NT), seen.mask_NT))
         last_NTP = self.fusion(Text(words_NTP, *text[1:]), patches_NRP).words[-1]
-        wanted_NT = torch.where(asked_NT == 1, seen.ids_NT, -1)
-        logits_NTV = widen(self.tell_word(last_NTP))
-        return cross_entropy(logits_NTV.transpose(1, 2), wanted_NT, reduction="none", ignore_index=-1).sum(1)
+        # Logits of the masked words alone: those of all tokens would be seven times as many.
+        at_NM = asked_NM.clamp(min=0)
+        wanted_NM = torch.where(asked_NM < 0, -1, seen.ids_NT.gather(1, at_NM))
+        asked_NMP = last_NTP.gather(1, at_NM[..., None].expand(-1, -1, last_NTP.shape[2]))
+        logits_NMV = widen(self.tell_word(asked_NMP))
+        return cross_entropy(logits_NMV.transpose(1, 2), wanted_NM, reduction="none", ignore_index=-1).sum(1)
 
     def _paint(self, seen: Seen, read: Tensors, text: Text) -> torch.Tensor:
         """The error of the masked patches, the mean over their pixels; patches are standardised as in MAE."""
@@ -198,8 +214,10 @@ class FusionLosses(Objective):
         return (error_NR * torch.ones_like(error_NR).scatter(1, kept_NS, 0.0)).sum(1)
 
     def _match(self, seen: Seen, read: Tensors, text: Text, patches_NRP: torch.Tensor) -> torch.Tensor:
-        own_N = torch.arange(len(patches_NRP), device=patches_NRP.device)
-        other_N = own_N.roll(-1)
+        count = len(patches_NRP)
+        own_N = torch.arange(count, device=patches_NRP.device)
+        # Two by two, so that micro-batches of an even size on any number of ranks swap the same texts.
+        other_N = torch.where(own_N == count - count % 2, own_N, own_N ^ 1)
         is_swapped_N = read["is_swapped"] & (seen.ids_NT != seen.ids_NT[other_N]).any(1)
         found = self.fusion(text.take(torch.where(is_swapped_N, other_N, own_N)), patches_NRP)
         both_NP = torch.cat([found.words[-1][:, 0], found.patches[-1].mean(1)], 1)
@@ -207,7 +225,7 @@ class FusionLosses(Objective):
         return binary_cross_entropy_with_logits(logits_N, (~is_swapped_N).to(logits_N), reduction="none")
 
     def _tell_entities(self, seen: Seen, read: Tensors) -> torch.Tensor:
-        told = widen(self.tell_image(seen.pooled_NE)), widen(self.tell_text(seen.words_NTE[:, 0]))
+        told = widen(self.tell_image(seen.pooled_NE)), widen(self.tell_text(seen.texts_NE))
         wanted_NQ = read["wanted"].to(told[0])
         every = [binary_cross_entropy_with_logits(logits, wanted_NQ, reduction="none").mean(1) for logits in told]
         return torch.stack(every).sum(0)
@@ -215,7 +233,7 @@ class FusionLosses(Objective):
     def weigh(self, read: Tensors, count: int) -> dict[str, float]:
         weights = {"match": float(count), "entities": float(count)}
         if self.config.words:
-            weights["words"] = float((read["asked"] == 1).sum())
+            weights["words"] = float((read["asked"] >= 0).sum())
         if self.config.patches:
             weights["patches"] = float(count * (self.total - self.kept))
         return {name: weights[name] for name in self.config.weights}
