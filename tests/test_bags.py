@@ -116,14 +116,17 @@ def test_attention_looks_at_the_tile_that_decides(bags: RunFolder) -> None:
     assert np.mean(right) > 0.85, np.mean(right)
 
 
-@pytest.mark.parametrize(("loss", "learners"), [("triplet", 1), ("multi_similarity", 1), ("multi_similarity", 3)])
-def test_images_of_a_class_are_nearer_after_training(loss: str, learners: int, tmp_path: Path) -> None:
+SPLIT = {"kind": "subspaces", "learners": 3, "every": 20, "patience": 2}
+
+
+@pytest.mark.parametrize(("loss", "changes"), [("triplet", {}), ("multi_similarity", {}), ("margin", SPLIT)])
+def test_images_of_a_class_are_nearer_after_training(loss: str, changes: dict[str, Any], tmp_path: Path) -> None:
     found = {}
     for steps in (1, 400):
         fit = {**FIT, "losses": {"third": [loss]}, "steps": steps, "batch": 32, "save_every": 0}
         fit["optim"] = {"lr": 3.0e-3 if steps > 1 else 1.0e-6}
         decoder = {"kind": "unit_vector", "classes": ["first", "second", "last"], "reads": "mean", "width": 16}
-        model = {"encoders": {"film": ENCODER}, "decoders": {"third": {**decoder, "learners": learners}}}
+        model = {"encoders": {"film": ENCODER}, "decoders": {"third": {**decoder, **changes}}}
         content = recipe(model=model, stages=[fit])
         content["evaluate"]["protocols"] = ["neighbours"]
         path = write_run(tmp_path / str(steps), content, OUTCOMES, count=400)

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 from medvlm.core.config import component, kinds
 from medvlm.core.decoder_config import HEAD_LOSSES as SLOT
 from medvlm.core.decoder_config import HeadLosses, find_form, reads_tokens
+from medvlm.core.engine_config import SHARDING
 from medvlm.core.errors import RecipeError, did_you_mean
 from medvlm.core.needs import Needs, Toy
 from medvlm.core.problems import Problem
@@ -119,6 +120,15 @@ class Heads(Base):
         self.model = setup.composition.build(setup, config)
         for name in self.decoders:
             self._check_sides(name)
+        self._observing = [name for name in self.decoders if hasattr(self.model.decoders[name], "observe")]
+        self._seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def begin(self) -> None:
+        if self._observing and self.engine.config.kind in SHARDING:
+            raise RecipeError(
+                f"engine.kind is {self.engine.config.kind}, and units of decoder {self._observing[0]} begin anew while"
+                " it trains, which the copies of weights in an optimizer do not notice; use ddp or single"
+            )
 
     def _check_sides(self, decoder: str) -> None:
         """Raises RecipeError if the side outputs of a decoder do not have a weight each."""
@@ -193,6 +203,8 @@ class Heads(Base):
             logits = outputs[name_output(decoder, side)]
             if _is_joint(loss):
                 every, labels, own = gathered[decoder]
+                if decoder in self._observing and model.training:
+                    self._seen[decoder] = every.detach(), labels
                 total = component(SLOT, loss.kind).add_up(loss, every, labels, self.decoders[decoder], own)
                 total = loss.weight * total + 0 * every.sum()  # in the graph, whatever the labels are
             elif decoder in micro.labels:
@@ -239,9 +251,10 @@ class Heads(Base):
         return every[kept], labels_of_every[kept], slice(sum(counts[:rank]), sum(counts[: rank + 1]))
 
     def after_step(self, step: int) -> None:
-        for decoder in (self.model.decoders[name] for name in self.decoders):
-            if hasattr(decoder, "grow"):
-                decoder.grow((step + 1) / self.config.steps)
+        for name, (vectors, labels) in self._seen.items():
+            done = (step + 1) / self.config.steps
+            self.model.decoders[name].observe(vectors, labels, done, self.engine.sum_over_ranks)
+        self._seen.clear()
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
         items = self.prepare_validation(samples)

@@ -16,7 +16,7 @@ from medvlm.core.terminology import Terminology
 from medvlm.objectives.joint import fusion
 from medvlm.objectives.joint._base import stack_read
 from medvlm.objectives.ssl._base import split_patches
-from tests.objectives.test_joint import ALONE, CONCEPTS, LENGTHS, N, TOWERS, R, item, make, see
+from tests.objectives.test_joint import ALONE, CONCEPTS, LENGTHS, TOWERS, N, R, item, make, see
 
 DICTIONARY = Terminology(version="1", entries={"effusion": ("fluid",), "mass": ("big mass",), "rib": ("bone",)})
 SMALL = {"width": 8, "layers": 3, "heads": 2, "decoder_width": 4, "decoder_layers": 1, "painted_from": 2, "most": 3}
@@ -136,7 +136,7 @@ def test_logits_are_those_of_masked_words_alone() -> None:
 def test_a_text_tower_without_a_mask_token_tells_no_words() -> None:
     bare = replace(TOWERS, mask_id=None)
     config = fusion.Config(kind="fusion", dictionary=DICTIONARY, **SMALL)
-    with pytest.raises(ShapeError, match="has no mask token .* or `words: 0`"):
+    with pytest.raises(ShapeError, match=r"has no mask token .* or `words: 0`"):
         fusion.build(config, bare)
     without = config.model_copy(update={"words": 0.0})
     assert "words" not in fusion.build(without, bare).weigh({}, 2) and config.hides_words and not without.hides_words

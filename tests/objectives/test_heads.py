@@ -307,7 +307,7 @@ DECODERS: list[tuple[str, dict[str, Any]]] = [
     ("interval_hazards", {"classes": ["death"], "edges": [2.0, 3.0, 4.5]}),
     ("hierarchy", {"classes": CLASSES, "parents": {"effusion": "edema"}}),
     ("unit_vector", {"classes": CLASSES, "width": 4}),
-    ("unit_vector", {"classes": CLASSES, "width": 4, "learners": 2}),
+    ("subspaces", {"classes": CLASSES, "width": 4, "learners": 2}),
 ]
 
 

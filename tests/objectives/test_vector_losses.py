@@ -12,7 +12,6 @@ from torch.nn.functional import normalize
 
 from medvlm.core.config import component
 from medvlm.core.decoder_config import MISSING
-from medvlm.objectives.heads._pairs import assign
 from tests.objectives.test_heads import check_same
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, MISSING, 0, 1, 2, 3])
@@ -27,10 +26,8 @@ def loss_of(kind: str, decoder: Any, vectors: torch.Tensor, labels: torch.Tensor
     return total / module.weigh(config, labels, decoder)
 
 
-def decoder_of(learners: int = 1) -> Any:
-    return component("decoders", "unit_vector").Config(
-        kind="unit_vector", classes=("a", "b", "c", "d"), width=5, learners=learners
-    )
+def decoder_of() -> Any:
+    return component("decoders", "unit_vector").Config(kind="unit_vector", classes=("a", "b", "c", "d"), width=5)
 
 
 def drawn(*shape: int) -> torch.Tensor:
@@ -92,7 +89,7 @@ def test_multi_similarity_is_that_of_its_authors(epsilon: float) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["triplet", "multi_similarity"])
+@pytest.mark.parametrize("kind", ["triplet", "multi_similarity", "margin"])
 def test_a_batch_of_one_class_has_no_loss_and_a_finite_gradient(kind: str) -> None:
     x = drawn(4, 5).requires_grad_()
     for labels in ([1, 1, 1, 1], [MISSING] * 4, [0, 1, 2, 3]):
@@ -104,60 +101,71 @@ def test_a_batch_of_one_class_has_no_loss_and_a_finite_gradient(kind: str) -> No
         assert x.grad is not None and x.grad.isfinite().all() and not x.grad.any()
 
 
-# --- subspaces ----------------------------------------------------------------------------------------
+# --- margin and subspaces ------------------------------------------------------------------------------
 
 
-def masked(x: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    masks = masks.to(x.dtype).clamp(min=0)
-    together = (masks / masks.sum(1, keepdim=True)).sum(0)
-    every = [together, *masks]
-    return torch.stack([x * mask / (x * mask).norm(dim=1, keepdim=True) for mask in every], 1)
+def margins(x: torch.Tensor, labels: list[int], beta: float, cutoff: float) -> list[torch.Tensor]:
+    """The terms that are not 0, as in the code of Dynamic Subspace Learners."""
+    found = []
+    for a, p in product(range(len(labels)), repeat=2):
+        others = [n for n in range(len(labels)) if labels[n] not in (labels[a], MISSING)]
+        if a == p or labels[a] != labels[p] or labels[a] == MISSING or not others:
+            continue
+        distance = {n: (x[a] - x[n]).norm() for n in (*others, p)}
+        beyond = [n for n in others if distance[n] > cutoff]
+        chosen = min(beyond, key=lambda n: distance[n]) if beyond else max(others, key=lambda n: distance[n])
+        terms = ((distance[p] - beta + 0.2).clamp(min=0), (beta - distance[chosen] + 0.2).clamp(min=0))
+        found += [term for term in terms if term > 0]
+    return found
 
 
-MASKS = torch.tensor([[1.0, 0.9, 0.2, -0.1, 0.1], [0.1, -0.3, 0.3, 1.1, 0.9]])
-
-
-def test_a_decoder_with_learners_masks_its_vector() -> None:
-    module, config = component("decoders", "unit_vector"), decoder_of(2)
-    torch.manual_seed(0)
-    built = module.build(config, 7, (2, 2), (1, 8, 8))
-    built.masks.data.copy_(MASKS)
-    from medvlm.core.contracts import Features
-
-    pooled = drawn(3, 7)
-    found = built(Features(drawn(3, 4, 7), pooled, (2, 2)))
-    torch.testing.assert_close(found, masked(built.classify(pooled), MASKS))
-    alone = module.build(decoder_of(), 7, (2, 2), (1, 8, 8))(Features(drawn(3, 4, 7), pooled, (2, 2)))
-    assert alone.shape == (3, 1, 5) and alone.norm(dim=2).allclose(torch.ones(3, 1))
-
-
-def test_images_go_to_the_learner_in_whose_subspace_they_lie_in_equal_numbers() -> None:
-    vectors = masked(torch.eye(5)[[0, 1, 4, 4, 4, 0]] + 0.05, MASKS)
-    chosen = assign(vectors)
-    assert chosen.tolist().count(0) == 3 and chosen[0] == chosen[1] == chosen[5] == 0
-    crowded = assign(masked(torch.eye(5)[[4] * 6] + 0.05 * drawn(6, 5), MASKS))
-    assert sorted(crowded.tolist()) == [0, 0, 0, 1, 1, 1]
-    assert assign(vectors[:, :1]).tolist() == [0] * 6
-
-
-def test_each_learner_is_trained_on_its_own_images() -> None:
-    """Each anchor is compared with the images of its learner, in the subspace of that learner."""
-    learner_of = assign(masked(drawn(10, 5).double(), MASKS)).tolist()
-    known = (LABELS != MISSING).sum()
-
-    def reference(x: torch.Tensor) -> torch.Tensor:
-        total = x.sum() * 0
-        for learner in (0, 1):
-            rows = [i for i in range(10) if learner_of[i] == learner]
-            vectors = masked(x, MASKS)[rows, learner + 1]
-            total = total + torch.stack(triplets(vectors, LABELS[rows].tolist(), 1.0)).sum()
-        return total / known
-
+@pytest.mark.parametrize(("beta", "cutoff"), [(1.2, 0.5), (0.9, 1.4)])
+def test_the_margin_loss_is_the_mean_of_the_terms_that_are_not_zero(beta: float, cutoff: float) -> None:
     check_same(
         drawn(10, 5),
-        lambda x: loss_of("triplet", decoder_of(2), masked(x, MASKS), LABELS, margin=1.0),
-        reference,
+        lambda x: loss_of("margin", decoder_of(), normalize(x)[:, None], LABELS, boundary=beta, cutoff=cutoff),
+        lambda x: torch.stack(margins(normalize(x), LABELS.tolist(), beta, cutoff)).mean(),
     )
+
+
+def test_shares_of_a_batch_add_up_to_the_margin_loss_of_the_whole() -> None:
+    module, whole = component("objectives.heads", "margin"), normalize(drawn(10, 5))[:, None]
+    config = module.Config(kind="margin")
+    parts = [module.add_up(config, whole, LABELS, decoder_of(), own) for own in (slice(0, 3), slice(3, 10))]
+    assert sum(parts).item() == pytest.approx(
+        module.add_up(config, whole, LABELS, decoder_of(), slice(0, 10)).item(), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", ["triplet", "margin"])
+def test_each_learner_is_trained_on_its_own_images(kind: str) -> None:
+    """Each anchor is compared with the images of its learner, in the units of that learner."""
+    learner_of, units = [0, 0, 0, 0, 1, 1, 0, 1, 0, 1], [[0, 1, 2], [3, 4]]
+    known = (LABELS != MISSING).sum()
+
+    def split(x: torch.Tensor, learner: int) -> torch.Tensor:
+        rows = [i for i in range(10) if learner_of[i] == learner]
+        return normalize(x[rows][:, units[learner]])
+
+    def join(x: torch.Tensor) -> torch.Tensor:
+        found = torch.zeros(10, 3, 5, dtype=x.dtype)
+        found[:, 0] = normalize(x)
+        for learner in (0, 1):
+            rows = [i for i in range(10) if learner_of[i] == learner]
+            for row, vector in zip(rows, split(x, learner), strict=True):
+                found[row, 1 + learner, units[learner]] = vector
+        return found
+
+    def reference(x: torch.Tensor) -> torch.Tensor:
+        found = []
+        for learner in (0, 1):
+            labels = [label for label, of in zip(LABELS.tolist(), learner_of, strict=True) if of == learner]
+            own = split(x, learner)
+            found += triplets(own, labels, 1.0) if kind == "triplet" else margins(own, labels, 1.2, 0.5)
+        return torch.stack(found).sum() / (known if kind == "triplet" else len(found))
+
+    settings = {"margin": 1.0} if kind == "triplet" else {}
+    check_same(drawn(10, 5), lambda x: loss_of(kind, decoder_of(), join(x), LABELS, **settings), reference)
 
 
 # --- classes in a tree --------------------------------------------------------------------------------

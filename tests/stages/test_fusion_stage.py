@@ -1,5 +1,4 @@
-"""The fusion encoder beside text towers of both kinds: those that read a text whole, and those that read it from left to
-right."""
+"""The fusion encoder beside text towers that read a text whole, and those that read it from left to right."""
 
 from __future__ import annotations
 

@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from medvlm.core.run import RunFolder
 from tests.labelled_run import ENCODER, FIT, OUTCOME_DECODERS, OUTCOME_LOSSES, OUTCOMES, recipe, write_run
 from tests.stages.two_heads import CASES
-from tests.tiny_run import ROOT, run_ranks, staged
+from tests.tiny_run import ROOT, run_ranks, staged, trace, trained, weights
 from tests.train.two_ranks import first_step
+
+SUBSPACES = {
+    "kind": "subspaces", "classes": ["left", "right"], "reads": "mean", "width": 24, "learners": 2, "memory": 24,
+    "every": 1, "patience": 1, "apart": 1.0,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +26,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(made, recipe())
     model = {"encoders": {"film": ENCODER}, "decoders": OUTCOME_DECODERS}
     write_run(made / "outcomes", recipe(model=model, stages=[{**FIT, "losses": OUTCOME_LOSSES}]), OUTCOMES)
+    model = {"encoders": {"film": ENCODER}, "decoders": {"side": SUBSPACES}}
+    fit = {**FIT, "losses": {"side": ["margin"]}, "steps": 8, "save_every": 0}
+    measured = {"on": ["films:test"], "protocols": ["neighbours"]}
+    write_run(made / "subspaces", recipe(model=model, stages=[fit], evaluate=measured))
     return made
 
 
 @pytest.fixture(scope="module")
 def two(folder: Path) -> list[dict[str, dict[str, Any]]]:
     """The results of the two ranks. One process packs the archives first."""
+    trained(folder / "subspaces" / "recipe.yaml", folder / "subspaces" / "runs", "name=one")
     for place in (folder, folder / "outcomes"):
         staged(place / "recipe.yaml", place / "runs", "fit")
     run_ranks(ROOT / "tests" / "stages" / "two_heads.py", folder)
@@ -49,3 +60,15 @@ def test_losses_and_gradients_of_a_step_are_those_of_one_process(
         for name, gradient in one["gradients"].items():
             atol = 1e-5 * max(1.0, float(gradient.abs().max()))
             torch.testing.assert_close(rank["gradients"][name], gradient, rtol=1e-5, atol=atol)
+
+
+def test_learners_of_two_processes_join_at_the_same_step_and_get_the_same_units_and_images(
+    folder: Path, two: list[dict[str, dict[str, Any]]]
+) -> None:
+    runs = [RunFolder(folder / "subspaces" / "runs" / name) for name in ("one", "two")]
+    one, other = (weights(run, "fit") for run in runs)
+    assert one["decoders.side.owner_D"].unique().tolist() == [0, 1], "nobody joined: the test shows nothing"
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-5)
+    losses = [[float.fromhex(numbers["loss"]) for _, _, numbers in trace(run, "fit")] for run in runs]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)

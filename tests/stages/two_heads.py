@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from tests.tiny_run import trained
 from tests.train.two_ranks import first_step
 
 CASES = {"one micro-batch": ("", 1), "two micro-batches": ("", 2), "outcomes": ("outcomes", 1)}
@@ -21,4 +22,5 @@ if __name__ == "__main__":
         case: first_step(folder / place / "recipe.yaml", folder / place / "runs", "fit", f"stages.fit.accumulate={n}")
         for case, (place, n) in CASES.items()
     }
+    trained(folder / "subspaces" / "recipe.yaml", folder / "subspaces" / "runs", "name=two")
     torch.save(steps, folder / f"rank-{os.environ['RANK']}.pt")

@@ -31,6 +31,7 @@ from tests.tiny_run import (
 )
 from tests.train.two_ranks import CASES, STILL, WAITS, first_step
 
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("ranks")
@@ -80,9 +81,7 @@ def test_loss_and_gradients_of_a_step_are_those_of_one_process(
             )
 
 
-def test_a_part_for_which_no_rank_has_a_sample_waits_as_in_one_process(
-    folder: Path, two: list[dict[str, Any]]
-) -> None:
+def test_a_part_for_which_no_rank_has_a_sample_waits_as_in_one_process(folder: Path, two: list[dict[str, Any]]) -> None:
     """In `rare`, one rank has no sample for it, and the other one has."""
     first, second = (rank["steps"]["joint, for one rank"]["weight"] for rank in two)
     assert first - second == 1 and all(rank["steps"]["joint, for no rank"]["weight"] == 4 for rank in two)

@@ -45,9 +45,14 @@ FUSED = {
     "kind": "fusion", "width": 8, "layers": 2, "heads": 2, "painted_from": 1, "decoder_width": 8, "decoder_layers": 1,
     "dropout": 0.0, "dictionary": TERMS["concepts"]["dictionary"],
 }  # fmt: skip
-VIT = {**TOWER, "config": {**TOWER["config"], "model_type": "vit", **STILL}, "connector": {"kind": "mlp"}}
+VIT: dict[str, Any] = {
+    **TOWER,
+    "config": dict(TOWER["config"], model_type="vit", **STILL),
+    "connector": {"kind": "mlp"},
+}
 FUSION = (
-    f"stages.0.terms={json.dumps({'fused': FUSED})}", f"model.encoders.film={json.dumps(VIT)}", JOINT[1], "export.target=custom"
+    f"stages.0.terms={json.dumps({'fused': FUSED})}", f"model.encoders.film={json.dumps(VIT)}", JOINT[1],
+    "export.target=custom",
 )  # fmt: skip
 """With an encoder that can leave out patches."""
 ALIGN = {**TERMS["concepts"], "dictionary": {"version": "1", "entries": {"none": ["focal finding"]}}}
