@@ -119,7 +119,7 @@ def test_attention_looks_at_the_tile_that_decides(bags: RunFolder) -> None:
 SPLIT = {"kind": "subspaces", "learners": 3, "every": 20, "patience": 2}
 
 
-@pytest.mark.parametrize(("loss", "changes"), [("triplet", {}), ("multi_similarity", {}), ("margin", SPLIT)])
+@pytest.mark.parametrize(("loss", "changes"), [("triplet", {}), ("multi_similarity", {}), ("distance_margin", SPLIT)])
 def test_images_of_a_class_are_nearer_after_training(loss: str, changes: dict[str, Any], tmp_path: Path) -> None:
     found = {}
     for steps in (1, 400):

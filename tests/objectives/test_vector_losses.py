@@ -89,7 +89,7 @@ def test_multi_similarity_is_that_of_its_authors(epsilon: float) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["triplet", "multi_similarity", "margin"])
+@pytest.mark.parametrize("kind", ["triplet", "multi_similarity", "distance_margin"])
 def test_a_batch_of_one_class_has_no_loss_and_a_finite_gradient(kind: str) -> None:
     x = drawn(4, 5).requires_grad_()
     for labels in ([1, 1, 1, 1], [MISSING] * 4, [0, 1, 2, 3]):
@@ -123,21 +123,21 @@ def margins(x: torch.Tensor, labels: list[int], beta: float, cutoff: float) -> l
 def test_the_margin_loss_is_the_mean_of_the_terms_that_are_not_zero(beta: float, cutoff: float) -> None:
     check_same(
         drawn(10, 5),
-        lambda x: loss_of("margin", decoder_of(), normalize(x)[:, None], LABELS, boundary=beta, cutoff=cutoff),
+        lambda x: loss_of("distance_margin", decoder_of(), normalize(x)[:, None], LABELS, boundary=beta, cutoff=cutoff),
         lambda x: torch.stack(margins(normalize(x), LABELS.tolist(), beta, cutoff)).mean(),
     )
 
 
 def test_shares_of_a_batch_add_up_to_the_margin_loss_of_the_whole() -> None:
-    module, whole = component("objectives.heads", "margin"), normalize(drawn(10, 5))[:, None]
-    config = module.Config(kind="margin")
+    module, whole = component("objectives.heads", "distance_margin"), normalize(drawn(10, 5))[:, None]
+    config = module.Config(kind="distance_margin")
     parts = [module.add_up(config, whole, LABELS, decoder_of(), own) for own in (slice(0, 3), slice(3, 10))]
     assert sum(parts).item() == pytest.approx(
         module.add_up(config, whole, LABELS, decoder_of(), slice(0, 10)).item(), rel=1e-6
     )
 
 
-@pytest.mark.parametrize("kind", ["triplet", "margin"])
+@pytest.mark.parametrize("kind", ["triplet", "distance_margin"])
 def test_each_learner_is_trained_on_its_own_images(kind: str) -> None:
     """Each anchor is compared with the images of its learner, in the units of that learner."""
     learner_of, units = [0, 0, 0, 0, 1, 1, 0, 1, 0, 1], [[0, 1, 2], [3, 4]]

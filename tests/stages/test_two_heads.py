@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = {"encoders": {"film": ENCODER}, "decoders": OUTCOME_DECODERS}
     write_run(made / "outcomes", recipe(model=model, stages=[{**FIT, "losses": OUTCOME_LOSSES}]), OUTCOMES)
     model = {"encoders": {"film": ENCODER}, "decoders": {"side": SUBSPACES}}
-    fit = {**FIT, "losses": {"side": ["margin"]}, "steps": 8, "save_every": 0}
+    fit = {**FIT, "losses": {"side": ["distance_margin"]}, "steps": 8, "save_every": 0}
     measured = {"on": ["films:test"], "protocols": ["neighbours"]}
     write_run(made / "subspaces", recipe(model=model, stages=[fit], evaluate=measured))
     return made

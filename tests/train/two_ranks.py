@@ -20,7 +20,7 @@ from medvlm.train.accumulate import accumulate, sum_weights
 from medvlm.train.optim import make_optimizer
 from medvlm.train.stopping import Preempted
 from medvlm.train.terms import report
-from tests.tiny_run import TOWER, staged, trained, weights
+from tests.tiny_run import SMALL, staged, trained, weights
 
 EARNS = (
     "plugins=[medvlm]",
@@ -45,11 +45,10 @@ FUSED = {
     "kind": "fusion", "width": 8, "layers": 2, "heads": 2, "painted_from": 1, "decoder_width": 8, "decoder_layers": 1,
     "dropout": 0.0, "dictionary": TERMS["concepts"]["dictionary"],
 }  # fmt: skip
-VIT: dict[str, Any] = {
-    **TOWER,
-    "config": dict(TOWER["config"], model_type="vit", **STILL),
-    "connector": {"kind": "mlp"},
-}
+VIT = {
+    "kind": "transformers", "connector": {"kind": "mlp"},
+    "config": {"model_type": "vit", **SMALL, **STILL, "num_hidden_layers": 1, "image_size": 32, "patch_size": 16},
+}  # fmt: skip
 FUSION = (
     f"stages.0.terms={json.dumps({'fused': FUSED})}", f"model.encoders.film={json.dumps(VIT)}", JOINT[1],
     "export.target=custom",

@@ -20,7 +20,7 @@ JOINT = True
 
 
 class Config(HeadLoss):
-    kind: Literal["margin"]
+    kind: Literal["distance_margin"]
     margin: float = Field(0.2, gt=0)
     boundary: float = Field(1.2, gt=0, lt=2)
     """The distance that images of one class should stay below (beta). It is fixed, as in the code; the paper of the
