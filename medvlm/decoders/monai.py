@@ -21,6 +21,7 @@ from medvlm.decoders._maps import count_maps
 from medvlm.decoders._whole import ARGS, Whole
 
 OUTPUT = "maps"
+LIBRARY = "monai"
 GIVEN = ("in_channels", "out_channels", "spatial_dims", "img_size")
 """Arguments that the encoder and the classes decide."""
 
@@ -68,8 +69,7 @@ def build(
             f"model.decoders: net: monai.networks.nets has no {config.net!r} that is built with in_channels and"
             f" out_channels{near}"
         )
-    known: Mapping[str, Any] = dict(zip(GIVEN, _find_given(config, input_shape), strict=True))
-    known = {name: value for name, value in known.items() if name in _list_parameters(fitting[config.net])}
+    known: Mapping[str, Any] = _find_given(config, input_shape, fitting[config.net])
     half = find_half(config.net, levels) if config.reads == "levels" else None
     known = {**known, **(half.choose(levels) if half else {})}
     with refuse_unknown(ARGS, config.args, lambda: [nets]), torch.device("cpu"):
@@ -81,8 +81,26 @@ def build(
     return Whole(net.to(torch.empty(0).device), count_maps(config), input_shape, half.run, levels)
 
 
-def _find_given(config: Config, input_shape: tuple[int, ...]) -> tuple[Any, ...]:
-    return input_shape[0], count_maps(config), len(input_shape) - 1, input_shape[1:]
+def not_stock(config: Config) -> str | None:
+    """Why MONAI cannot build the network by itself, or None."""
+    return (
+        f"reads is {config.reads}: only the decoding half is a network of MONAI" if config.reads != "pixels" else None
+    )
+
+
+def describe_network(config: Config, input_shape: tuple[int, ...]) -> dict[str, Any]:
+    """The whole network as a bundle of MONAI states it: its class and arguments."""
+    from monai.networks import nets
+
+    given = _find_given(config, input_shape, vars(nets)[config.net])
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    return {"_target_": config.net, **given, **config.args}
+
+
+def _find_given(config: Config, input_shape: tuple[int, ...], net: Any) -> dict[str, Any]:
+    """Those arguments that the encoder and the classes decide, of those that the network takes."""
+    values = input_shape[0], count_maps(config), len(input_shape) - 1, input_shape[1:]
+    return {name: value for name, value in zip(GIVEN, values, strict=True) if name in _list_parameters(net)}
 
 
 def _list_parameters(taken: Any) -> set[str]:

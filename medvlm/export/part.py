@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from medvlm.export.audit import Audit, account, list_tensors
 from medvlm.export.trained import Trained
 from medvlm.models.lora import merge
@@ -12,14 +14,13 @@ def merge_and_audit(trained: Trained, under: str, with_behind: bool = False) -> 
     """Folds the adapters in permanently and accounts for the tensors of one encoder.
 
     under: the submodule of the encoder that is exported, e.g. `tower`; "" for all of it. with_behind: also export the
-    connector or head after the encoder. Parts of the model that are not exported are listed under `left_out`.
+    connector, head or decoders after the encoder. Parts of the model that are not exported are listed under `left_out`.
     """
     model, name = trained.model, trained.encoder
     root = ".".join(filter(None, ("encoders", name, under)))
     exported = {root: model.get_submodule(root)}
     if with_behind:
-        behind = next(f"{slot}.{name}" for slot in ("connectors", "heads") if hasattr(model, slot))
-        exported[behind] = model.get_submodule(behind)
+        exported |= {behind: model.get_submodule(behind) for behind in list_behind(model, name)}
     adapters = [
         n
         for n, _ in model.named_parameters()
@@ -37,3 +38,11 @@ def merge_and_audit(trained: Trained, under: str, with_behind: bool = False) -> 
     stayed = {module_of(full) for full in model.state_dict() if full not in source}
     audit.left_out.update(dict.fromkeys(sorted(stayed), "this folder holds only one encoder of the trained model"))
     return audit
+
+
+def list_behind(model: Any, encoder: str) -> list[str]:
+    """The submodules that read the features of an encoder."""
+    slot = next((slot for slot in ("connectors", "heads") if hasattr(model, slot)), "")
+    if slot:
+        return [f"{slot}.{encoder}"]
+    return [f"decoders.{decoder}" for decoder, read in model.reads.items() if read == encoder]

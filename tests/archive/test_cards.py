@@ -66,7 +66,15 @@ REFUSED = {
 }
 """How many samples are bad, by how the reason begins: files that are odd on purpose. No other archive has any."""
 CEILINGS = {"dicom_series": 0.12, "dicom_pydicom": 0.65}
-GENERATED = ("phantom", "phantom_3d", "phantom_marks", "phantom_masks", "phantom_pairs", "phantom_spots")
+GENERATED = (
+    "phantom",
+    "phantom_3d",
+    "phantom_marks",
+    "phantom_masks",
+    "phantom_masks_3d",
+    "phantom_pairs",
+    "phantom_spots",
+)
 
 
 class Packed:

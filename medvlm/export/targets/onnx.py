@@ -1,5 +1,5 @@
-"""Any encoder as ONNX, with its connector or the head of a dual encoder. For example for volumes, which no stock class
-takes.
+"""Any encoder as ONNX, with what reads it: its connector, the head of a dual encoder, or its decoders. For example for
+volumes and masks, which no stock class takes.
 
 Its input is the pixels after the preprocessing in medvlm/preprocessing.json. A language model that is served separately
 (vLLM with `enable_mm_embeds`) takes `image_tokens` as image embeddings.
@@ -8,6 +8,7 @@ Its input is the pixels after the preprocessing in medvlm/preprocessing.json. A 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.nn.functional import normalize
 from medvlm.core.errors import RecipeError
 from medvlm.export.audit import Audit
 from medvlm.export.fits import choose_encoder
-from medvlm.export.part import merge_and_audit
+from medvlm.export.part import list_behind, merge_and_audit
 from medvlm.export.proof import reference as references
 from medvlm.export.trained import Holds, Trained
 from medvlm.models.lora import merge
@@ -76,15 +77,16 @@ def write(trained: Trained, folder: Path) -> Audit:
 
 
 class Exported(nn.Module):
-    """pixels -> patches [N, T, E], pooled [N, E], and [N, T', W] image tokens or [N, P] unit embeddings."""
+    """pixels -> patches [N, T, E], pooled [N, E], and [N, T', W] image tokens, [N, P] unit embeddings, or the logits of
+    each decoder, [N, K] or [N, K, *size]."""
 
-    def __init__(self, encoder: nn.Module, behind: nn.Module):
+    def __init__(self, encoder: nn.Module, behind: nn.ModuleList):
         super().__init__()
         self.encoder, self.behind = encoder, behind
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        features = self.encoder(pixels)
-        return features.patches, features.pooled, self.behind(features)
+        features = replace(self.encoder(pixels), pixels=pixels)
+        return features.patches, features.pooled, *(read(features) for read in self.behind)
 
 
 class Tokens(nn.Module):
@@ -106,17 +108,20 @@ class Embedding(nn.Module):
         return normalize(self.head(features.pooled), dim=-1)
 
 
-def _build_behind(trained: Trained) -> nn.Module:
-    model, name = trained.model, trained.encoder
-    return Embedding(model.heads[name]) if _can_embed(trained) else Tokens(model.connectors[name])
-
-
-def _can_embed(trained: Trained) -> bool:
-    return "embed" in trained.composition.CAN
+def _build_behind(trained: Trained) -> nn.ModuleList:
+    wrap = {"heads": Embedding, "connectors": Tokens}
+    behind = [
+        (each.partition(".")[0], trained.model.get_submodule(each))
+        for each in list_behind(trained.model, trained.encoder)
+    ]
+    return nn.ModuleList(wrap[slot](part) if slot in wrap else part for slot, part in behind)
 
 
 def _name_outputs(trained: Trained) -> list[str]:
-    return ["image_patches", "image_pooled", "image_embeds" if _can_embed(trained) else "image_tokens"]
+    behind = list_behind(trained.model, trained.encoder)
+    named = {"heads": "image_embeds", "connectors": "image_tokens"}
+    own = [named.get(slot, part) for slot, _, part in (each.partition(".") for each in behind)]
+    return ["image_patches", "image_pooled", *own]
 
 
 def _is_large(module: nn.Module) -> bool:
