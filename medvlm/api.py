@@ -191,11 +191,10 @@ def check_cases(file: Where) -> list[ScoredCase]:
 
 
 def report(run_folder: Where) -> Path:
-    """Write the HTML report of a run; returns its path."""
-    from medvlm.core.run import RunFolder
-    from medvlm.report.run import write_report
+    """Write the HTML report of a run, or index.html of a folder of runs; returns its path."""
+    from medvlm.report.index import report as run
 
-    return write_report(RunFolder(Path(run_folder)))
+    return run(Path(run_folder))
 
 
 def export(run_folder: Where, to: Where, *, stage: str = "", targets: Sequence[str] = ()) -> list[ExportReceipt]:

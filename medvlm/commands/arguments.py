@@ -150,8 +150,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--to", type=Path, default=Path("compare.html"), metavar="FILE", help="page to write (default: compare.html)"
     )
 
-    add_verb(verbs, "report", "write the HTML report of a run").add_argument(
-        "run_folder", type=Path, metavar="RUN", help="a run folder, e.g. runs/NAME"
+    add_verb(verbs, "report", "write the HTML report of a run, or a page that lists a folder of runs").add_argument(
+        "run_folder", type=Path, metavar="RUN|RUNS", help="a run folder, e.g. runs/NAME, or a folder of them, e.g. runs"
     )
 
     export = add_verb(

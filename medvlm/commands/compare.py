@@ -47,7 +47,7 @@ def compare_runs(models: Sequence[Sequence[Path]], to: Path) -> list[Comparison]
     found = compare(
         {name: [RunFolder(f).answers.parent for f in runs] for name, runs in zip(names, models, strict=True)}
     )
-    write_comparison(to, found)
+    write_comparison(to, found, dict(zip(names, models, strict=True)))
     write_json(to.with_suffix(".json"), [each.to_json() for each in found])
     return found
 

@@ -29,12 +29,16 @@ WITHOUT = {
 }
 
 
-def make_gallery_section(answers: list[Record], folder: Path) -> Section | None:
-    """Images with all their questions, in the order of evaluation, so that none is selected by its answers.
+Cards = dict[tuple[str, str], tuple[bytes, list[Record]]]
+"""DATASET:SPLIT and key of a sample -> its picture and its answers."""
+
+
+def choose_cards(answers: list[Record], folder: Path) -> Cards:
+    """The first images, in the order of evaluation, so that none is selected by its answers.
 
     folder: the run's evaluate folder, which the paths in `thumb` are relative to.
     """
-    cards: dict[tuple[str, str], tuple[bytes, list[Record]]] = {}
+    cards: Cards = {}
     evaluated = dict.fromkeys(_name_split(a) for a in answers)
     for answer in answers:
         key = _name_split(answer), str(answer.get("key"))
@@ -43,9 +47,14 @@ def make_gallery_section(answers: list[Record], folder: Path) -> Section | None:
             cards[key][1].append(answer)
         elif shown * len(evaluated) < SHOWN and (png := read_thumb(answer.get("thumb"), folder)):
             cards[key] = (png, [answer])
+    return cards
+
+
+def make_gallery_section(cards: Cards) -> Section | None:
+    """Images with all their questions."""
     if not cards:
         return None
-    of = " of each data set" if len(evaluated) > 1 else ""
+    of = " of each data set" if len({where for where, _ in cards}) > 1 else ""
     about = (
         f"The first images{of} in the evaluation, {len(cards)} in total, not selected by their answers. Each is shown"
         " as the model received it."
@@ -87,11 +96,16 @@ def _make_card(png: bytes, asked: list[Record]) -> Html:
     frame = next((get_frame(a["scale"]) for a in asked if a.get("scale")), (1000.0, 1000.0))
     alt = f"Image of sample {asked[0].get('key', '')}, as the model saw it"
     all_right = all(mark_of(a) == "right" for a in asked)
-    source = tag("p", _name_split(asked[0]), class_="muted small")
+    key = str(asked[0].get("key", ""))
+    source = tag("p", f"{_name_split(asked[0])} \N{MIDDLE DOT} ", tag("code", key), class_="muted small")
     body = tag("div", source, *(_make_question(a) for a in asked), class_="body")
     layers = list(dict.fromkeys(layer for a in asked for layer in layers_of(draw_answer(a))))
     return tag(
-        "article", draw_picture(png, alt, boxes, frame, layers), body, class_="card right" if all_right else "card"
+        "article",
+        draw_picture(png, alt, boxes, frame, layers),
+        body,
+        class_="card right" if all_right else "card",
+        id=f"sample-{key}",
     )
 
 
@@ -129,7 +143,7 @@ def mark_of(answer: Record) -> str:
     return "right" if score >= 0.999 else "wrong" if score <= 0.001 else "partly"
 
 
-def _explainshorten_text(answer: Record) -> str:
+def _explain_cut(answer: Record) -> str:
     return CUT if answer.get("score") else f"{CUT}, so it counts as no answer"
 
 
@@ -145,7 +159,7 @@ def _make_question(answer: Record) -> Html:
     pairs = [
         tag("dt", "answer"),
         tag("dd", shorten_text(drawing.answer or answer.get("answer"))),
-        *([tag("dd", _explainshorten_text(answer), class_="muted")] if "answer" in (answer.get("cut") or ()) else []),
+        *([tag("dd", _explain_cut(answer), class_="muted")] if "answer" in (answer.get("cut") or ()) else []),
         tag("dt", "truth"),
         tag("dd", shorten_text(drawing.truth)),
         *([tag("dd", drawing.aside, class_="muted")] if drawing.answer and drawing.aside else []),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from medvlm.core.run import RunFolder
 from medvlm.evaluate.compare import Comparison, explain_left_out, find_deviation, list_seed_notes
 from medvlm.report import numbers
+from medvlm.report.answer_list import make_paired_list
 from medvlm.report.bars import choose_bar_axis, draw_bar, draw_bar_ruler
 from medvlm.report.markup import Child, Html, tag
+from medvlm.report.overlaid import make_overlaid_section
 from medvlm.report.page import Section, make_notes, make_section, make_table, write_page
+from medvlm.report.reading import read_run
 from medvlm.report.results import describe_metric, title_of
 from medvlm.report.scales import Axis
 
@@ -24,7 +28,8 @@ ABOUT_ALL = (
 )
 
 
-def write_comparison(path: Path, found: Sequence[Comparison]) -> Path:
+def write_comparison(path: Path, found: Sequence[Comparison], models: Mapping[str, Sequence[Path]]) -> Path:
+    """models: name -> the run folder of each seed. Of several seeds, the answers of the first are listed."""
     names = list(dict.fromkeys(each.model for each in found))
     reference = found[0].reference
     lead = tag("p", f"{' and '.join(names)} against {reference}, on the same questions.", class_="lead")
@@ -37,8 +42,18 @@ def write_comparison(path: Path, found: Sequence[Comparison]) -> Path:
             *(tag("p", note) for note in list_seed_notes(found)),
             make_notes("What is not compared", explain_left_out(found)),
         ],
-        sections=make_comparison_sections(found),
+        sections=[*make_comparison_sections(found), *_make_run_sections(models)],
     )
+
+
+def _make_run_sections(models: Mapping[str, Sequence[Path]]) -> list[Section | None]:
+    runs = {
+        name if len(folders) == 1 else f"{name}, {folder.name}": read_run(RunFolder(folder))
+        for name, folders in models.items()
+        for folder in folders
+    }
+    firsts = {name: read_run(RunFolder(folders[0])).answers for name, folders in models.items()}
+    return [make_overlaid_section(runs), make_paired_list(firsts)]
 
 
 def make_comparison_sections(found: Sequence[Comparison]) -> list[Section | None]:

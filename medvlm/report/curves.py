@@ -1,12 +1,14 @@
-"""Curves as inline SVG, without a library or script, and sharp in print."""
+"""Curves as inline SVG, sharp in print. page.js zooms into the same points; a plotting library would add megabytes."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from medvlm.report import numbers
 from medvlm.report.markup import Html, join, tag
+from medvlm.report.page import make_data
 from medvlm.report.scales import Axis, make_axis, wants_log
 
 WIDTH = 300
@@ -16,6 +18,8 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 24
 DRAWN = 400
 """Most points that are drawn for a line."""
 HOVERS = 60
+KEPT = 1500
+"""Most points of a line that can be zoomed into."""
 
 Point = tuple[float, float]
 
@@ -58,7 +62,15 @@ def draw_curve(title: str, series: list[Series], height: int = 200, x_max: float
         "svg", _draw_frame(x, y, height), _draw_hovers(drawn, x, height), *lines,
         viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=_describe_series(title, drawn),
     )  # fmt: skip
-    return tag("figure", caption, picture, lost_note, class_="curve")
+    zoomed = make_data({"lines": [_list_kept(s) for s in drawn], "end": x.high, "log": log})
+    return tag("figure", zoomed, caption, picture, lost_note, class_="curve")
+
+
+def _list_kept(series: Series) -> dict[str, Any]:
+    points = thin(series.points, KEPT)
+    steps = [float(x) for x, _ in points]
+    values = [float(f"{y:.4g}") for _, y in points]
+    return {"xs": [int(x) if x.is_integer() else x for x in steps], "ys": values, "marks": series.marks}
 
 
 def _draw_frame(x: Axis, y: Axis, height: int) -> Html:
@@ -155,10 +167,12 @@ def _average_around(i: int, reach: int, points: list[Point], total: list[float])
 def _draw_hovers(series: list[Series], x: Axis, height: int) -> Html:
     """Invisible vertical bands whose tooltip shows the value of every line at that step."""
     longest = max((s.points for s in series if not s.marks), key=len, default=[])
+    if not longest:
+        return Html()
     picked = longest[:: max(1, math.ceil(len(longest) / HOVERS))]
     at = {s.name: dict(s.points) for s in series}
     bands = []
-    for (step, _), after in zip(picked, [*picked[1:], (longest[-1][0] if longest else 0, 0.0)], strict=True):
+    for (step, _), after in zip(picked, [*picked[1:], (longest[-1][0], 0.0)], strict=True):
         read = [f"{name} {numbers.format_reading(values[step])}" for name, values in at.items() if step in values]
         band = tag("title", f"step {step:g}: " + ", ".join(read))
         bands.append(

@@ -1,4 +1,4 @@
-"""Converts stored pixels to PNGs for the page, and describes how.
+"""Converts stored pixels to pictures for the page, and describes how.
 
 Axes: D H W depth, height, width.
 """
@@ -9,7 +9,7 @@ import io
 from typing import TYPE_CHECKING
 
 from medvlm.core.sample import Medium
-from medvlm.io.images import decode, encode_png
+from medvlm.io.images import encode_png
 from medvlm.report import numbers
 
 if TYPE_CHECKING:
@@ -17,35 +17,39 @@ if TYPE_CHECKING:
 
 WIDEST = 360
 """Pixels of the longer side: enough to see a box, and small enough for dozens of images in a file."""
-SLICES = 5
+SLICES = 24
+"""Of a volume, at equal distances."""
+WIDEST_SLICE = 224
+QUALITY = 85
+"""Of the JPEG of a slice: 48 volumes of 24 slices are some 10 MB."""
 CT_WINDOW_HU = (-160.0, 240.0)
 """Soft tissue: center 40, width 400."""
 
 
-def make_png(data: bytes, medium: Medium, name: str) -> tuple[bytes, str]:
-    """An 8-bit PNG, and how its grey values were computed ("" if they are the stored values).
+def is_scrolled(pixels: np.ndarray, medium: Medium) -> bool:
+    """Whether pixels are a volume [D, H, W] or a video [D, H, W, 3]."""
+    return pixels.ndim == 4 or (pixels.ndim == 3 and len(medium.size) == 3)
 
-    A volume becomes a row of slices at equal distances, and a video [D, H, W, 3] a row of frames. Raises DataError with
-    `name` for damaged bytes."""
-    pixels = decode(data, name)
-    if pixels.ndim == 4 or (pixels.ndim == 3 and len(medium.size) == 3):
-        grey, words = _scale_grey(_join_slices(pixels), medium)
-        noun = "frames" if pixels.ndim == 4 else "slices"
-        shown = f"{SLICES} of {len(pixels)} {noun}" if len(pixels) > SLICES else f"all {noun}"
-        return _encode_resized(grey, WIDEST * 2), ", ".join(filter(None, [shown, words]))
+
+def make_png(pixels: np.ndarray, medium: Medium) -> tuple[bytes, str]:
+    """An 8-bit PNG, and how its grey values were computed ("" if they are the stored values)."""
     grey, words = _scale_grey(pixels, medium)
     return _encode_resized(grey, WIDEST), words
 
 
-def _join_slices(volume_DHW: np.ndarray) -> np.ndarray:
-    """Slices side by side, [H, n * W], or [H, n * W, 3] in colour. The ends of the volume are left out, as they are
-    often air."""
-    import numpy as np
+def make_slices(pixels: np.ndarray, medium: Medium) -> tuple[list[bytes], list[str], str]:
+    """JPEGs of at most SLICES slices of a volume, or frames of a video, the name of each, and what was shown how.
 
-    depth = len(volume_DHW)
-    n = min(SLICES, depth)
-    picked = [round(depth * (i + 0.5) / n - 0.5) for i in range(n)]
-    return np.concatenate([volume_DHW[i] for i in picked], axis=1)
+    The ends of a volume are left out if not all slices are shown, as they are often air."""
+    depth = len(pixels)
+    count = min(SLICES, depth)
+    picked = [round(depth * (i + 0.5) / count - 0.5) for i in range(count)]
+    grey, words = _scale_grey(pixels[picked], medium)
+    noun = "frame" if pixels.ndim == 4 else "slice"
+    apart = medium.spacing_mm[0] if medium.spacing_mm and len(medium.spacing_mm) == 3 and noun == "slice" else None
+    names = [f"{noun} {i + 1} of {depth}{f', {i * apart:.0f} mm' if apart else ''}" for i in picked]
+    shown = f"{count} of {depth} {noun}s" if count < depth else f"all {noun}s"
+    return [_encode_jpeg(each) for each in grey], names, ", ".join(filter(None, [shown, words]))
 
 
 def _scale_grey(pixels: np.ndarray, medium: Medium) -> tuple[np.ndarray, str]:
@@ -63,6 +67,16 @@ def _scale_grey(pixels: np.ndarray, medium: Medium) -> tuple[np.ndarray, str]:
     # An image with a single value has no range and is shown black.
     scaled = (pixels.astype(np.float32) - low) / (high - low or 1)
     return (scaled.clip(0, 1) * 255 + 0.5).astype(np.uint8), words
+
+
+def _encode_jpeg(pixels: np.ndarray) -> bytes:
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((WIDEST_SLICE, WIDEST_SLICE), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=QUALITY, optimize=True)
+    return out.getvalue()
 
 
 def _encode_resized(pixels: np.ndarray, widest: int) -> bytes:

@@ -23,6 +23,7 @@ StageEnd = TypedDict(
         "teachers": dict[str, str],
         "trains": dict[str, TrainedPart] | None,
         "frozen": dict[str, str] | None,
+        "environment": dict[str, Any] | None,
     },
     total=False,
 )
@@ -96,6 +97,7 @@ class EvaluatedSplit(TypedDict, total=False):
     shards: EvaluatedShards | None
     judge: ShownJudge | None
     not_checked: dict[str, str] | None
+    environment: dict[str, Any] | None
 
 
 class ShownDifference(TypedDict, total=False):

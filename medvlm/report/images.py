@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,8 +68,27 @@ def draw_picture(
     )
 
 
-def _make_data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def draw_slices(jpegs: Sequence[bytes], names: Sequence[str], alt: str) -> Html:
+    """Slices of a volume, see draw_strip()."""
+    pictures = [
+        tag("img", src=_make_data_url(jpeg, "jpeg"), alt=f"{alt}: {name}")
+        for jpeg, name in zip(jpegs, names, strict=True)
+    ]
+    return draw_strip(pictures, names, alt)
+
+
+def draw_strip(pictures: Sequence[Html], names: Sequence[str], alt: str) -> Html:
+    """Pictures one beside the other in a frame that is as wide as one: it is scrolled, also without a script."""
+    each = (tag("div", picture) for picture in pictures)
+    said = json.dumps(list(names))
+    return tag(
+        "div", *each, class_="slices", data_slices=len(pictures), data_names=said, tabindex=0, role="region",
+        aria_label=alt,
+    )  # fmt: skip
+
+
+def _make_data_url(data: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def draw_overlay(boxes: Sequence[DrawnBox], width: float, height: float) -> Html | None:

@@ -1,21 +1,28 @@
-"""One self-contained HTML page, without scripts, fonts, images or styles from other places.
+"""One self-contained HTML page, without fonts, images, styles or scripts from other places.
 
-Its content security policy forbids a browser to load anything that is not in the file.
+Its content security policy forbids a browser to load anything that is not in the file, and to run any script but
+page.js, which is named by its hash. The page can be read and printed without it.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from medvlm import __version__
 from medvlm.core.durable import require_place
 from medvlm.report.markup import Child, Html, join, tag
 
 STYLE = Path(__file__).with_name("style.css")
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+SCRIPT = Path(__file__).with_name("page.js")
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{}'"
 
 
 @dataclass(frozen=True)
@@ -48,18 +55,20 @@ def write_page(
             tag("footer", f"Written by medvlm {__version__}. This file contains everything on the page."),
         ),
     ]
+    script = _read_script()
+    policy = POLICY.format(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode())
     document = join(
         [
             Html(f'{START}\n<html lang="en">'),
             tag(
                 "head",
                 tag("meta", charset="utf-8"),
-                tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
+                tag("meta", http_equiv="Content-Security-Policy", content=policy),
                 tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
                 tag("title", f"{title} \N{MIDDLE DOT} {eyebrow}"),
                 tag("style", Html(STYLE.read_text("utf-8"))),
             ),
-            tag("body", *body),
+            tag("body", *body, tag("script", Html(script))),
             Html("</html>\n"),
         ],
         Html("\n"),
@@ -70,6 +79,17 @@ def write_page(
     part.write_text(document, encoding="utf-8")
     part.replace(path)
     return path
+
+
+@cache
+def _read_script() -> str:
+    return SCRIPT.read_text("utf-8")
+
+
+def make_data(value: Any) -> Html:
+    """Data for page.js, which no browser runs or shows."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
+    return tag("script", Html(text), type="application/json")
 
 
 def make_section(title: str, anchor: str, *children: Child, about: str | None = None) -> Section:
@@ -103,9 +123,10 @@ def make_table(
     columns: Sequence[str],
     rows: Sequence[Sequence[Child]],
     numeric: frozenset[int] | set[int] = frozenset(),
+    attributes: Sequence[dict[str, str]] = (),
 ) -> Html:
-    """A table, which scrolls if it is wider than the screen. The first cell of a row is its header. numeric:
-    right-aligned columns."""
+    """A table, which scrolls if it is wider than the screen, and which a reader can sort by its columns. The first cell
+    of a row is its header. numeric: right-aligned columns. attributes: of each row."""
 
     def choose_class(i: int) -> str | None:
         return "num" if i in numeric else None
@@ -118,8 +139,11 @@ def make_table(
                 tag("td" if i else "th", c, scope=None if i else "row", class_=choose_class(i))
                 for i, c in enumerate(row)
             ),
+            **(attributes[n] if attributes else {}),
         )
-        for row in rows
+        for n, row in enumerate(rows)
     )
-    whole = tag("table", tag("caption", tag("span", caption)), tag("thead", head), tag("tbody", *body))
+    whole = tag(
+        "table", tag("caption", tag("span", caption)), tag("thead", head), tag("tbody", *body), data_sort=len(rows) > 2
+    )
     return tag("div", whole, class_="scroll", tabindex=0, role="region", aria_label=caption)

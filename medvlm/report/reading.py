@@ -86,6 +86,8 @@ class RunRecord:
     notes: list[str]
     rollouts: dict[str, dict[int, list[Record]]] = field(default_factory=dict)
     """Stage -> stored step -> answers that were drawn in it."""
+    evaluated: list[Record] = field(default_factory=list)
+    """How each split was evaluated."""
 
     @property
     def sources(self) -> dict[str, Record]:
@@ -146,13 +148,13 @@ def read_run(run: RunFolder) -> RunRecord:
             f"{len(skipped)} {'sample was' if len(skipped) == 1 else 'samples were'} skipped because they could not be"
             " read (quarantine.jsonl)."
         )
-    for evaluated in _read_json(run.results.with_name("protocol.json"), list[EvaluatedSplit], notes):
-        notes += _explain_evaluation(evaluated)
+    evaluated = _read_json(run.results.with_name("protocol.json"), list[EvaluatedSplit], notes)
+    notes += [note for each in evaluated for note in _explain_evaluation(each)]
     if results and not answers:
         notes.append("The evaluation saved no answers, so there is no gallery.")
     return RunRecord(
         str(recipe.get("name") or run.root.resolve().name), recipe, lineage, stages, results, answers, notes,
-        _read_rollouts(run, names, notes),
+        _read_rollouts(run, names, notes), evaluated,
     )  # fmt: skip
 
 

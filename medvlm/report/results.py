@@ -83,7 +83,7 @@ def make_headline_section(results: list[Record]) -> Section | None:
     """Each overall metric as a bar with its interval and baselines. Parts of a metric (`accuracy:side`) are only in the
     table."""
     usable = [r for r in results if is_usable(r)]
-    overall = [r for r in usable if _is_headline(r) and not _is_repeated(r, usable)] or [
+    overall = [r for r in usable if is_headline(r) and not _is_repeated(r, usable)] or [
         r for r in usable if not _split_metric(r)[1]
     ]
     if not overall:
@@ -120,7 +120,8 @@ def make_headline_section(results: list[Record]) -> Section | None:
     return make_section("Results at a glance", "headline", *blocks, about=about)
 
 
-def _is_headline(row: Record) -> bool:
+def is_headline(row: Record) -> bool:
+    """Whether the top of the page shows it."""
     measure = _find_measure(row)
     return not _split_metric(row)[1] and (row.get("metric") in HEADLINE or (measure is not None and measure.headline))
 

@@ -8,7 +8,8 @@ from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.evaluate.table import explain
 from medvlm.report import numbers
-from medvlm.report.answers import draw_answer, make_gallery_section
+from medvlm.report.answer_list import make_answers_list
+from medvlm.report.answers import choose_cards, draw_answer, make_gallery_section
 from medvlm.report.confusion import make_confusion_section
 from medvlm.report.decisions import collect_decisions, make_operating_section, make_reliability_section
 from medvlm.report.markup import Child, Html, tag
@@ -19,7 +20,9 @@ from medvlm.report.reading import RunRecord, read_run
 from medvlm.report.results import add_measures, make_headline_section, make_results_section
 from medvlm.report.robustness import is_of_robustness, make_robustness_section
 from medvlm.report.rollouts import make_rollouts_section
+from medvlm.report.settings import make_settings_section
 from medvlm.report.shown import make_shown_section
+from medvlm.report.subgroups import make_subgroups_section
 from medvlm.report.training import make_curves_section, make_proof_section, make_stages_table
 
 
@@ -40,6 +43,7 @@ def draw_report(run: RunFolder, to: Path) -> Path:
     record = read_run(run)
     results = add_measures(record.results, record.answers)
     decisions = collect_decisions(record.answers)
+    cards = choose_cards(record.answers, run.results.parent)
     made = [part for part in (make_stages_table(record), make_parts_table(record)) if part]
     sections = [
         make_headline_section(results),
@@ -48,13 +52,16 @@ def draw_report(run: RunFolder, to: Path) -> Path:
         make_curves_section(record),
         make_rollouts_section(run, record),
         make_results_section([row for row in results if not is_of_robustness(row)]),
+        make_subgroups_section(results),
         make_robustness_section(results),
         make_operating_section(decisions),
         make_reliability_section(decisions),
         make_confusion_section(((answer, draw_answer(answer)) for answer in record.answers), decisions),
-        make_gallery_section(record.answers, run.results.parent),
+        make_gallery_section(cards),
+        make_answers_list(record.answers, {key for _, key in cards}),
         make_proof_section(record),
         make_data_section(record),
+        make_settings_section(record),
         make_lineage_section(record),
     ]
     head: list[Child] = [
@@ -73,9 +80,17 @@ def draw_report(run: RunFolder, to: Path) -> Path:
 
 def require_run(run: RunFolder) -> None:
     """Raises RecipeError for a folder without anything that a run writes."""
+    if not is_run(run):
+        raise RecipeError(
+            f"{run.root}: is not a run folder (it has no {run.recipe.name}), nor a folder of runs; give one, e.g."
+            " runs/NAME"
+        )
+
+
+def is_run(run: RunFolder) -> bool:
+    """Whether a folder has anything that a run writes."""
     written = (run.recipe, run.metrics, run.status, run.lineage, run.results)
-    if not any(path.is_file() for path in written) and not any(run.root.glob("*/stage.json")):
-        raise RecipeError(f"{run.root}: is not a run folder (it has no {run.recipe.name}); give one, e.g. runs/NAME")
+    return any(path.is_file() for path in written) or any(run.root.glob("*/stage.json"))
 
 
 def _make_lead(run: RunRecord) -> Html:

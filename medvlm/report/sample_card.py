@@ -7,9 +7,10 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Box, Medium, Question, Sample, Truth
 from medvlm.core.tasks import Drawing, find_task
 from medvlm.core.turns import tell
+from medvlm.io.images import decode
 from medvlm.io.masks import decode_mask
-from medvlm.report.display import make_png
-from medvlm.report.images import DrawnBox, Layer, draw_picture
+from medvlm.report.display import is_scrolled, make_png, make_slices
+from medvlm.report.images import DrawnBox, Layer, draw_picture, draw_slices
 from medvlm.report.markup import Html, tag
 from medvlm.report.masks import layers_of
 
@@ -48,12 +49,17 @@ def _draw_medium(sample: Sample, i: int, files: dict[str, bytes], labels: list[s
     try:
         if medium.member not in files:
             raise DataError(f"{medium.member} is missing from the shard")
-        png, words = make_png(files[medium.member], medium, medium.member)
+        pixels = decode(files[medium.member], medium.member)
     except DataError as reason:
         return tag("p", f"\N{BALLOT X} cannot be shown: {reason}", class_="bad body"), _facts_of(medium, "")
+    alt = f"{medium.kind} of sample {sample.key}"
+    if is_scrolled(pixels, medium):
+        slices, names, words = make_slices(pixels, medium)
+        return draw_slices(slices, names, alt), _facts_of(medium, words)
+    png, words = make_png(pixels, medium)
     frame = (float(medium.size[1]), float(medium.size[0])) if flat else None
     layers = _draw_masks(sample, files) if flat else []
-    return draw_picture(png, f"{medium.kind} of sample {sample.key}", drawn, frame, layers), _facts_of(medium, words)
+    return draw_picture(png, alt, drawn, frame, layers), _facts_of(medium, words)
 
 
 def _draw_masks(sample: Sample, files: dict[str, bytes]) -> list[Layer]:

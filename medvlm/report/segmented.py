@@ -15,7 +15,7 @@ from medvlm.data.pixels import decode
 from medvlm.data.transforms import to_display
 from medvlm.io.images import encode_png
 from medvlm.report import numbers
-from medvlm.report.images import Layer, draw_picture
+from medvlm.report.images import Layer, draw_picture, draw_strip
 from medvlm.report.markup import Child, Html, join, tag
 from medvlm.report.page import make_facts, make_section, make_table, write_page
 
@@ -43,15 +43,17 @@ def write_segmented(
     shown = to_display(array, preprocess)
     labels = mask if decoder.exclusive else _flatten(mask)
     legend = tag("p", *(_draw_key(each.name, number) for number, each in enumerate(found)), class_="legend")
+    chosen = _choose_slices(medium.size[0])
     if len(medium.size) == 2:
-        pictures: list[Html] = [_draw(shown, labels, name)]
+        picture = tag("div", _draw(shown, labels, name), class_="gallery")
     else:
-        chosen = _choose_slices(medium.size[0])
-        pictures = [_draw(shown[at], labels[at], f"slice {at + 1} of {medium.size[0]}") for at in chosen]
-    about = "Of a volume, slices at equal distances." if len(medium.size) == 3 else None
+        names = [f"slice {at + 1} of {medium.size[0]}" for at in chosen]
+        slices = [_draw(shown[at], labels[at], title) for at, title in zip(chosen, names, strict=True)]
+        picture = tag("div", draw_strip(slices, names, name), class_="card viewer")
+    about = f"{len(chosen)} slices at equal distances." if len(medium.size) == 3 else None
     sections = [
         make_section("What was found", "found", _make_table(found)),
-        make_section("Mask", "mask", legend, tag("div", *pictures, class_="gallery"), about=about),
+        make_section("Mask", "mask", legend, picture, about=about),
     ]
     head: list[Child] = [make_facts([("size", " x ".join(map(str, medium.size))), ("classes", len(found))])]
     return write_page(to, title=name, eyebrow="mask", head=head, sections=sections)
@@ -78,8 +80,7 @@ def _choose_slices(count: int) -> list[int]:
 
 def _draw(picture: np.ndarray, labels: np.ndarray, title: str) -> Html:
     layer = Layer(_encode(labels), "answer", title)
-    caption = tag("figcaption", title)
-    return tag("figure", draw_picture(encode_png(np.ascontiguousarray(picture)), title, layers=[layer]), caption)
+    return tag("figure", draw_picture(encode_png(np.ascontiguousarray(picture)), title, layers=[layer]))
 
 
 def _draw_key(name: str, number: int) -> Html:

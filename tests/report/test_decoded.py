@@ -13,7 +13,7 @@ from PIL import Image
 
 from medvlm.core.sample import Medium, Question, Sample
 from medvlm.io.images import encode_png
-from medvlm.report.answers import draw_answer, make_gallery_section
+from medvlm.report.answers import choose_cards, draw_answer, make_gallery_section
 from medvlm.report.confusion import make_confusion_section
 from medvlm.report.masks import COLOURS, layers_of
 from medvlm.report.sample_card import make_sample_card
@@ -54,7 +54,7 @@ def test_the_gallery_lays_masks_over_the_picture_and_says_how_well_they_fit(
     (tmp_path / "gallery" / "k.png").write_bytes(encode_png(np.zeros((6, 8), np.uint8)))
     said = write_runs([FOUND])
     record = answer(truth=HELD.to_json(), answer=said, thumb="gallery/k.png", majority="6x8 ", score=2 / 3)
-    section = make_gallery_section([record], tmp_path)
+    section = make_gallery_section(choose_cards([record], tmp_path))
     assert section is not None
     page = parse(section.html)
     layers = page.all("img", "layer")
