@@ -113,6 +113,7 @@ def _evaluate(
             baselines=None if protocols else settings.baselines,
             rewards=find_rewards(recipe.stages),
             groups=settings.groups,
+            questions=settings.questions,
             judges=judges,
             scoring=source.card.scoring,
             limit=settings.samples,

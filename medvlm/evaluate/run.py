@@ -11,7 +11,7 @@ from typing import Any
 
 import medvlm
 from medvlm.compositions._opened import find
-from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.errors import DataError, RecipeError, list_some
 from medvlm.core.protocols import (
     Judging,
     Place,
@@ -34,12 +34,16 @@ from medvlm.core.scoring import dump_rule
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.measures import VERSION
 from medvlm.evaluate.pieces import KeptPieces, hash_identity, open_pieces, remove_pieces
+from medvlm.evaluate.protocols._groups import list_together
 from medvlm.evaluate.ranks import compute_once, find_rank
 from medvlm.evaluate.saved import save
 from medvlm.rewards._compose import Composer
 from medvlm.train.environment import describe_environment
 
 MADE_BY = {"decoding": "greedy", "measures": VERSION, "medvlm": medvlm.__version__}
+
+
+NOTHING_TOGETHER: Mapping[str, Sequence[str]] = {}
 
 
 def say_nothing(line: str) -> None:
@@ -60,6 +64,7 @@ def evaluate(
     baselines: Sequence[str] | None = None,
     rewards: Mapping[str, Any] | None = None,
     groups: Sequence[str] = (),
+    questions: Mapping[str, Sequence[str]] = NOTHING_TOGETHER,
     judges: Sequence[Judging] = (),
     scoring: Sequence[Any] = (),
     find_split: Callable[[str], Sequence[Place]] = find_no_split,
@@ -75,7 +80,8 @@ def evaluate(
 
     models: a protocol asks the first one that can do what it needs. training, validation: return the samples that
     baselines are fitted on and operating points chosen on. protocols, baselines: names or settings; by default all.
-    rewards: weights or settings, by name. groups: of the samples, that get rows. judges: score answers in words.
+    rewards: weights or settings, by name. groups: of the samples, that get rows.
+    questions: name -> patterns of templates that get rows together. judges: score answers in words.
     scoring: of the card. find_split: returns the samples of another split. recipe: its hash. limit: of samples, or 0.
     Raises RecipeError for an unknown baseline or reward, DataError if there is nothing to evaluate.
     """
@@ -99,10 +105,12 @@ def evaluate(
         **_describe_asked(asked, recipe),
         "baselines": names,
         "left_out": _say_what_is_missing(f"{dataset}:{split}", records, asked, say),
+        **({"questions": {name: list(of) for name, of in questions.items()}} if questions else {}),
         **_describe_scoring(rewards, groups, scoring, resamples, seed),
     }
     if not any(records.values()):
         raise DataError(f"{dataset}:{split}: {_explain(known, models)} ({len(places)} samples)")
+    _say_what_is_empty(f"{dataset}:{split}", records, questions, say)
     rows = save(out, settings, records)
     remove_pieces([each.pieces for each in asked.values()])
     return [row for row in rows if row["dataset"] == dataset and row["split"] == split]
@@ -189,6 +197,18 @@ def _say_what_is_missing(
     if long:
         say(f"{where}: {long} long answers {limit}; what there is of them is compared; raise it")
     return left_out
+
+
+def _say_what_is_empty(
+    where: str,
+    records: Mapping[str, Sequence[Record]],
+    questions: Mapping[str, Sequence[str]],
+    say: Callable[[str], None],
+) -> None:
+    asked = [record for of_kind in records.values() for record in of_kind if "template" in record]
+    known = sorted({record["template"] for record in asked})
+    for name in questions.keys() - {each.partition("=")[2] for each in list_together(asked, questions)}:
+        say(f"{where}: evaluate.questions: no question has a template of {name!r} (there are {list_some(known)})")
 
 
 def _describe_shards(shards: Shards, places: Sequence[Place], fitted_on: Sequence[Place], limit: int) -> dict[str, Any]:

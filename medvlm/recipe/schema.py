@@ -171,6 +171,8 @@ class Evaluate(Config):
     the training image that looks most alike (`nearest`)."""
     groups: tuple[str, ...] = ()
     """Groups of the samples (`groups` in the card), such as [sex, view]: each of their values has rows of its own."""
+    questions: dict[str, tuple[str, ...]] = Field({}, exclude_if=lambda questions: not questions)
+    """Name -> templates of questions, as patterns, that have rows together: {seen: ["*:organ", "*:plane"]}."""
     judge: Judge | None = Field(None, exclude_if=lambda judge: judge is None)
     """Scores the answers to choices, open questions and reports, and those of the baselines."""
     radeval: RadEvalConfig | None = Field(None, exclude_if=lambda radeval: radeval is None)

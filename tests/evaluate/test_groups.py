@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from medvlm.core.protocols import Row
 from medvlm.core.run import RunFolder
-from medvlm.evaluate.run import evaluate
+from medvlm.evaluate.run import NOTHING_TOGETHER, evaluate
 from medvlm.evaluate.saved import rescore
 from medvlm.evaluate.table import format_table
 from medvlm.io.opening import open_shards
@@ -38,12 +39,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
     return open_shards(folder)
 
 
-def run_on(shards: ShardSet, folder: Path, *groups: str) -> tuple[list[Row], list[str]]:
+def run_on(
+    shards: ShardSet, folder: Path, *groups: str, questions: Mapping[str, Sequence[str]] = NOTHING_TOGETHER
+) -> tuple[list[Row], list[str]]:
     said: list[str] = []
     rows = evaluate(
         [Noisy()], shards, dataset="toy", split="test", places=[("test", i) for i in range(COUNT)],
         training=lambda: [("train", i) for i in range(COUNT)], out=RunFolder(folder), protocols=["answers"],
-        groups=groups, resamples=50, say=said.append,
+        groups=groups, questions=questions, resamples=50, say=said.append,
     )  # fmt: skip
     return rows, said
 
@@ -87,3 +90,18 @@ def test_table_and_page_show_them_apart(shards: ShardSet, tmp_path: Path) -> Non
     groups = sum("group" in row for row in rows)
     assert f"the same by group of the samples ({groups} rows)" in page and "sex=f" in page
     assert "sex=" not in str(headline.html) and "Results of each question template" in page
+
+
+def test_questions_of_several_templates_have_rows_together(shards: ShardSet, tmp_path: Path) -> None:
+    rows, said = run_on(shards, tmp_path, questions={"seen": ["si*", "place"], "none": ["sex"]})
+    found = {row["metric"]: row for row in rows if "group" in row}
+    assert {row["group"] for row in found.values()} == {"questions=seen"}
+    row, keys = found["accuracy:questions=seen"], [make_sample("test", i)[0].key for i in range(COUNT)]
+    right = [not is_noisy(key, template) for key in keys for template in ("side", "place")]
+    assert row["n"] == len(right) and row["value"] == pytest.approx(sum(right) / len(right), abs=1e-6)
+    assert row["paired"] is not None and row["paired"]["ci"] is not None and "shuffled" in row["baselines"]
+    assert said == [
+        "toy:test: evaluate.questions: no question has a template of 'none' (there are boxes:nodule, closed:hilum,"
+        " count:nodule, place, side)"
+    ]
+    assert rescore(tmp_path / "evaluate") == json.loads((tmp_path / "evaluate/results.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from medvlm.core.protocols import Record, Split
 from medvlm.core.sample import Sample
@@ -29,6 +30,20 @@ def note_groups(samples: Sequence[Sample], split: Split) -> None:
             split.notes.append(f"evaluate.groups: all samples have the same {name!r}; no rows")
         elif len(values) > MOST_VALUES:
             split.notes.append(f"evaluate.groups: {name!r} has {len(values)} values, more than {MOST_VALUES}; no rows")
+
+
+def list_together(records: Sequence[Record], together: Mapping[str, Sequence[str]]) -> Mapping[str, set[int]]:
+    """`questions=seen` -> the indices of its records, for each set that has some. together: name of a set -> patterns
+    of templates."""
+    found = {
+        f"questions={name}": {
+            number
+            for number, record in enumerate(records)
+            if any(fnmatchcase(record["template"], pattern) for pattern in patterns)
+        }
+        for name, patterns in together.items()
+    }
+    return {name: numbers for name, numbers in found.items() if numbers}
 
 
 def list_groups(records: Sequence[Record]) -> Mapping[str, set[int]]:

@@ -15,7 +15,7 @@ from medvlm.core.protocols import Record, Row, SplitRecord
 from medvlm.core.sample import Truth, truth_from_json
 from medvlm.core.tasks import find_task
 from medvlm.evaluate.measures import list_measures
-from medvlm.evaluate.protocols._groups import list_groups
+from medvlm.evaluate.protocols._groups import list_groups, list_together
 from medvlm.evaluate.rows import Part, find_value, make_row
 
 BLIND, SHUFFLED, MAJORITY, NEAREST, CHANCE = "blind", "shuffled", "majority", "nearest", "chance"
@@ -48,10 +48,11 @@ class TextRecord(AskedRecord):
 
 
 def rows_of(records: Sequence[Record], settings: Mapping[str, Any], rules: Sequence[Measure] = ()) -> list[Row]:
-    """The rows of groups of the samples follow those of all. rules: measures of published scoring rules."""
+    """The rows of groups of the samples, and of sets of questions, follow those of all. rules: measures of published
+    scoring rules."""
     rows: list[Row] = []
     of_groups: list[Row] = []
-    groups = list_groups(records)
+    groups = {**list_groups(records), **list_together(records, settings.get("questions") or {})}
     for measure, metric, parts in list_parts(records, settings, rules):
         rows.append(make_row(measure, metric, parts, settings))
         if isinstance(measure.columns, OfJudge) and (unread := _count_unread(measure, metric, records)):
