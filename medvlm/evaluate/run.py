@@ -78,21 +78,19 @@ def evaluate(
     """The rows of this split, added to the results of earlier splits in `out`. All ranks answer; only the first saves
     and has rows. What was answered before a stop is not asked again.
 
-    models: a protocol asks the first one that can do what it needs. training, validation: return the samples that
-    baselines are fitted on and operating points chosen on. protocols, baselines: names or settings; by default all.
-    rewards: weights or settings, by name. groups: of the samples, that get rows.
-    questions: name -> patterns of templates that get rows together. judges: score answers in words.
-    scoring: of the card. find_split: returns the samples of another split. recipe: its hash. limit: of samples, or 0.
-    Raises RecipeError for an unknown baseline or reward, DataError if there is nothing to evaluate.
+    models: a protocol asks the first one that can. training, validation: samples to fit baselines and choose
+    operating points on. protocols, baselines: names or settings; by default all. rewards: by name. groups: of the
+    samples, that get rows. questions: name -> patterns of templates that get rows together. scoring: of the card.
+    find_split: the samples of another split. limit: of samples, or 0. Raises RecipeError for an unknown baseline or
+    reward, DataError if there is nothing to evaluate.
     """
     known = read_protocols(protocols)
     names = list_baselines(known) if baselines is None else _require_baselines(baselines, known)
     some, fitted, folder = partial(_draw, limit=limit, seed=seed), _Once(training), out.answers.parent
     places = some(places)
-    kept, chosen, gallery = KeptPieces(folder), partial(some, validation()), folder / "gallery"
     base = Split(
-        shards, places, fitted, names, rewards or {}, seed, gallery, kept, progress, chosen, groups, judges,
-        find_split=lambda name: some(find_split(name)),
+        shards, places, fitted, names, rewards or {}, seed, folder / "gallery", KeptPieces(folder), progress,
+        partial(some, validation()), groups, judges, find_split=lambda name: some(find_split(name)),
     )  # fmt: skip
     asked = {c.kind: _Asking(c, model, base, f"{dataset}-{split}") for c, model in _pair(known, models)}
     records = {kind: each.ask() for kind, each in asked.items()}
@@ -104,24 +102,28 @@ def evaluate(
         "shards": _describe_shards(shards, places, fitted.places, limit),
         **_describe_asked(asked, recipe),
         "baselines": names,
-        "left_out": _say_what_is_missing(f"{dataset}:{split}", records, asked, say),
-        **({"questions": {name: list(of) for name, of in questions.items()}} if questions else {}),
-        **_describe_scoring(rewards, groups, scoring, resamples, seed),
+        "left_out": _say_what_is_missing(f"{dataset}:{split}", records, asked, questions, say),
+        **_describe_scoring(rewards, groups, questions, scoring, resamples, seed),
     }
     if not any(records.values()):
         raise DataError(f"{dataset}:{split}: {_explain(known, models)} ({len(places)} samples)")
-    _say_what_is_empty(f"{dataset}:{split}", records, questions, say)
     rows = save(out, settings, records)
     remove_pieces([each.pieces for each in asked.values()])
     return [row for row in rows if row["dataset"] == dataset and row["split"] == split]
 
 
 def _describe_scoring(
-    rewards: Mapping[str, Any] | None, groups: Sequence[str], scoring: Sequence[Any], resamples: int, seed: int
+    rewards: Mapping[str, Any] | None,
+    groups: Sequence[str],
+    questions: Mapping[str, Sequence[str]],
+    scoring: Sequence[Any],
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
     return {
         "rewards": Composer(rewards).to_json() if rewards else None,
         "groups": list(groups),
+        **({"questions": {name: list(of) for name, of in questions.items()}} if questions else {}),
         "scoring": [dump_rule(rule) for rule in scoring],
         "resamples": resamples,
         "seed": seed,
@@ -177,6 +179,7 @@ def _say_what_is_missing(
     where: str,
     records: Mapping[str, Sequence[Record]],
     asked: Mapping[str, _Asking],
+    questions: Mapping[str, Sequence[str]],
     say: Callable[[str], None],
 ) -> dict[str, int]:
     """Returns reason -> number of questions that are left out for it."""
@@ -185,6 +188,7 @@ def _say_what_is_missing(
         say(f"{where}: {note}")
     for reason, count in left_out.items():
         say(f"{where}: {count} questions are left out of {reason}")
+    _say_what_is_empty(where, records, questions, say)
     cut = [record["task"] for of_kind in records.values() for record in of_kind if "answer" in record.get("cut", ())]
     long = sum(find_task(task).IS_LONG for task in cut)
     said = (record.get("answer") for of_kind in records.values() for record in of_kind)
