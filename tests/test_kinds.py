@@ -106,6 +106,7 @@ OTHER_MEANING = {
     ("rewards/gate.py", "choice"): "a reward of its examples",
     ("rewards/gate.py", "format"): "a reward of its examples",
     ("rewards/inside.py", "choice"): "a reward of its examples",
+    ("rewards/judge_score.py", "length"): "why a server ended an answer",
     ("rewards/product.py", "choice"): "a reward of its examples",
     ("rewards/product.py", "length"): "a reward of its examples",
     ("stages/_captions.py", "report"): "a sample's report is read",

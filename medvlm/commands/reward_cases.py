@@ -42,6 +42,7 @@ class OneCase(Config):
     steps: dict[str, str] = {}
     source: str = ""
     image_gain: float | None = None
+    question: str = ""
 
     @model_validator(mode="after")
     def _expects_something(self) -> OneCase:
@@ -98,7 +99,7 @@ def _score(read: Cases, asked: OneCase, where: str) -> tuple[float, dict[str, fl
     if isinstance(truth, UnknownTruth):
         raise DataError(f"{where} truth: there is no task {truth.task!r}; list its package in `plugins`")
     composer = Composer(read.rewards or {truth.task: 1})
-    case = Case(truth, asked.steps, asked.source, asked.image_gain)
+    case = Case(truth, asked.steps, asked.source, asked.image_gain, asked.question)
     if not composer.applies(case):
         raise DataError(f"{where}: none of {', '.join(composer.weights)} can judge it; add a reward that can")
     return composer.score(asked.answer, case)

@@ -48,12 +48,13 @@ class Address(Config):
 
 
 class Connection:
-    """where: the section of the recipe with the address, for messages. retries: how often something was sent again.
+    """where: the section of the recipe with the address, for messages. tries: how often something is sent. retries:
+    how often something was sent again.
 
     Raises RecipeError for a server on another machine, unless the recipe allows that."""
 
-    def __init__(self, address: Address, where: str):
-        self.address, self.where, self.retries = address, where, 0
+    def __init__(self, address: Address, where: str, tries: int = TRIES):
+        self.address, self.where, self.tries, self.retries = address, where, tries, 0
         is_here = is_loopback(urlsplit(address.url).hostname or "")
         # A proxy of the environment is another machine, which would get the images.
         self._opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if is_here else []))
@@ -96,11 +97,11 @@ class Connection:
         if key := os.environ.get(self.address.key_variable):
             headers["Authorization"] = f"Bearer {key}"
         body = None if content is None else json.dumps(content).encode()
-        for pause in [2**number for number in range(TRIES - 1)] + [0]:
+        for pause in [2**number for number in range(self.tries - 1)] + [0]:
             try:
                 request = urllib.request.Request(url, body, headers)
                 with self._opener.open(request, timeout=self.address.timeout_s) as reply:
-                    return bytes(reply.read())
+                    return _read(reply, time.monotonic() + self.address.timeout_s)
             except urllib.error.HTTPError as refusal:
                 why = f"{refusal.code} {refusal.reason}: {refusal.read(300).decode(errors='replace')}"
                 if refusal.code not in (408, 409, 429) and refusal.code < 500:
@@ -111,6 +112,18 @@ class Connection:
                 self.retries += 1
             time.sleep(pause)
         raise RecipeError(f"{url}: no answer ({' '.join(why.split())}); check the server and run the command again")
+
+
+def _read(reply: Any, deadline: float) -> bytes:
+    """The timeout of a socket is only for each part that arrives."""
+    parts = list[bytes]()
+    while part := reply.read1(1 << 16):
+        parts.append(part)
+        if time.monotonic() > deadline:
+            raise TimeoutError("timed out")
+    if reply.length:
+        raise http.client.IncompleteRead(b"".join(parts), reply.length)
+    return b"".join(parts)
 
 
 def is_loopback(host: str) -> bool:

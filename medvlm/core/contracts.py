@@ -291,12 +291,14 @@ class Case:
 
     truth: the right answer. steps: what leads to it, name of a step -> its text; {} if unknown. source: of the sample,
     "" if unknown. image_gain: by how much more probable the answer is with its images than with blank ones, as the mean
-    difference of the log-probabilities of its tokens; None if that was not measured."""
+    difference of the log-probabilities of its tokens; None if that was not measured. question: its text, "" where an
+    answer is judged by its truth alone."""
 
     truth: Truth
     steps: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     image_gain: float | None = None
+    question: str = ""
 
 
 class Reward(Protocol):
@@ -304,8 +306,8 @@ class Reward(Protocol):
     name of the task, and needs no module.
 
     READS_CASE: if it is true, `applies` and `score` get a Case in place of its truth. NEEDS_IMAGE_GAIN: whether the
-    case must have one. Both are optional, like EXAMPLE_SETTINGS, further settings for EXAMPLES, and list_parts(config)
-    -> the Composers of the rewards that it is made of."""
+    case must have one. WAITS: whether it asks another process, and may raise NoScore. All are optional, like
+    EXAMPLE_SETTINGS, further settings for EXAMPLES, and list_parts(config) -> the Composers that it is made of."""
 
     Config: type[RewardConfig]
     EXAMPLES: list[tuple[str, Truth | Case, float]]

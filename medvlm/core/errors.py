@@ -19,6 +19,11 @@ class DataError(UserError):
     """A card, an archive, a shard or a sample is wrong; the message names it."""
 
 
+class NoScore(DataError):
+    """Raised by a reward that asks another process and gets no score of an answer. The reward is then left out for all
+    answers to the question, which could not be compared otherwise."""
+
+
 class StorageError(UserError):
     """A disk or a server cannot be used now. The data may be fine, so no sample is replaced because of it."""
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 from medvlm.core import config, sample
 from medvlm.core.config import KindName, Slot, component, is_available, kinds
 from medvlm.core.errors import DataError, RecipeError, did_you_mean, list_some
-from medvlm.core.measure import Measure
+from medvlm.core.measure import Measure, OfJudge
 from medvlm.core.sample import Box, Medium
 
 if TYPE_CHECKING:
@@ -292,6 +292,12 @@ def _check_card_choices(choices: tuple[str, ...]) -> tuple[str, ...]:
 
 Choices = Annotated[tuple[str, ...], AfterValidator(_check_card_choices)]
 """The `choices` of a question in a data card, each of which can be told from the others."""
+
+
+def list_rubrics(truth: sample.Truth, template: str = "") -> list[str]:
+    """By what a judge scores an answer to a question, see core/measure.OfJudge. template: of the question."""
+    measures = [measure for measure in find_task(truth.task).MEASURES if measure.is_about(template, truth)]
+    return [measure.columns.rubric for measure in measures if isinstance(measure.columns, OfJudge)]
 
 
 def is_scored(truth: sample.Truth, is_long: bool = False) -> bool:

@@ -14,10 +14,9 @@ from typing import Any
 
 from medvlm.core.ask import Ask, CutAnswer, make_own_question
 from medvlm.core.judge_config import Rubric
-from medvlm.core.measure import OfJudge
 from medvlm.core.protocols import Record, Split
 from medvlm.core.sample import Sample, truth_from_json
-from medvlm.core.tasks import find_task
+from medvlm.core.tasks import find_task, list_rubrics
 from medvlm.evaluate.kept import FOLDER, collect_kept, hash_texts, list_said
 from medvlm.evaluate.pieces import hash_identity
 from medvlm.evaluate.protocols._rows import is_lost
@@ -74,9 +73,7 @@ class Judge:
         """(rubric, who) -> what the judge is asked, None for what is no answer."""
         truth = truth_from_json(record["truth"])
         task = find_task(truth.task)
-        measures = [measure for measure in task.MEASURES if measure.is_about(record["template"], truth)]
-        names = [measure.columns.rubric for measure in measures if isinstance(measure.columns, OfJudge)]
-        rubrics = [name for name in names if name in self.rubrics]
+        rubrics = [name for name in list_rubrics(truth, record["template"]) if name in self.rubrics]
         reference = task.write(truth) if rubrics else ""
         for rubric in rubrics:
             for who, said in list_said(record):

@@ -6,28 +6,21 @@ which is kept like that of a judge (evaluate/judge/). A metric whose weights or 
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import queue
-import subprocess
-import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from medvlm.core.errors import RecipeError
-from medvlm.core.measure import OfJudge
 from medvlm.core.protocols import Record, Split
 from medvlm.core.radeval_config import KEYS, LOWEST, RadEvalConfig
 from medvlm.core.sample import truth_from_json
-from medvlm.core.tasks import find_task
+from medvlm.core.tasks import list_rubrics
 from medvlm.evaluate.kept import collect_kept, hash_texts, list_said
 from medvlm.evaluate.pieces import hash_identity
+from medvlm.rewards._radeval import RadEvalProcess
 
 AT_ONCE = 64
-CHILD = Path(__file__).with_name("radeval_child.py")
+WHERE = "evaluate.radeval"
 
 
 class RadEval:
@@ -36,7 +29,7 @@ class RadEval:
     def __init__(self, config: RadEvalConfig):
         """Raises RecipeError if there is no such interpreter, or no RadEval in its environment."""
         self.config, self.failed = config, dict[str, str]()
-        self.child: _Child | None = None
+        self.child: RadEvalProcess | None = None
         self.version = self._start().version
 
     def describe(self) -> dict[str, Any]:
@@ -77,9 +70,9 @@ class RadEval:
     def _list_texts(self, record: Record) -> dict[str, tuple[str, str]]:
         """Who -> (reference, answer); {} for what is no such report."""
         truth = truth_from_json(record["truth"])
-        measures = [each for each in find_task(truth.task).MEASURES if isinstance(each.columns, OfJudge)]
-        names = {each.columns.rubric for each in measures if each.is_about(record["template"], truth)}  # type: ignore
-        if not names & {f"radeval_{key}" for keys in KEYS.values() for key in keys}:
+        if not {*list_rubrics(truth, record["template"])} & {
+            f"radeval_{key}" for keys in KEYS.values() for key in keys
+        }:
             return {}
         return {who: (truth.answer, text) for who, text in list_said(record)}
 
@@ -104,71 +97,16 @@ class RadEval:
             for n in range(len(keys))
         ]
 
-    def _start(self) -> _Child:
-        self.child = self.child or _Child(self.config.python)
+    def _start(self) -> RadEvalProcess:
+        self.child = self.child or RadEvalProcess(self.config.python, WHERE)
         return self.child
 
     def _stop(self) -> None:
         """Frees the memory of its models."""
         if self.child:
-            self.child.process.kill()
-            self.child.process.wait()
+            self.child.stop()
             self.child = None
 
 
 def _is_reply(entry: Record) -> bool:
     return isinstance(entry.get("scores"), dict)
-
-
-class _Child:
-    """The process, which lives for all chunks, since its models take long to load."""
-
-    def __init__(self, python: str):
-        shut = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-        pipe = subprocess.PIPE
-        try:
-            command = [python, str(CHILD)]
-            self.process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, env=shut, text=True
-            )
-        except OSError as reason:
-            raise RecipeError(f"evaluate.radeval.python: {python} cannot be started ({reason.strerror})") from None
-        self.replies: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
-        hello = self._next(60.0)
-        if "version" not in hello:
-            self.process.kill()
-            raise RecipeError(
-                f"evaluate.radeval.python: {python} has no RadEval ({hello.get('error', 'it says nothing')}); run:"
-                f" {python} -m pip install radeval==2.2.1"
-            )
-        self.version = str(hello["version"])
-
-    def ask(self, content: Mapping[str, Any], timeout_s: float) -> Record:
-        """Raises RecipeError if there is no reply in time."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(f"{json.dumps(content)}\n")
-            self.process.stdin.flush()
-        except OSError:
-            return {"error": "its process ended"}
-        return self._next(timeout_s)
-
-    def _listen(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.replies.put(line)
-        self.replies.put("")
-
-    def _next(self, timeout_s: float) -> Record:
-        try:
-            line = self.replies.get(timeout=timeout_s)
-            found = json.loads(line) if line else {"error": "its process ended"}
-            return found if isinstance(found, dict) else {"error": "no reply that can be read"}
-        except queue.Empty:
-            self.process.kill()
-            raise RecipeError(
-                f"evaluate.radeval: no scores within timeout_s ({timeout_s:g} s); set a longer time and run again"
-            ) from None
-        except ValueError:
-            return {"error": "no reply that can be read"}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from medvlm.core.config import list_permitted
 from medvlm.core.contracts import Case
-from medvlm.core.errors import RecipeError
+from medvlm.core.errors import NoScore, RecipeError
 from medvlm.core.sample import Truth
 from medvlm.core.tasks import find_task, list_tasks
 from medvlm.rewards._config import as_case, dump_rewards, find_reward, read_rewards
@@ -51,6 +51,14 @@ class Composer:
         """Whether some reward asks how much the images matter to an answer."""
         return any(judge.needs_image_gain(self.configs[name]) for name, judge in self._judges.items())
 
+    @property
+    def waits(self) -> bool:
+        """Whether some reward asks another process."""
+        return any(map(self.asks_outside, self.weights))
+
+    def asks_outside(self, name: str) -> bool:
+        return self._judges[name].waits(self.configs[name])
+
     def score_part(self, name: str, completion: str, about: Truth | Case) -> float:
         """The score of one of the rewards, which can judge it. Raises RecipeError if it leaves [0, 1]."""
         part = float(self._judges[name].score(completion, about, self.configs[name]))
@@ -68,23 +76,48 @@ class Composer:
         )
 
     def _judges_any(self, truth: Truth) -> bool:
-        return any(self.judges(name, truth, any_source=True) for name in self.weights)
+        asked = Case(truth, question="?")
+        return any(self.judges(name, asked, any_source=True) for name in self.weights)
 
     def score(self, completion: str, about: Truth | Case) -> tuple[float, dict[str, float]]:
         """The weighted mean in [0, 1], and the score of each reward that applies.
 
-        Raises RecipeError when none applies to the truth, or when one leaves [0, 1].
+        Raises RecipeError when none applies to the truth, or when one leaves [0, 1]; NoScore for one that has none.
         """
-        parts = {name: self.score_part(name, completion, about) for name in self.weights if self.judges(name, about)}
-        if not parts:
+        names = self._list_judging(about)
+        parts = {name: self.score_part(name, completion, about) for name in names}
+        shares = self.share_weights(parts)
+        return sum(shares[name] * part for name, part in parts.items()), parts
+
+    def find_parts(self, completion: str, about: Truth | Case) -> dict[str, float | None]:
+        """The score of each reward that applies, None for one that has none. Raises RecipeError like score()."""
+        return {name: self._find_part(name, completion, about) for name in self._list_judging(about)}
+
+    def _find_part(self, name: str, completion: str, about: Truth | Case) -> float | None:
+        try:
+            return self.score_part(name, completion, about)
+        except NoScore:
+            return None
+
+    def weigh_group(self, found: Sequence[Mapping[str, float | None]]) -> list[tuple[float, dict[str, float]]]:
+        """As score(), of all answers to one question. found: of each, from find_parts(). A reward that has no score of
+        one of them is left out for all, because they are compared with each other; 0 if none is left."""
+        names = [name for name in (found[0] if found else ()) if all(parts[name] is not None for parts in found)]
+        shares = self.share_weights(names)
+        kept = [{name: float(parts[name] or 0.0) for name in names} for parts in found]
+        return [(sum(shares[name] * part for name, part in parts.items()), parts) for parts in kept]
+
+    def _list_judging(self, about: Truth | Case) -> list[str]:
+        """The rewards that can judge such an answer. Raises RecipeError if there is none."""
+        names = [name for name in self.weights if self.judges(name, about)]
+        if not names:
             case = as_case(about)
             of = f" of source {case.source}" if case.source else ""
             raise RecipeError(
                 f"rewards: none of {', '.join(self.weights)} can judge an answer of task {case.truth.task!r}{of}; "
                 "add one that can, or leave this task out of the stage's `tasks`"
             )
-        shares = self.share_weights(parts)
-        return sum(shares[name] * part for name, part in parts.items()), parts
+        return names
 
     def share_weights(self, names: Iterable[str]) -> dict[str, float]:
         """Reward -> its share of the weights of these rewards."""

@@ -20,13 +20,15 @@ from medvlm.core.tasks import find_task, list_tasks
 
 @dataclass(frozen=True)
 class Judge:
-    """A reward's module, or a task's score in the form of one. needs_image_gain: for some settings of it, see Case."""
+    """A reward's module, or a task's score in the form of one. needs_image_gain, waits: for some settings of it, see
+    Reward."""
 
     Config: type[RewardConfig]
     applies: Callable[[Truth | Case, Any], bool]
     score: Callable[[str, Truth | Case, Any], float]
     is_task: bool = False
     needs_image_gain: Callable[[Any], bool] = lambda config: False
+    waits: Callable[[Any], bool] = lambda config: False
 
 
 def as_case(about: Truth | Case) -> Case:
@@ -105,15 +107,17 @@ def _make_judge(module: Any) -> Judge:
     def read(about: Truth | Case) -> Any:
         return as_case(about) if getattr(module, "READS_CASE", False) else as_case(about).truth
 
-    def needs_image_gain(config: Any) -> bool:
-        parts = module.list_parts(config) if hasattr(module, "list_parts") else []
-        return getattr(module, "NEEDS_IMAGE_GAIN", False) or any(part.needs_image_gain for part in parts)
+    def list_parts(config: Any) -> Sequence[Any]:
+        return module.list_parts(config) if hasattr(module, "list_parts") else ()
 
     return Judge(
         module.Config,
         lambda about, config: bool(module.applies(read(about), config)),
         lambda completion, about, config: float(module.score(completion, read(about), config)),
-        needs_image_gain=needs_image_gain,
+        needs_image_gain=lambda config: (
+            getattr(module, "NEEDS_IMAGE_GAIN", False) or any(part.needs_image_gain for part in list_parts(config))
+        ),
+        waits=lambda config: getattr(module, "WAITS", False) or any(part.waits for part in list_parts(config)),
     )
 
 

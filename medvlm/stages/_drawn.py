@@ -5,9 +5,11 @@ Axes: P prompts, G answers to each, R rewards.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, repeat
+from multiprocessing.pool import ThreadPool
 
 import torch
 
@@ -23,6 +25,8 @@ from medvlm.train.terms import Name, OfSource, Term, Terms, join
 
 Score = tuple[float, dict[str, float]]
 """The composed reward of an answer, and each reward that can judge it."""
+AT_ONCE = 32
+"""Answers that are scored at a time, if that waits for other processes."""
 FindAnother = Callable[[Prompt, int], Prompt | None]
 """Prompt and number of the attempt -> another question in its place; None if it cannot be used."""
 
@@ -30,13 +34,14 @@ FindAnother = Callable[[Prompt, int], Prompt | None]
 @dataclass
 class Drawn:
     """The questions of a micro-batch, the answers to each, and what they earned. replaced: questions that took the
-    place of others. advantage_PG: once it is known."""
+    place of others. advantage_PG: once it is known. missing: reward -> answers that it has no score of."""
 
     prompts: list[Prompt]
     groups: list[list[Answer]]
     scored: list[list[Score]]
     replaced: int = 0
     advantage_PG: torch.Tensor | None = None
+    missing: Counter[str] = field(default_factory=Counter)
 
     @property
     def rewards_PG(self) -> torch.Tensor:
@@ -53,6 +58,11 @@ class Drawn:
     def list_flat(self) -> list[int]:
         """The numbers of the questions whose answers all earn the same: they have no advantage and give no gradient."""
         return [i for i, group in enumerate(self.scored) if len({total for total, _ in group}) == 1]
+
+
+def make_case(prompt: Prompt, image_gain: float | None = None) -> Case:
+    """What an answer to a prompt is judged by."""
+    return Case(prompt.truth, prompt.steps, prompt.source, image_gain, prompt.text)
 
 
 class Drawer:
@@ -89,18 +99,40 @@ class Drawer:
         gains: Iterator[float | None] = repeat(None)
         if self.composer.needs_image_gain:
             gains = iter(self.policy.compute_image_gain(prompts, groups))
-        scored = []
+        asked = []
         for prompt, group in zip(prompts, groups, strict=True):
             own = [gain if prompt.sample.media else None for gain in islice(gains, len(group))]
-            scored.append([self.score(answer, prompt, gain) for answer, gain in zip(group, own, strict=True)])
-        return Drawn(list(prompts), [list(group) for group in groups], scored)
+            asked.append([(each, make_case(prompt, gain)) for each, gain in zip(group, own, strict=True)])
+        scored, missing = self._score_groups(asked)
+        return Drawn(list(prompts), [list(group) for group in groups], scored, missing=missing)
 
-    def score(self, answer: Answer, prompt: Prompt, image_gain: float | None = None) -> Score:
-        case = Case(prompt.truth, prompt.steps, prompt.source, image_gain)
-        total, parts = self.composer.score(self.policy.read(answer.ids), case)
+    def score(self, answers: Sequence[Answer], prompts: Sequence[Prompt]) -> list[Score]:
+        """Of an answer to each prompt."""
+        asked = [[(answer, make_case(prompt))] for answer, prompt in zip(answers, prompts, strict=True)]
+        return [score for (score,) in self._score_groups(asked)[0]]
+
+    def _score_groups(self, asked: Sequence[Sequence[tuple[Answer, Case]]]) -> tuple[list[list[Score]], Counter[str]]:
+        """The scores of the answers to each question, and the answers that a reward has no score of."""
+        said = [[(self.policy.read(answer.ids), case) for answer, case in group] for group in asked]
+        missing = Counter[str]()
+        if self.composer.waits:
+            with ThreadPool(AT_ONCE) as pool:
+                found = iter(pool.starmap(self.composer.find_parts, [each for group in said for each in group], 1))
+            parts = [[next(found) for _ in group] for group in said]
+            missing.update(n for group in parts for own in group for n, value in own.items() if value is None)
+            scored = [self.composer.weigh_group(group) for group in parts]
+        else:
+            scored = [[self.composer.score(*each) for each in group] for group in said]
+        judged = [
+            [self._refuse_cut(answer, score) for (answer, _), score in zip(group, own, strict=True)]
+            for group, own in zip(asked, scored, strict=True)
+        ]
+        return judged, missing
+
+    def _refuse_cut(self, answer: Answer, score: Score) -> Score:
         if not self.config.pay_cut and self.is_cut(answer):
-            return 0.0, dict.fromkeys(parts, 0.0)
-        return total, parts
+            return 0.0, dict.fromkeys(score[1], 0.0)
+        return score
 
     def is_cut(self, answer: Answer) -> bool:
         return self.policy.is_cut(answer.ids, self.config.max_new_tokens)
@@ -135,6 +167,7 @@ def measure(drawn: Drawn, is_cut: Sequence[bool]) -> Terms:
         "groups_that_differ": Term(float(differs_P.sum()), len(rewards_PG)),
         "answer_tokens": Term(float(lengths_A.sum()), len(lengths_A)),
         "cut": Term(float(sum(is_cut)), len(is_cut)),
+        **{f"missing/{name}": Term(float(count), len(is_cut)) for name, count in drawn.missing.items()},
     }
     G = rewards_PG.shape[1]
     if any(answer.earlier for answer in drawn.answers):

@@ -146,4 +146,6 @@ class Config(StageConfig):
         paid = {name: reward.model_copy(update={"weight": heaviest}) for name, reward in toy.rewards.items()}
         small = {"max_new_tokens": toy.answer_tokens, "group": toy.answers, "temperature": 1.0, "pay_cut": True}
         small |= {"mask_cut": False}
-        return super().scale_down(toy).model_copy(update={**small, "rewards": {**self.rewards, **paid}})
+        outside = Composer(self.rewards)
+        own = {name: reward for name, reward in self.rewards.items() if not outside.asks_outside(name)}
+        return super().scale_down(toy).model_copy(update={**small, "rewards": {**own, **paid} or self.rewards})

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from medvlm.core.contracts import Case
-from medvlm.core.errors import DataError, RecipeError
+from medvlm.core.errors import DataError, NoScore, RecipeError
 from medvlm.core.tasks import find_task
 from medvlm.rewards._compose import Composer
 from medvlm.rollouts._contract import Prompt
@@ -65,10 +66,11 @@ def _find_ignoring(composer: Composer, prompts: Sequence[Prompt]) -> Iterator[tu
     for name in composer.weights:
         scores = []
         for prompt in prompts:
-            case = Case(prompt.truth, prompt.steps, prompt.source)
+            case = Case(prompt.truth, prompt.steps, prompt.source, question=prompt.text)
             if composer.judges(name, case):
                 said = [_write_right_answer(prompt), *PROBES]
-                scores.append([composer.score_part(name, answer, case) for answer in said])
+                with suppress(NoScore):
+                    scores.append([composer.score_part(name, answer, case) for answer in said])
         if scores:
             yield name, all(len(set(each)) == 1 for each in scores) and any(each[0] for each in scores)
 

@@ -178,7 +178,7 @@ class Grpo(Base):
         for at in range(0, len(prompts), AT_ONCE):
             part = prompts[at : at + AT_ONCE]
             answers = [answer for (answer,) in self.rollouts.draw(part, greedy)]
-            total += sum(self.drawer.score(answer, prompt)[0] for answer, prompt in zip(answers, part, strict=True))
+            total += sum(score for score, _ in self.drawer.score(answers, part))
         return {LOSS: Term(-total, len(prompts)), "reward": Term(total, len(prompts))}
 
     def _find_another(self, prompt: Prompt, attempt: int) -> Prompt | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from medvlm.core.config import component, kinds
 from medvlm.core.tasks import is_scored_task, list_text_tasks
 from medvlm.rewards._config import list_rewards
 from tests.rewards.cheating_cases import KINDS, Kind
@@ -30,7 +31,12 @@ def test_no_attempt_to_cheat_earns_more_than_an_honest_wrong_answer(kind: Kind) 
         assert score <= min(wrong.values()) + 1e-9, (text[:60], score, wrong)
 
 
-@pytest.mark.parametrize("name", [*list_rewards(), *(task for task in SCORED if task not in list_rewards())])
+OUTSIDE = {name for name in kinds("rewards") if getattr(component("rewards", name), "WAITS", False)}
+"""They ask another process, and have their cases in test_outside.py."""
+REWARDS = [name for name in list_rewards() if name not in OUTSIDE]
+
+
+@pytest.mark.parametrize("name", [*REWARDS, *(task for task in SCORED if task not in list_rewards())])
 def test_every_task_and_every_reward_has_three_cases_of_each_sort(name: str) -> None:
     own = [kind for kind in KINDS.values() if name in (kind.task, *list_parts(kind.rewards))]
     for sort in ("right", "wrong", "cheats"):

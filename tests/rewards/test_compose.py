@@ -123,9 +123,11 @@ def test_the_tasks_of_a_stage_are_those_that_its_rewards_can_judge() -> None:
         "boxes",
         "change",
         "findings",
+        "indexed_boxes",
         "measure",
         "order",
         "points",
+        "stepwise",
     )
     assert Composer({"choice": 0.4, "count": 0.6}).list_judged_tasks() == ("choice", "count")
     assert Composer({"open": 1}).list_judged_tasks() == ("open",)

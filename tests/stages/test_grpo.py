@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from medvlm.data.rows import collate
 from medvlm.objectives.policy import divergence
 from medvlm.rollouts._contract import Answer, SamplingParams
 from medvlm.train.terms import LOSS
+from tests.openai_server import Reply, complete, serve
 from tests.stages.batches import first, weight_of
 
 Make = Callable[..., Any]
@@ -224,7 +226,25 @@ def test_an_answer_that_is_cut_at_its_limit_earns_nothing(stage_of: Make) -> Non
         end = stage.setup.tokenizer.eos_token_id
         word = next(i for i in range(len(stage.setup.tokenizer)) if i != end)
         most = stage.config.max_new_tokens
-        score = stage.drawer.score
-        assert score(Answer([word] * most), prompt) == (paid, {"choice": paid})
-        assert score(Answer([word] * (most - 1) + [end]), prompt) == (1.0, {"choice": 1.0})
-        assert score(Answer([word] * (most - 1)), prompt) == (1.0, {"choice": 1.0})
+        answers = [Answer([word] * most), Answer([word] * (most - 1) + [end]), Answer([word] * (most - 1))]
+        scored = stage.drawer.score(answers, [prompt] * 3)
+        assert scored == [(paid, {"choice": paid}), *[(1.0, {"choice": 1.0})] * 2]
+
+
+def test_a_judge_without_a_score_is_counted_and_its_group_is_judged_by_the_rest(stage_of: Make) -> None:
+    """The judge answers nonsense to the first answer that it is asked about."""
+    asked = count()
+
+    def reply(body: dict[str, Any]) -> Reply:
+        return complete("Score: 1" if next(asked) else "I cannot tell.")
+
+    with serve(reply) as url:
+        length = {"weight": 1, "least": 1, "most": 9}
+        stage = stage_of("grpo", rewards={"judge_score": {"weight": 1, "url": url}, "length": length}, pay_cut=True)
+        stage.warnings.check_rewards = lambda *_: None
+        (rollout,) = stage.make_micros(first(stage), 1)
+    answers, groups = rollout.drawn.answers, rollout.drawn.scored
+    assert any(stage.policy.read(answer.ids).strip() for answer in answers)
+    without = [group for group in groups if "judge_score" not in group[0][1]]
+    assert rollout.terms["missing/judge_score"] == (1.0, len(answers)) and len(without) == 1 < len(groups)
+    assert all(parts.keys() == {"length"} for _, parts in without[0])

@@ -1,4 +1,4 @@
-"""Runs in the environment of RadEval, without medvlm: `python radeval_child.py`.
+"""Runs in the environment of RadEval, without medvlm: `python _radeval_child.py`.
 
 Writes the version of RadEval as a JSON line. Then it reads lines {metric, references, texts} and replies to each with
 {scores: name -> one number for each text} or {error}."""
