@@ -47,7 +47,48 @@ def add_segment_verb(verbs: Any, add_model_options: Callable[[argparse.ArgumentP
         metavar="CLASS=ML",
         help="drop components of it that are smaller; may be repeated",
     )
+    segment.add_argument(
+        "--box",
+        action="append",
+        default=[],
+        type=read_box,
+        metavar="LEFT,TOP,RIGHT,BOTTOM",
+        help="around an object, in pixels of the file, for a decoder that takes prompts; may be repeated",
+    )
+    segment.add_argument(
+        "--point",
+        action="append",
+        default=[],
+        type=read_point,
+        metavar="X,Y[,0]",
+        help="on the object, or with ,0 beside it; may be repeated",
+    )
     add_model_options(segment)
+
+
+def read_box(text: str) -> tuple[float, float, float, float]:
+    """LEFT,TOP,RIGHT,BOTTOM, as `type` of an argument."""
+    numbers = _read_numbers(text)
+    if len(numbers) != 4 or numbers[0] >= numbers[2] or numbers[1] >= numbers[3]:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected LEFT,TOP,RIGHT,BOTTOM, e.g. 40,60,120,150")
+    return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def read_point(text: str) -> tuple[float, float, bool]:
+    """X,Y or X,Y,1 or X,Y,0, as `type` of an argument."""
+    numbers = _read_numbers(text)
+    if len(numbers) not in (2, 3) or numbers[2:] not in ([], [0.0], [1.0]):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected X,Y of a point on the object, or X,Y,0 of one beside it")
+    return numbers[0], numbers[1], numbers[2:] != [0.0]
+
+
+def _read_numbers(text: str) -> list[float]:
+    """[] for a text that is no list of finite numbers of at least 0."""
+    try:
+        numbers = [float(each) for each in text.split(",")]
+    except ValueError:
+        return []
+    return numbers if all(0 <= each < float("inf") for each in numbers) else []
 
 
 def read_overlap(text: str) -> float:

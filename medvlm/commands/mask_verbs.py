@@ -27,9 +27,11 @@ def segment(
     largest: Sequence[str] = (),
     least_ml: Mapping[str, float] | None = None,
     page: Where | None = None,
+    box: Sequence[tuple[float, float, float, float]] = (),
+    point: Sequence[tuple[float, float, bool]] = (),
 ) -> list[Any]:
     """Write the mask of an image or volume (.png, .nii, .nii.gz, .dcm); returns name, pixels, ml and components of each
-    class."""
+    class. box, point: what shows objects to a decoder that takes prompts."""
     from medvlm.commands.segment import segment as run
 
     return [
@@ -46,6 +48,8 @@ def segment(
             largest=largest,
             least_ml=least_ml,
             page=None if page is None else Path(page),
+            box=box,
+            point=point,
         )
     ]
 
@@ -64,6 +68,8 @@ def print_segmented(args: argparse.Namespace) -> None:
         largest=args.largest,
         least_ml=dict(args.least_ml),
         page=args.page,
+        box=args.box,
+        point=args.point,
     )
     for each in found:
         volume = "" if each.ml is None else f", {each.ml:.2f} ml"

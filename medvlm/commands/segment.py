@@ -46,14 +46,18 @@ def segment(
     largest: Sequence[str] = (),
     least_ml: Mapping[str, float] | None = None,
     page: Path | None = None,
+    box: Sequence[tuple[float, float, float, float]] = (),
+    point: Sequence[tuple[float, float, bool]] = (),
 ) -> list[Found]:
     """Writes the mask of a file to `to` (.nii, .nii.gz, .dcm or .png), and with `page` a page of it. Returns what was
     found.
 
     model: a run or an exported folder with a decoder of masks. decoder: which, if there are several. only: classes that
     are written, by default all. largest: classes of which only the largest component is kept. least_ml: class ->
-    smaller components are dropped, for media with a spacing; of images, 1 ml is a plate of 1 mm. Raises RecipeError for
-    an unknown class or axis, and for a format that cannot hold the mask."""
+    smaller components are dropped, for media with a spacing; of images, 1 ml is a plate of 1 mm. box: left, top, right
+    and bottom edges of objects, in pixels of the file, for a decoder that takes prompts. point: x, y and whether that
+    is on the object, all of one object. Raises RecipeError for an unknown class or axis, for prompts that the decoder
+    does not take, and for a format that cannot hold the mask."""
     from medvlm.compositions._open import open_model
     from medvlm.compositions._opened import find
     from medvlm.models.sliding import Windows
@@ -70,7 +74,10 @@ def segment(
     medium = sample.media[0]
     _check_format(to, medium, config, len(only) or len(config.classes))
     windows = Windows(overlap, tuple(_find_axis(axis, len(medium.size)) for axis in flip))
-    mask = model_.segment(sample, files, name, windows)
+    shown = _list_shown(config, name, only, box, point, medium)
+    if shown and flip:
+        raise RecipeError("--flip: what a prompt shows is marked without mirror images; leave it out")
+    mask = model_.segment(sample, files, name, windows, *([shown] if shown else []))
     _clean(mask, config, medium, largest, least_ml or {})
     if only:
         mask, config = _choose_classes(mask, config, only)
@@ -83,6 +90,43 @@ def segment(
         shown = model_.prepare.transforms[model_.model.reads[name]].preprocess
         write_segmented(page, file.name, files[medium.member], medium, shown, mask, config, found)
     return found
+
+
+def _list_shown(
+    decoder: Any,
+    name: str,
+    only: Sequence[str],
+    boxes: Sequence[tuple[float, float, float, float]],
+    points: Sequence[tuple[float, float, bool]],
+    medium: Medium,
+) -> list[Any]:
+    """The prompts, on the stored pixels: of one object for each box, or of one with all points and at most one box."""
+    from medvlm.core.decoder_config import takes_prompts
+    from medvlm.data.prompts import Prompt
+
+    if not takes_prompts(decoder):
+        if boxes or points:
+            raise RecipeError(f"--{'box' if boxes else 'point'}: decoder {name} takes no prompts; leave it out")
+        return []
+    if not boxes and not points and "class" not in decoder.prompts:
+        raise RecipeError(f"decoder {name} marks what a prompt shows; add --box LEFT,TOP,RIGHT,BOTTOM or --point X,Y")
+    named = only or decoder.classes
+    if len(named) > 1 and (boxes or points):
+        raise RecipeError(f"say with --only which class is shown; decoder {name} has {', '.join(decoder.classes)}")
+    numbers = [decoder.classes.index(each) for each in named]
+    if not boxes and not points:
+        return [Prompt(number, ("class",)) for number in numbers]
+    if points and len(boxes) > 1:
+        raise RecipeError("--point: points are of one object, and there are several boxes; mark them one after another")
+    height, width = medium.size[-2:]
+    for left, top, right, bottom in (*boxes, *((x, y, x, y) for x, y, _ in points)):
+        if not (0 <= left <= right <= width and 0 <= top <= bottom <= height):
+            key = "box" if boxes else "point"
+            raise RecipeError(f"--{key}: reaches beyond the {width} x {height} pixels of the file")
+    places, inside = tuple((x, y) for x, y, _ in points), tuple(is_on for *_, is_on in points)
+    form = (*(["box"] if boxes else []), *(["point"] if points else []))
+    each_box: Sequence[Any] = boxes or [None]
+    return [Prompt(numbers[0], form, each, places, inside) for each in each_box]
 
 
 def _choose_decoder(masks: Sequence[str], asked: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,22 +19,26 @@ from medvlm.compositions._composed import (
     serve,
 )
 from medvlm.compositions._opened import AssembledModel
+from medvlm.compositions._prompted import fill_prompts, mark_asked, place_prompts
 from medvlm.compositions._segment import segment_medium
 from medvlm.core.ask import Ask, Files
 from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.config import Slot, component
-from medvlm.core.decoder_config import find_form, gives_answers, list_drawing, list_templates
+from medvlm.core.decoder_config import find_form, gives_answers, list_drawing, list_templates, takes_prompts
+from medvlm.core.errors import DataError
 from medvlm.core.geometry import Canvas
+from medvlm.core.mask_prompts import Prompts
 from medvlm.core.sample import Question, Sample, Truth
 from medvlm.core.tasks import find_task
 from medvlm.data.composed import ComposedPrepare
 from medvlm.data.prepare import Seen
+from medvlm.data.prompts import Prompt, stack_prompts
 from medvlm.models.decoding import Decoding, Labelled, build_decoding, name_output
 from medvlm.models.parts import encode, evaluating
 from medvlm.models.sliding import Windows
 
 CAN = frozenset({"decode", "represent"})
-PARTS = ("encoders", "decoders")
+PARTS = ("encoders", "decoders", "lora")
 TAKES_ANY_SIZE = False
 MODEL = Decoding
 NOUN, HUB_TASK = "a model with decoders", "image-feature-extraction"
@@ -83,8 +88,49 @@ class DecodingModel(AssembledModel):
     def decode(self, asks: Sequence[Ask]) -> list[Any]:
         found: list[Any] = []
         for at in range(0, len(asks), BATCH):
-            found += self._decode(asks[at : at + BATCH])
+            found += self._decode_some(asks[at : at + BATCH])
         return found
+
+    def _decode_some(self, asks: Sequence[Ask]) -> list[Any]:
+        """Those by decoders that take prompts, and the others."""
+        by_decoder: dict[str, list[int]] = {}
+        for number, ask in enumerate(asks):
+            by_decoder.setdefault(self._find_prompted(ask), []).append(number)
+        found: dict[int, Any] = {}
+        for name, numbers in by_decoder.items():
+            own = [asks[number] for number in numbers]
+            found |= dict(zip(numbers, self._mark(name, own) if name else self._decode(own), strict=True))
+        return [found[number] for number in range(len(asks))]
+
+    def _find_prompted(self, ask: Ask) -> str:
+        """The decoder that takes prompts and answers an ask; "" for none."""
+        read_by = self.prepare.find_encoder((ask.media_of or (ask.sample,))[0])
+        name = next((each for each in self._list_able(ask.question) if self.model.reads[each] == read_by), "")
+        return name if name and takes_prompts(self.decoders[name]) else ""
+
+    def fills(self, question: Question) -> bool:
+        """Whether a prompt shows what a question asks for, so that it can be filled in, or be that of another."""
+        return any(takes_prompts(self.decoders[name]) for name in self._list_able(question))
+
+    def _mark(self, name: str, asks: Sequence[Ask]) -> list[Any]:
+        """Answers by a decoder that takes prompts."""
+        decoder, encoder = self.decoders[name], self.model.reads[name]
+        size, found = self.prepare.preprocess[encoder].size, [None] * len(asks)
+        shown: dict[int, tuple[Ask, torch.Tensor]] = {}
+        for number, ask in enumerate(asks):
+            if ask.shows == "prompt":
+                found[number] = fill_prompts(self.prepare, ask, decoder, size)
+            elif ask.shows == "media":
+                shown[number] = ask, self.prepare.see(*(ask.media_of or (ask.sample, ask.files))).media[0][1]
+        mark = partial(self._mark_objects, name)
+        for number, each in zip(shown, mark_asked(self.prepare, list(shown.values()), decoder, mark), strict=True):
+            found[number] = each
+        return found
+
+    def _mark_objects(self, name: str, pixels: torch.Tensor, rows: torch.Tensor, prompts: Prompts) -> torch.Tensor:
+        batch = Labelled({self.model.reads[name]: pixels}, {name: rows}, prompts={name: prompts})
+        with evaluating(self.model):
+            return _to_answers(self.model(batch.to(self.device))[name_output(name)], self.decoders[name])[:, 0]
 
     def place_truth(self, ask: Ask) -> Truth:
         """The truth with its masks, placed on the canvas that the model sees."""
@@ -134,7 +180,9 @@ class DecodingModel(AssembledModel):
         """Decoder -> its answer about the first medium, [K] or [K, *size]."""
         encoder, pixels = seen.media[0]
         reading = [
-            name for name, each in self.decoders.items() if self.model.reads[name] == encoder and gives_answers(each)
+            name
+            for name, each in self.decoders.items()
+            if self.model.reads[name] == encoder and gives_answers(each) and not takes_prompts(each)
         ]
         batch = Labelled({encoder: pixels[None]}, {name: torch.tensor([0]) for name in reading})
         with evaluating(self.model):
@@ -145,11 +193,26 @@ class DecodingModel(AssembledModel):
         """The decoders that give masks."""
         return [name for name, each in self.decoders.items() if component("decoders", each.kind).OUTPUT == "maps"]
 
-    def segment(self, sample: Sample, files: Files, name: str, windows: Windows) -> np.ndarray:
-        """The mask of medium 0 by a decoder, see compositions/_segment.py."""
+    def segment(
+        self, sample: Sample, files: Files, name: str, windows: Windows, shown: Sequence[Prompt] = ()
+    ) -> np.ndarray:
+        """The mask of medium 0 by a decoder, see compositions/_segment.py. shown: prompts on its stored pixels, for a
+        decoder that takes them. Raises DataError for a medium that is larger than the input of such a decoder."""
         encoder, decoder = self.model.reads[name], self.decoders[name]
+        seen = self.prepare.see(sample, files) if shown else None
 
         def predict(window_NC: torch.Tensor) -> torch.Tensor:
+            if seen is not None:
+                if seen.canvas is None or not torch.equal(window_NC, seen.media[0][1][None]):
+                    raise DataError(f"{sample.media[0].member}: a prompt needs an image that the model sees as a whole")
+                prompts = place_prompts(shown, seen.canvas)
+                rows = torch.zeros(len(prompts), dtype=torch.long)
+                masks_S = self._mark_objects(name, window_NC, rows, stack_prompts(prompts))
+                planes = [
+                    torch.stack([*masks_S[[p.number == number for p in prompts]], torch.zeros(masks_S.shape[1:])])
+                    for number in range(len(decoder.classes))
+                ]
+                return torch.stack([each.amax(0) for each in planes])[None]
             batch = Labelled({encoder: window_NC}, {name: torch.arange(len(window_NC))}).to(self.device)
             return _to_answers(self.model(batch)[name_output(name)], decoder)
 
@@ -231,8 +294,14 @@ class Manifest(ComposedManifest):
 
 
 def describe(model: Decoding, tokenizer: Any, recipe: Any, stage: Any) -> Manifest:
-    decoders = list_drawing(recipe.model.decoders, draws=False)
+    decoders = {name: _fix(each) for name, each in list_drawing(recipe.model.decoders, draws=False).items()}
     return Manifest.model_construct(**describe_parts(model, recipe, KIND), decoders=decoders)
+
+
+def _fix(decoder: Any) -> Any:
+    """Its settings without an id or a path of weights."""
+    standalone = getattr(component("decoders", decoder.kind), "standalone", None)
+    return standalone(decoder) if standalone else decoder
 
 
 def restore(manifest: Manifest, tokenizer: Any) -> DecodingModel:

@@ -16,13 +16,16 @@ Files = Mapping[str, bytes]
 
 @dataclass(frozen=True)
 class Ask:
-    """shows: `none` asks without the media. media_of: another sample, whose media are shown instead."""
+    """shows: `none` asks without the media; `prompt` is answered by what a prompt alone marks, without a model.
+    media_of: another sample, whose media are shown instead. prompt_of: another one, and its question, whose objects a
+    prompt shows instead."""
 
     sample: Sample
     files: Files
     question: Question
-    shows: Literal["media", "none"] = "media"
+    shows: Literal["media", "none", "prompt"] = "media"
     media_of: tuple[Sample, Files] | None = None
+    prompt_of: tuple[Sample, Files, Question] | None = None
 
 
 def make_own_question(text: str) -> Question:

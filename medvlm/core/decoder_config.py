@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -92,6 +92,39 @@ class DrawingConfig(DecoderConfig):
         return ", ".join(f"{name} {self.token}" for name in names)
 
 
+PromptForm = Literal["box", "point", "rough_mask", "class"]
+
+
+class PromptedConfig(DecoderConfig):
+    """Of a decoder that marks one object at a time: the one that a prompt shows. In training and in evaluation, prompts
+    are drawn from the masks of the objects, the same for the same sample and position."""
+
+    ALWAYS_EXCLUSIVE: ClassVar[bool | None] = False
+    exclusive: bool = False
+    prompts: tuple[PromptForm, ...] = Field(("box",), min_length=1)
+    """What shows an object; one of these is drawn for each object in training, and evaluation uses the first. `point`
+    is several of them, `rough_mask` its mask in another place, and `class` the name of its class alone, which means all
+    of its pixels."""
+    jitter_px: int = Field(0, ge=0)
+    """Each side of a box lies up to this many pixels of the input outside of the object, and a mask as a prompt is
+    shifted by up to this many (MedSAM: 20 of 1024)."""
+    points: int = Field(1, gt=0)
+    """Points on an object, at most."""
+    points_beside: int = Field(0, ge=0)
+    """Points that are said to be beside it, at most. They lie within a box of twice its sides."""
+    objects: int = Field(1, gt=0)
+    """Objects of a sample that are read in a training step, at most."""
+
+    def as_one(self) -> PromptedConfig:
+        """The settings as losses need them: one class, for each object."""
+        return self.model_copy(update={"classes": ("object",)})
+
+
+def takes_prompts(decoder: DecoderConfig) -> bool:
+    """Whether it marks the objects that prompts show."""
+    return isinstance(decoder, PromptedConfig)
+
+
 def find_encoder(name: str, decoder: DecoderConfig, encoders: Mapping[str, Any]) -> str:
     """The encoder that a decoder reads. Raises RecipeError if it names none and there are several, or one that does not
     exist."""
@@ -159,6 +192,11 @@ class DecoderModule(Protocol):
     `token_width`, and forward(Features, hidden_NW) takes a hidden state for each of the Features, and returns logits
     [N, 1, *input size] and logits of whether there is anything to mark, [N, 1].
 
+    If its Config is a PromptedConfig, forward(Features, Prompts) takes a prompt for each of the Features, and returns
+    {"": logits of a mask for each [S, 1, *size], NAME: whatever else its own losses read, ...}. These are TERMS of it:
+    list_terms(config) -> the names of those that are on, weigh_term(config, name, labels_S1, prompts) -> float, and
+    add_up_term(config, name, outputs, labels_S1, prompts) -> a sum, as of a HeadLossModule.
+    Optional: standalone(config) -> the config that builds the same module without an id or a path.
     facts(config, width, grid, input_shape) -> DecoderFacts, where None means unknown and is not checked; build(config,
     width, grid, input_shape) -> nn.Module with forward(Features) -> logits. Both raise ShapeError for an encoder that
     the decoder cannot read. width, grid: of the encoder's patch tokens. input_shape: of its pixels, [C, H, W] or

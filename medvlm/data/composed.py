@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 
 from medvlm.core.contracts import Preprocess
@@ -24,9 +25,6 @@ from medvlm.data.transforms import MediaTransform, show_input, to_pictures
 from medvlm.io.images import decode
 from medvlm.io.masks import decode_mask
 from medvlm.tasks._writing import Writing
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Transform = Callable[[Any, str, Medium], tuple[torch.Tensor, Canvas | None]]
 
@@ -153,6 +151,22 @@ class ComposedPrepare:
             if task.target is None:
                 raise DataError(f"decoders cannot answer task {truth.task!r}; a language model can")
             return task.target(truth, self._masks(sample, truth, files), decoder.classes, decoder.exclusive)
+        except DataError as reason:
+            raise DataError(f"{question.template}: {reason}") from None
+
+    def list_objects(
+        self, sample: Sample, question: Question, files: Mapping[str, Any], decoder: DecoderConfig, whole: bool = False
+    ) -> Sequence[tuple[int, np.ndarray]]:
+        """What a question marks, for a decoder that takes prompts: of each object the number of its class, and int64
+        [*size] of 0, 1 and MISSING. whole: all of a class as one. Raises DataError for a question without masks."""
+        truth, task = question.truth, find_task(question.truth.task)
+        if self.is_estimate:
+            size = self.preprocess[self.routes[sample.media[0].kind]].size
+            return [(0, np.ones(size, np.int64))] * getattr(decoder, "objects", 1)
+        if task.list_objects is None:
+            raise DataError(f"{question.template}: task {truth.task!r} marks no objects, which prompts are drawn from")
+        try:
+            return task.list_objects(truth, self._masks(sample, truth, files), decoder.classes, whole)
         except DataError as reason:
             raise DataError(f"{question.template}: {reason}") from None
 

@@ -118,8 +118,8 @@ def build(config: Config) -> nn.Module:
             built = AutoModel.from_config(made, trust_remote_code=False)
         return Tower(built, config)
     tower = from_pretrained(AutoModel, config.model, config, "encoders")
-    # A full CLIP or SigLIP checkpoint also has a text tower; only the vision tower is used.
-    return Tower(getattr(tower, "vision_model", tower), config)
+    # A full CLIP or SigLIP checkpoint also has a text tower, one of SAM a mask decoder; only the vision tower is used.
+    return Tower(getattr(tower, "vision_model", getattr(tower, "vision_encoder", tower)), config)
 
 
 def standalone(config: Config, built: Any) -> Config:

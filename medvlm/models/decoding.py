@@ -17,7 +17,7 @@ from torch import nn
 from medvlm.core.config import component
 from medvlm.core.contracts import Features, Outputs
 from medvlm.core.decoder_config import find_encoder, reads_levels
-from medvlm.core.mask_prompts import MaskPrompts
+from medvlm.core.mask_prompts import MaskPrompts, Prompts
 from medvlm.models.parts import build_encoders, build_seeded, complete_media, encode, is_trained
 
 
@@ -26,7 +26,8 @@ class Labelled:
     """Media with their labels. media: encoder -> pixels [N, ...]. rows: decoder -> for each of its questions, the index
     of the medium of its encoder, int64 [Q]. labels: decoder -> int64 [Q] or [Q, *size] for exclusive classes, else [Q,
     K] or [Q, K, *size] (see core/decoder_config.py). keys: of the samples, for messages. others: decoder -> how many of
-    its labels, the last ones, are of samples that are mixed into the media, each of which has `share` of itself."""
+    its labels, the last ones, are of samples that are mixed into the media, each of which has `share` of itself.
+    prompts: decoder -> what shows the object of each of its rows, of a decoder that takes prompts."""
 
     media: dict[str, torch.Tensor]
     rows: dict[str, torch.Tensor]
@@ -34,6 +35,7 @@ class Labelled:
     keys: tuple[str, ...] = ()
     others: dict[str, int] = field(default_factory=dict)
     share: float = 1.0
+    prompts: dict[str, Prompts] = field(default_factory=dict)
 
     def list_shares(self, decoder: str) -> list[tuple[float, slice]]:
         """The factors of the labels of a decoder, and which of them have it."""
@@ -47,7 +49,8 @@ class Labelled:
             {name: tensor.to(device) for name, tensor in tensors.items()}
             for tensors in (self.media, self.rows, self.labels)
         )
-        return replace(self, media=media, rows=rows, labels=labels)
+        prompts = {name: each.to(device) for name, each in self.prompts.items()}
+        return replace(self, media=media, rows=rows, labels=labels, prompts=prompts)
 
 
 def build_decoding(encoders: Mapping[str, Any], decoders: Mapping[str, Any], seed: int) -> Decoding:
@@ -74,8 +77,9 @@ def build_decoders(
     ), reads
 
 
-def name_output(decoder: str, side: int = 0) -> str:
-    """Where the logits of a decoder are in the Outputs. side: 1 for its first side output, and so on."""
+def name_output(decoder: str, side: int | str = 0) -> str:
+    """Where the logits of a decoder are in the Outputs. side: 1 for its first side output, and so on; or the name of
+    what else a decoder that takes prompts gives."""
     return f"decoders.{decoder}.{side}" if side else f"decoders.{decoder}"
 
 
@@ -112,9 +116,17 @@ def _choose(features: Features, rows: torch.Tensor, decoder: nn.Module) -> Featu
     )
 
 
+def make_box_prompt(device: torch.device, width: float = 1.0, height: float = 1.0) -> Prompts:
+    """A box of this size in the corner of an input, of the first class."""
+    zeros = partial(torch.zeros, device=device)
+    box_14 = torch.tensor([[0.0, 0.0, width, height]], device=device)
+    return Prompts((("box",),), (0,), box_14, zeros(1, 0, 2), zeros(1, 0).long(), zeros(1).long())
+
+
 class Decoding(nn.Module):
     """forward(labelled) -> Outputs: `decoders.NAME`, logits [Q, K] or [Q, K, *size], and `decoders.NAME.1` ... for the
-    side outputs of a decoder in training. reads: decoder -> encoder."""
+    side outputs of a decoder in training. A decoder that takes prompts gives nothing without them. reads: decoder ->
+    encoder."""
 
     runs_all = False
     """Whether towers without a medium run too, as needed if ranks gather sharded weights from each other."""
@@ -131,18 +143,27 @@ class Decoding(nn.Module):
         outputs: Outputs = {}
         for name, decoder in self.decoders.items():
             if self.reads[name] in features:
-                found = self._decode(decoder, features[self.reads[name]], batch.rows.get(name))
-                outputs |= {name_output(name, side): logits for side, logits in enumerate(found)}
+                found = self._decode(decoder, features[self.reads[name]], batch.rows.get(name), batch.prompts.get(name))
+                outputs |= {name_output(name, side): logits for side, logits in found.items()}
         return outputs
 
-    def _decode(self, decoder: nn.Module, features: Features, rows: torch.Tensor | None) -> list[torch.Tensor]:
+    def _decode(
+        self, decoder: nn.Module, features: Features, rows: torch.Tensor | None, prompts: Prompts | None
+    ) -> dict[int | str, torch.Tensor]:
         """Logits of the questions of a decoder, and its side outputs. Without a question it still reads one medium, and
         its output is dropped, so that the decoder is in the graph and no rank waits for its gradient."""
         count = 0 if rows is None else len(rows)
+        takes_prompts = getattr(decoder, "TAKES_PROMPTS", False)
+        if takes_prompts and prompts is None:
+            if not torch.is_grad_enabled():
+                return {}
+            count, prompts = 0, make_box_prompt(features.patches.device)
         if rows is None or not count:
             rows = torch.zeros(1, dtype=torch.long, device=features.patches.device)
-        found: torch.Tensor | list[torch.Tensor] = decoder(_choose(features, rows, decoder))
-        return [logits[:count] for logits in (found if isinstance(found, list) else [found])]
+        chosen = _choose(features, rows, decoder)
+        found: Any = decoder(chosen, prompts) if takes_prompts else decoder(chosen)
+        named = found if isinstance(found, dict) else dict(enumerate(found if isinstance(found, list) else [found]))
+        return {side: logits[:count] for side, logits in named.items()}
 
     def _is_needed(self, name: str) -> bool:
         own = (self.decoders[decoder] for decoder, encoder in self.reads.items() if encoder == name)

@@ -26,6 +26,8 @@ WITHOUT = {
     "shuffled": "with another image",
     "majority": "majority answer",
     "nearest": "answer of the nearest training image",
+    "filled": "the prompt filled in",
+    "misplaced": "with another prompt",
 }
 
 

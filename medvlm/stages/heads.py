@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from medvlm.core.config import component, kinds
 from medvlm.core.decoder_config import HEAD_LOSSES as SLOT
-from medvlm.core.decoder_config import HeadLosses, find_form, reads_tokens
+from medvlm.core.decoder_config import HeadLosses, find_form, reads_tokens, takes_prompts
 from medvlm.core.engine_config import SHARDING
 from medvlm.core.errors import RecipeError, did_you_mean
 from medvlm.core.needs import Needs, Toy
@@ -23,12 +23,16 @@ from medvlm.core.sample import Question, Sample
 from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import find_task, list_tasks
 from medvlm.data.estimate import make_blank_labels
+from medvlm.data.order import draw
+from medvlm.data.prompts import Prompt
 from medvlm.data.stream import Item
 from medvlm.models.decoding import Labelled, name_output
 from medvlm.models.parts import evaluating
 from medvlm.stages._answered import explain_unanswered
 from medvlm.stages._base import Base, Setup, add_up_means, split_evenly
 from medvlm.stages._blend import Blend, blend_sample, draw_mixture
+from medvlm.stages._labelled import LabelledSample, collate_labelled
+from medvlm.stages._prompted import add_up_own_terms, draw_objects, weigh_own_terms
 from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, to_terms
 
 NEEDS = "decode"
@@ -76,33 +80,22 @@ class Config(StageConfig):
                 continue
             output = component("decoders", decoder.kind).OUTPUT
             for number, loss in enumerate(losses):
-                if why := component(SLOT, loss.kind).refuse(loss, decoder, output):
+                judged = decoder.as_one() if takes_prompts(decoder) else decoder
+                if why := component(SLOT, loss.kind).refuse(loss, judged, output):
                     yield Problem((*path, number), f"{loss.kind} {why}")
                 if _is_joint(loss) and self.accumulate != 1:
                     why = "compares the samples of a batch with each other, so the batch cannot be split; leave it at 1"
                     yield Problem(("accumulate",), f"{name}.{loss.kind} {why}")
             if self.blend is not None and any(map(_is_joint, losses)):
                 yield Problem(("blend",), f"a mixture of two samples has no {name} of its own; remove it")
+            if self.blend is not None and takes_prompts(decoder):
+                yield Problem(("blend",), f"a prompt of {name} shows an object of one sample; remove it")
             if self.blend is not None and self.blend.cutmix and output == "maps":
                 yield Problem(("blend", "cutmix"), f"does not cut the masks of {name}; use mixup")
             if not losses:
                 yield Problem(path, f"names no loss; expected at least one of {', '.join(kinds(SLOT))}")
             if why := explain_unanswered(name, decoder, cards):
                 yield Problem(path, why)
-
-
-@dataclass(frozen=True)
-class LabelledSample:
-    """The first medium of a sample. labels: decoder -> the labels of the questions that it answers. others: the labels
-    of the sample that it is mixed with; it has `share` of the pixels itself."""
-
-    key: str
-    encoder: str
-    pixels: torch.Tensor
-    labels: dict[str, list[torch.Tensor]]
-    source: str = ""
-    others: dict[str, list[torch.Tensor]] = field(default_factory=dict)
-    share: float = 1.0
 
 
 def build(config: Config, setup: Setup) -> Heads:
@@ -117,6 +110,7 @@ class Heads(Base):
     def __init__(self, config: Config, setup: Setup):
         super().__init__(config, setup)
         self.decoders = {name: setup.model.decoders[name] for name in config.losses}
+        self.judged = {name: each.as_one() if takes_prompts(each) else each for name, each in self.decoders.items()}
         self.model = setup.composition.build(setup, config)
         for name in self.decoders:
             self._check_sides(name)
@@ -152,10 +146,18 @@ class Heads(Base):
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> LabelledSample:
         encoder, pixels = self.setup.prepare.see(sample, files).media[0]
         labels: dict[str, list[torch.Tensor]] = {}
+        prompts: dict[str, list[Prompt]] = {}
         for name, question in self._find_questions(sample, encoder):
+            if takes_prompts(self.decoders[name]):
+                rng = draw(self.setup.seed, self.config.name, "prompts", name, sample.key, position)
+                list_objects = partial(self.setup.prepare.list_objects, sample, question, files, self.decoders[name])
+                for label, prompt in draw_objects(self.decoders[name], list_objects, rng):
+                    labels.setdefault(name, []).append(label)
+                    prompts.setdefault(name, []).append(prompt)
+                continue
             found = self.setup.prepare.labels(sample, question, files, self.decoders[name])
             labels.setdefault(name, []).append(torch.from_numpy(found))
-        return LabelledSample(sample.key, encoder, pixels, labels)
+        return LabelledSample(sample.key, encoder, pixels, labels, prompts=prompts)
 
     def _prepare_item(self, item: Item) -> LabelledSample:
         own: LabelledSample = super()._prepare_item(item)
@@ -184,11 +186,11 @@ class Heads(Base):
             if decoder in micro.labels:
                 module, labels = component(SLOT, loss.kind), self._scale_labels(decoder, side, micro.labels[decoder])
                 weight = sum(
-                    factor * module.weigh(loss, labels[part], self.decoders[decoder])
+                    factor * module.weigh(loss, labels[part], self.judged[decoder])
                     for factor, part in micro.list_shares(decoder)
                 )
             weights[_name_loss(decoder, loss, side)] = weight
-        return weights
+        return weights | weigh_own_terms(self.decoders, micro)
 
     def compute_loss(self, model: nn.Module, micro: Labelled, step: int) -> Measured:
         weights = self.weigh(micro)
@@ -210,14 +212,14 @@ class Heads(Base):
             elif decoder in micro.labels:
                 module, labels = component(SLOT, loss.kind), self._scale_labels(decoder, side, micro.labels[decoder])
                 total = loss.weight * sum(
-                    factor * module.add_up(loss, logits[part], labels[part], self.decoders[decoder])
+                    factor * module.add_up(loss, logits[part], labels[part], self.judged[decoder])
                     for factor, part in micro.list_shares(decoder)
                 )
             else:
                 total = logits.float().sum()  # the logits are empty: 0, with a gradient of zeros for DDP
             name = _name_loss(decoder, loss, side)
             measured[name] = Loss(self.config.sides[decoder][side - 1] * total if side else total, weights[name])
-        return measured
+        return measured | add_up_own_terms(self.decoders, outputs, micro, weights)
 
     def _scale_labels(self, decoder: str, side: int, labels: torch.Tensor) -> torch.Tensor:
         """The labels of a side output, at its size."""
@@ -282,30 +284,3 @@ def _name_loss(decoder: str, loss: Any, side: int) -> str:
     """The name of a loss in the log, e.g. `lesion.dice`, and `lesion.dice.1` for the first side output."""
     name = f"{decoder}.{loss.kind.rpartition('.')[2]}"
     return f"{name}.{side}" if side else name
-
-
-def collate_labelled(items: list[LabelledSample], decoders: Mapping[str, Any]) -> Labelled:
-    """Stacks samples. Those without a question for any decoder are left out."""
-    media: dict[str, list[torch.Tensor]] = {}
-    rows: dict[str, list[int]] = {}
-    labels: dict[str, list[torch.Tensor]] = {}
-    kept, numbers = [item for item in items if item.labels], list[int]()
-    for item in kept:
-        pixels = media.setdefault(item.encoder, [])
-        numbers.append(len(pixels))
-        pixels.append(item.pixels)
-    given = [(item.labels, number) for item, number in zip(kept, numbers, strict=True)]
-    given += [(item.others, number) for item, number in zip(kept, numbers, strict=True)]
-    for of_item, number in given:
-        for name, found in of_item.items():
-            rows.setdefault(name, []).extend([number] * len(found))
-            labels.setdefault(name, []).extend(found)
-    others = Counter(name for item in kept for name, found in item.others.items() for _ in found)
-    return Labelled(
-        media={name: torch.stack(pixels) for name, pixels in media.items()},
-        rows={name: torch.tensor(found) for name, found in rows.items()},
-        labels={name: torch.stack(found) for name, found in labels.items()},
-        keys=tuple(item.key for item in items),
-        others=dict(others),
-        share=kept[0].share if kept else 1.0,
-    )

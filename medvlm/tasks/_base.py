@@ -34,6 +34,7 @@ target = None
 decode = None
 make_labelled = None
 draw_marked = None
+list_objects = None
 
 
 def write(truth: Truth) -> str:

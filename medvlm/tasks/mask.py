@@ -22,6 +22,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium
 from medvlm.core.tasks import Drawing, MarkedMask
 from medvlm.tasks._made_up import make_question
+from medvlm.tasks._marked import draw_marked, list_objects, read_mask  # noqa: F401
 from medvlm.tasks._mask_measures import MEASURES, best_constant, count, dice  # noqa: F401
 
 if TYPE_CHECKING:
@@ -103,14 +104,14 @@ def hold(truth: Truth, masks: Mapping[str, np.ndarray], spacing_mm: tuple[float,
     from medvlm.tasks._runs import write_numbers, write_runs
 
     mask = masks[truth.member]
-    planes, unmarked = _planes(truth, mask)
+    planes, unmarked = read_mask(truth, mask)
     runs = write_runs([*planes, *([] if unmarked is None else [unmarked])])
     numbered = write_numbers(mask if unmarked is None else mask * ~unmarked) if truth.objects else ""
     second = ""
     if truth.second:
         other = masks[truth.second]
         read = Truth(classes=truth.classes, member=truth.second, overlapping=other.ndim == planes.ndim)
-        second = write_runs([*_planes(read, other)[0]])
+        second = write_runs([*read_mask(read, other)[0]])
     return replace(truth, runs=runs, spacing_mm=spacing_mm or (), numbered=numbered, second_runs=second)
 
 
@@ -123,7 +124,7 @@ def target(truth: Truth, masks: Mapping[str, np.ndarray], classes: Sequence[str]
     """
     import numpy as np
 
-    planes, unmarked = _planes(truth, masks[truth.member])
+    planes, unmarked = read_mask(truth, masks[truth.member])
     absent = [number for number, name in enumerate(classes) if name not in truth.classes]
     known = f"its mask speaks of {', '.join(truth.classes)}"
     if len(absent) == len(classes):
@@ -145,28 +146,6 @@ def target(truth: Truth, masks: Mapping[str, np.ndarray], classes: Sequence[str]
     if unmarked is not None:
         labels[..., unmarked] = MISSING
     return labels
-
-
-def draw_marked(
-    truth: Truth, masks: Mapping[str, np.ndarray], of_class: float, of_pixel: float
-) -> tuple[int, ...] | None:
-    import numpy as np
-
-    mask, classes = masks[truth.member], len(truth.classes)
-    if truth.overlapping:
-        own = [plane == 1 for plane in mask if (plane == 1).any()]
-    else:
-        labels = [label for label in np.unique(mask).tolist() if label and label != truth.unmarked]
-        classes_of = [(label - 1) % classes if truth.objects else label for label in labels]
-        own = [
-            np.isin(mask, [n for n, c in zip(labels, classes_of, strict=True) if c == each])
-            for each in sorted(set(classes_of))
-        ]
-    if not own:
-        return None
-    plane = own[int(of_class * len(own))]
-    pixels = np.flatnonzero(plane)
-    return tuple(int(at) for at in np.unravel_index(pixels[int(of_pixel * len(pixels))], plane.shape))
 
 
 def decode(probabilities: np.ndarray, truth: Truth, classes: Sequence[str], exclusive: bool) -> str:
@@ -191,27 +170,6 @@ def decode(probabilities: np.ndarray, truth: Truth, classes: Sequence[str], excl
     sure = dict(zip(classes, probabilities, strict=True))
     candidates = [find_candidates(sure[name]) if name in sure else () for name in truth.classes]
     return f"{text} {write_candidates(candidates)}"
-
-
-def _planes(truth: Truth, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """bool [K, *size], and bool [*size] of the unmarked pixels where these have a label."""
-    import numpy as np
-
-    count = len(truth.classes)
-    if truth.objects:
-        is_unmarked = np.zeros(mask.shape, bool) if truth.unmarked is None else mask == truth.unmarked
-        of_class = np.where((mask == 0) | is_unmarked, -1, (mask.astype(np.int64) - 1) % count)
-        planes = np.stack([of_class == number for number in range(count)])
-        return planes, None if truth.unmarked is None else is_unmarked
-    highest = 1 if truth.overlapping else count
-    other = (mask > highest) & (mask != (-1 if truth.unmarked is None else truth.unmarked))
-    if other.any() or (truth.overlapping and len(mask) != count):
-        what = f"label {int(mask[other][0])}" if other.any() else f"{len(mask)} planes"
-        raise DataError(f"{truth.member}: {what}, and the mask is of {count} classes ({', '.join(truth.classes)})")
-    planes = mask == 1 if truth.overlapping else np.stack([mask == number for number in range(1, count + 1)])
-    if truth.unmarked is None:
-        return planes, None
-    return planes, (mask == truth.unmarked).any(0) if truth.overlapping else mask == truth.unmarked
 
 
 # --- score and measures -----------------------------------------------------------------------------

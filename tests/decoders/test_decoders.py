@@ -11,7 +11,7 @@ from torch import nn
 
 from medvlm.core.config import component, kinds, permit
 from medvlm.core.contracts import Features, Level
-from medvlm.core.decoder_config import reads_levels, reads_tokens
+from medvlm.core.decoder_config import PromptedConfig, reads_levels, reads_tokens
 from medvlm.core.errors import ShapeError
 from medvlm.decoders.conv_mask import compute_sizes
 
@@ -49,8 +49,12 @@ def _permit_monai() -> None:
     permit(["monai"])
 
 
+KINDS = [kind for kind in kinds("decoders") if not issubclass(component("decoders", kind).Config, PromptedConfig)]
+"""Those that take prompts have tests of their own."""
+
+
 def list_cases() -> list[Any]:
-    return [(kind, *case) for kind in kinds("decoders") for case in OWN_GRIDS.get(kind, GRIDS)]
+    return [(kind, *case) for kind in KINDS for case in OWN_GRIDS.get(kind, GRIDS)]
 
 
 def config_of(kind: str, **settings: Any) -> Any:
@@ -131,7 +135,7 @@ def test_the_output_has_the_shape_that_is_known_before_any_weight(
     assert on_meta.is_meta and on_meta.shape == out.shape
 
 
-@pytest.mark.parametrize("kind", kinds("decoders"))
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_parameter_is_used_and_every_image_is_read_by_itself(kind: str) -> None:
     grid, shape = GRIDS[0]
     decoder, seen = built(kind, grid, shape), features(grid, 3)

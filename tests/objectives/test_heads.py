@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from medvlm.core.config import component, kinds, permit
-from medvlm.core.decoder_config import MISSING, UNCERTAIN, join_background
+from medvlm.core.decoder_config import MISSING, UNCERTAIN, PromptedConfig, join_background
 
 N, K = 5, 3
 CLASSES = ("edema", "effusion", "fracture")
@@ -323,8 +323,10 @@ def list_fitting(kind: str) -> list[tuple[Any, str]]:
 
 
 def test_every_decoder_is_listed_here() -> None:
-    """But for those that read hidden states of a language model, which are tried in test_draws.py."""
+    """But for those that read hidden states of a language model, which are tried in test_draws.py, and those that take
+    prompts, in test_prompted_runs.py."""
     others = {kind for kind in kinds("decoders") if getattr(component("decoders", kind), "READS_TOKENS", False)}
+    others |= {kind for kind in kinds("decoders") if issubclass(component("decoders", kind).Config, PromptedConfig)}
     assert {name for name, _ in DECODERS} | others == set(kinds("decoders"))
 
 

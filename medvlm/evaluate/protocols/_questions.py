@@ -2,14 +2,15 @@
 
 Baselines: the same model without the images (`blind`), with the images of another patient (`shuffled`), the best
 constant answers of the training data (`majority`), the answer of the training sample that looks most alike (`nearest`),
-and a random choice (`chance`) for questions with choices of their own, where no constant helps.
+and a random choice (`chance`) for questions with choices of their own, where no constant helps. Where prompts show what
+is asked for: the prompt filled in (`filled`), and the model with the prompts of another patient (`misplaced`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from medvlm.evaluate.protocols._groups import name_groups, note_groups
 from medvlm.evaluate.protocols._majority import fit_majority, say_why_unseen
 from medvlm.evaluate.protocols._nearest import fit_nearest
 from medvlm.evaluate.protocols._points import choose_points
-from medvlm.evaluate.protocols._rows import BLIND, MAJORITY, NEAREST, SHUFFLED, is_lost
+from medvlm.evaluate.protocols._rows import BLIND, FILLED, MAJORITY, MISPLACED, NEAREST, SHUFFLED, is_lost
 from medvlm.evaluate.protocols._shuffle import draw_partners
 from medvlm.evaluate.ranks import compute_once
 from medvlm.rewards._compose import Composer
@@ -50,7 +51,8 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
     plan = plan_questions(split, is_asked, CHUNK)
     note_groups(plan.samples, split)
     points = choose_points(model, split, say, is_asked, plan.samples)
-    partner = draw_partners(plan.samples, split.seed) if SHUFFLED in split.baselines else [None] * len(plan.samples)
+    has_partners = {SHUFFLED, MISPLACED} & set(split.baselines)
+    partner = draw_partners(plan.samples, split.seed) if has_partners else [None] * len(plan.samples)
     nearest = fit_nearest(model, split, is_asked) if NEAREST in split.baselines and plan.pieces else None
     asked = [position for piece in plan.pieces for position in piece]
     shown = {plan.samples[position].key for position in asked[:GALLERY]}
@@ -58,7 +60,7 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
     def do(number: int) -> Record:
         left_out: Counter[str] = Counter()
         asks = list(list_asks(model, split, plan.pieces[number], partner, is_asked, left_out))
-        answers_of = _answer(say, asks, split.baselines) if asks else {}
+        answers_of = _answer(say, asks, split.baselines, getattr(model, "fills", None)) if asks else {}
         drawn, records = set[str](), []
         for at, (each, _) in enumerate(asks):
             sample, answers = each.sample, {who: answers[at] for who, answers in answers_of.items()}
@@ -137,9 +139,13 @@ def _group(asked: Sequence[int], num_asked: Sequence[int], most: int) -> list[li
 
 
 def _answer(
-    say: Say, chunk: Sequence[tuple[Ask, tuple[Sample, Files] | None]], baselines: Sequence[str]
+    say: Say,
+    chunk: Sequence[tuple[Ask, tuple[Sample, Files] | None]],
+    baselines: Sequence[str],
+    fills: IsAsked | None,
 ) -> dict[str, Sequence[Any]]:
-    """The answers of the model, of the model without images, and of the model with another sample's images."""
+    """The answers of the model, of the model without images, and of the model with another sample's images. fills:
+    whether prompts show what a question asks for."""
     asks = [each for each, _ in chunk]
     answers = say(asks)
     blind: Sequence[Any] = [None] * len(chunk)
@@ -148,7 +154,27 @@ def _answer(
         said = iter(say(hidden) if hidden else ())
         blind = [next(said) if a.sample.media else None for a in asks]
     assert len(answers) == len(blind) == len(chunk), (len(answers), len(blind), len(chunk))
-    return {"answer": answers, BLIND: blind, SHUFFLED: _answer_shuffled(say, chunk)}
+    shuffled = _answer_shuffled(say, chunk) if SHUFFLED in baselines else [None] * len(chunk)
+    found: dict[str, Sequence[Any]] = {"answer": answers, BLIND: blind, SHUFFLED: shuffled}
+    shown = [number for number, ask in enumerate(asks) if fills is not None and fills(ask.question)]
+    for who, change in ((FILLED, _fill), (MISPLACED, _misplace)):
+        if who in baselines and shown:
+            changed = {number: each for number in shown if (each := change(*chunk[number])) is not None}
+            said_by = dict(zip(changed, say(list(changed.values())) if changed else (), strict=True))
+            found[who] = [said_by.get(number) for number in range(len(chunk))]
+    return found
+
+
+def _fill(ask: Ask, other: tuple[Sample, Files] | None) -> Ask:
+    return replace(ask, shows="prompt")
+
+
+def _misplace(ask: Ask, other: tuple[Sample, Files] | None) -> Ask | None:
+    """The ask with the prompts of the same question about another sample; None if that has none."""
+    if other is None:
+        return None
+    question = next((q for q in list_asked(other[0]) if q.template == ask.question.template), None)
+    return None if question is None else replace(ask, prompt_of=(*other, question))
 
 
 def _name_cut(answers: Mapping[str, Any]) -> Record:

@@ -19,6 +19,8 @@ from medvlm.evaluate.protocols._groups import list_groups, list_together
 from medvlm.evaluate.rows import Part, find_value, make_row
 
 BLIND, SHUFFLED, MAJORITY, NEAREST, CHANCE = "blind", "shuffled", "majority", "nearest", "chance"
+FILLED, MISPLACED = "filled", "misplaced"
+"""Of questions whose objects are shown by prompts."""
 
 
 class AskedRecord(SplitRecord):
@@ -35,6 +37,8 @@ class AskedRecord(SplitRecord):
     points: NotRequired[dict[str, Any] | None]
     groups: NotRequired[dict[str, str] | None]
     judged: NotRequired[dict[str, dict[str, float | None]]]
+    filled: NotRequired[str | None]
+    misplaced: NotRequired[str | None]
 
 
 class TextRecord(AskedRecord):

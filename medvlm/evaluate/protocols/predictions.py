@@ -11,7 +11,7 @@ from medvlm.core.protocols import Decoder, ProtocolConfig, Record, Split
 from medvlm.evaluate.protocols import _questions, _rows
 
 NEEDS = "decode"
-BASELINES = (_rows.SHUFFLED, _rows.MAJORITY)
+BASELINES = (_rows.SHUFFLED, _rows.MAJORITY, _rows.FILLED, _rows.MISPLACED)
 NOTHING = "no question that a decoder of the model answers"
 FORM = _rows.AskedRecord
 rows_of, list_parts, merge = _rows.rows_of, _rows.list_parts, _rows.merge

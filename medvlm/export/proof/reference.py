@@ -19,7 +19,7 @@ from medvlm.data.dialogue import Dialogue, TokenSequence
 from medvlm.data.rows import collate
 from medvlm.data.transforms import MediaTransform
 from medvlm.export.trained import Trained
-from medvlm.models.decoding import Labelled
+from medvlm.models.decoding import Labelled, make_box_prompt
 from medvlm.models.generate import find_end_ids, generate
 from medvlm.models.parts import encode, evaluating
 from medvlm.models.vlm import VLM
@@ -203,14 +203,16 @@ def write_features(
 
 
 def write_decodings(trained: Trained, folder: Path) -> None:
-    """Writes the logits of every decoder for the media of its encoder."""
+    """Writes the logits of every decoder for the media of its encoder; of one that takes prompts, for a box."""
     pixels, pictures = make_pixels(trained.preprocess, folder)
     tensors: dict[str, torch.Tensor] = {}
     with evaluating(trained.model):
         for (encoder, number), stored in pixels.items():
             own = [name for name, read in trained.model.reads.items() if read == encoder]
             rows = {name: torch.tensor([0]) for name in own}
-            outputs = trained.model(Labelled({encoder: stored[None]}, rows))
+            takes = [name for name in own if getattr(trained.model.decoders[name], "TAKES_PROMPTS", False)]
+            box = make_box_prompt(stored.device, stored.shape[-1] / 2, stored.shape[-2] / 2)
+            outputs = trained.model(Labelled({encoder: stored[None]}, rows, prompts=dict.fromkeys(takes, box)))
             tensors |= {f"{name}.{number}": outputs[f"decoders.{name}"] for name in own}
     save(folder, {"kind": "decodings", "images": list(pictures.values()), "count": len(pixels)}, tensors)
 

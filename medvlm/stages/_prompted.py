@@ -1,0 +1,78 @@
+"""What a stage of decoders adds for those that take prompts: which objects of a sample are read, what shows them, and
+the decoders' own losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from medvlm.core.config import component
+from medvlm.core.contracts import Outputs
+from medvlm.core.decoder_config import PromptedConfig, takes_prompts
+from medvlm.data.prompts import Prompt, draw_prompt
+from medvlm.models.decoding import Labelled, name_output
+from medvlm.train.terms import Loss
+
+List = Callable[[bool], Sequence[tuple[int, np.ndarray]]]
+"""Whether all of a class is one -> the objects of a question, see ComposedPrepare.list_objects()."""
+
+
+def draw_objects(
+    decoder: PromptedConfig, list_objects: List, rng: np.random.Generator
+) -> Iterator[tuple[torch.Tensor, Prompt]]:
+    """The labels of some of the objects of a question, int64 [1, *size], with what shows them. None where nothing is
+    marked."""
+    forms = [decoder.prompts[int(rng.integers(len(decoder.prompts)))] for _ in range(decoder.objects)]
+    left = {whole: [*list_objects(whole)] for whole in {form == "class" for form in forms}}
+    for form in forms:
+        among = left[form == "class"]
+        if among:
+            number, labels = among.pop(int(rng.integers(len(among))))
+            yield torch.from_numpy(labels)[None], draw_prompt(labels == 1, number, decoder, rng, form)
+
+
+def list_own_terms(decoders: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The names of the losses that decoders have of their own, each with its decoder."""
+    for name, decoder in decoders.items():
+        if takes_prompts(decoder):
+            yield from ((name, term) for term in _find(decoder, "list_terms", lambda config: ())(decoder))
+
+
+def weigh_own_terms(decoders: Mapping[str, Any], micro: Labelled) -> dict[str, float]:
+    return {
+        f"{name}.{term}": component("decoders", decoders[name].kind).weigh_term(
+            decoders[name], term, micro.labels[name], micro.prompts[name]
+        )
+        if name in micro.prompts
+        else 0.0
+        for name, term in list_own_terms(decoders)
+    }
+
+
+def add_up_own_terms(
+    decoders: Mapping[str, Any], outputs: Outputs, micro: Labelled, weights: Mapping[str, float]
+) -> dict[str, Loss]:
+    """outputs: of the model. Those without an object are empty: 0, with a gradient of zeros for DDP."""
+    found = {}
+    for name, term in list_own_terms(decoders):
+        whole = name_output(name)
+        own = {each[len(whole) :].removeprefix("."): value for each, value in outputs.items() if _is_of(each, whole)}
+        if not own:
+            continue
+        total = torch.stack([value.float().sum() for value in own.values()]).sum()
+        if name in micro.prompts:
+            module = component("decoders", decoders[name].kind)
+            total = module.add_up_term(decoders[name], term, own, micro.labels[name], micro.prompts[name])
+        found[f"{name}.{term}"] = Loss(total, weights[f"{name}.{term}"])
+    return found
+
+
+def _is_of(output: str, whole: str) -> bool:
+    return output == whole or output.startswith(f"{whole}.")
+
+
+def _find(decoder: Any, function: str, otherwise: Any) -> Any:
+    return getattr(component("decoders", decoder.kind), function, otherwise)
