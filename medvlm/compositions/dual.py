@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 
 from medvlm.compositions._composed import (
     ComposedManifest,
@@ -29,7 +31,7 @@ from medvlm.data.estimate import EstimatedTokenizer
 from medvlm.data.prepare import Prepare
 from medvlm.data.texts import tokenize_text
 from medvlm.models.parts import build_seeded, evaluating
-from medvlm.models.towers import DualEncoder, build_dual
+from medvlm.models.towers import DualEncoder, build_dual, join_views
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,14 +115,22 @@ def _tower_tokenizer(assembly: Assembly, stage: Any) -> Any:
 
 
 class EmbeddingModel(AssembledModel):
-    """tokenizer, text: of the text tower, its tokenizer and its config."""
+    """tokenizer, text: of the text tower, its tokenizer and its config. views: how many media stand for a sample."""
 
-    def __init__(self, model: Any, prepare: Prepare, tokenizer: Any, text: Any):
+    def __init__(self, model: Any, prepare: Prepare, tokenizer: Any, text: Any, views: int = 1):
         super().__init__(CAN, model, prepare, tokenizer)
-        self.text = text
+        self.text, self.views = text, views
 
     def embed_media(self, items: Sequence[tuple[Sample, Files]]) -> np.ndarray:
-        return torch.stack([next(self.embed_each(sample, files)).float().cpu() for sample, files in items]).numpy()
+        """Of several views, the first ones that an encoder takes."""
+        return torch.stack([self._embed_views(sample, files).float().cpu() for sample, files in items]).numpy()
+
+    def _embed_views(self, sample: Sample, files: Files) -> torch.Tensor:
+        if self.views == 1:
+            return next(self.embed_each(sample, files))
+        fitting = [medium for medium in sample.media if self.prepare.takes(medium.kind)][: self.views]
+        views_VP = torch.stack(list(self.embed_each(replace(sample, media=tuple(fitting)), files)))
+        return join_views(views_VP, torch.arange(len(views_VP), device=views_VP.device)[None])[0]
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         rows: list[torch.Tensor] = []
@@ -141,13 +151,14 @@ class EmbeddingModel(AssembledModel):
 def open(assembly: Assembly, stage: Any, model: DualEncoder) -> EmbeddingModel:
     """What further losses added is left out from here on, and so from exports."""
     model.terms = None
-    return EmbeddingModel(model, assembly.prepare, make_text_tokenizer(assembly, stage), stage.text)
+    return EmbeddingModel(model, assembly.prepare, make_text_tokenizer(assembly, stage), stage.text, stage.views)
 
 
 class Manifest(ComposedManifest):
     text: Annotated[Any, Slot("texts")]
     width: int | None
     has_bias: bool = False
+    views: int = Field(1, exclude_if=lambda count: count == 1)
 
 
 def describe(model: DualEncoder, tokenizer: Any, recipe: Any, stage: Any) -> Manifest:
@@ -156,13 +167,14 @@ def describe(model: DualEncoder, tokenizer: Any, recipe: Any, stage: Any) -> Man
         text=component("texts", stage.text.kind).standalone(stage.text, model.text),
         width=stage.width,
         has_bias=model.heads["scale"].bias is not None,
+        views=stage.views,
     )
 
 
 def restore(manifest: Manifest, tokenizer: Any) -> EmbeddingModel:
     bias = 0.0 if manifest.has_bias else None
     model = build_dual(manifest.encoders, manifest.text, tokenizer, manifest.width, 0.0, bias, seed=0)
-    return EmbeddingModel(model, restore_data_path(manifest, None), tokenizer, manifest.text)
+    return EmbeddingModel(model, restore_data_path(manifest, None), tokenizer, manifest.text, manifest.views)
 
 
 def open_published(where: str, device: str) -> None:

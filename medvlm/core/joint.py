@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from medvlm.core.sample import Question, Sample
+from medvlm.core.sample import Box, Question, Sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,8 +40,9 @@ class Towers:
 @dataclass(frozen=True)
 class Item:
     """A sample with the first text that was drawn for it. where: for messages. ids: its tokens. locate: the characters
-    (start, end) of each token, (0, 0) for start and end. label: the labels of a question for a decoder. rng: for
-    what is random, by the seed and the position of the sample."""
+    (start, end) of each token, (0, 0) for start and end. label: the labels of a question for a decoder. find_boxes: the
+    boxes of objects of this name (left, top, right, bottom), as shares of what the encoder sees. rng: for what is
+    random, by the seed and the position of the sample."""
 
     sample: Sample
     where: str
@@ -49,6 +50,7 @@ class Item:
     ids: list[int]
     locate: Callable[[], list[tuple[int, int]]]
     label: Callable[[Question, Any], np.ndarray]
+    find_boxes: Callable[[str], list[Box]]
     rng: np.random.Generator
 
 

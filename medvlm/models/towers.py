@@ -24,13 +24,13 @@ from medvlm.models.parts import build_encoders, build_seeded, complete_media, en
 
 @dataclass
 class Pairs:
-    """Media with their texts. media: encoder name -> pixels. order_N: the row of each pair in the stacked media of all
-    encoders. ids_BT, mask_BT: the texts, those of a pair one after the other. concepts_NK: of each text; equal numbers
-    mark pairs with the same findings. cache: of the first pass, if the batch is one of several, see
-    stages/_gradient_cache.py. read: name of a further loss -> what it needs of the samples."""
+    """Media with their texts. media: encoder name -> pixels. order_NV: the rows of the views of each pair in the
+    stacked media of all encoders, -1 for none. ids_BT, mask_BT: the texts, those of a pair one after the other.
+    concepts_NK: of each text; equal numbers mark pairs with the same findings. cache: of the first pass, if the batch
+    is one of several, see stages/_gradient_cache.py. read: name of a further loss -> what it needs of the samples."""
 
     media: dict[str, torch.Tensor]
-    order_N: torch.Tensor
+    order_NV: torch.Tensor
     ids_BT: torch.Tensor
     mask_BT: torch.Tensor
     concepts_NK: torch.Tensor
@@ -90,7 +90,7 @@ class DualEncoder(nn.Module):
             outputs = self._see_more(pairs, self.terms)
         else:
             outputs = {
-                "media_NP": self.embed_media(pairs.media)[pairs.order_N],
+                "media_NP": join_views(self.embed_media(pairs.media), pairs.order_NV),
                 "texts_NP": self.embed_texts(pairs.ids_BT, pairs.mask_BT),
             }
         log_scale, bias = self.heads["scale"]()
@@ -139,6 +139,14 @@ class DualEncoder(nn.Module):
 
     def embed_texts(self, ids_BT: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
         return normalize(self.heads["text"](self.text(ids_BT, mask_BT)), dim=-1)
+
+
+def join_views(views_BP: torch.Tensor, order_NV: torch.Tensor) -> torch.Tensor:
+    """[N, P]: the mean of the views of each study, of length 1 again. order_NV: their rows, -1 for none."""
+    if order_NV.shape[1] == 1:
+        return views_BP[order_NV[:, 0]]
+    views_NVP = views_BP[order_NV.clamp(min=0)]
+    return normalize((views_NVP * (order_NV >= 0)[..., None]).sum(1), dim=-1)
 
 
 class Scale(nn.Module):

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,28 +216,36 @@ class Base:
         nothing else. By default all of them."""
         return sample
 
+    def choose_views(self, sample: Sample, position: int) -> Sample:
+        """The sample with those of its media that are shown; by default all of them."""
+        return sample
+
     def _prepare_item(self, item: Item) -> Any:
-        sample, files = self.keep_asked(item.sample), item.files
+        position = item.place.position
+        sample, files = self.choose_views(self.keep_asked(item.sample), position), item.files
         if change := self.setup.augments[item.place.source]:
-            rng = draw(self.setup.seed, self.config.name, "augment", item.place.position)
-            sample, files = augment_sample(sample, files, change, rng)
-        return replace(
-            self.prepare_sample(sample, files, item.place.epoch, item.place.position), source=item.place.source
-        )
+            make_rng = partial(draw, self.setup.seed, self.config.name, "augment", position)
+            sample, files = augment_sample(sample, files, change, make_rng, self.views)
+        return replace(self.prepare_sample(sample, files, item.place.epoch, position), source=item.place.source)
 
 
 def augment_sample(
-    sample: Sample, files: Mapping[str, bytes], change: Augment, rng: Any
+    sample: Sample, files: Mapping[str, bytes], change: Augment, make_rng: Callable[[], Any], views: int = 1
 ) -> tuple[Sample, dict[str, Any]]:
-    """Augments the first medium of a sample, an image or a volume. Masks, boxes, counts and questions change with
-    it."""
+    """Augments the first media of a sample, images or volumes. Masks, boxes, counts and questions change with the first
+    one. make_rng: draws the same for each of them, so that a mirrored study still has one report."""
     arrays: dict[str, Any] = dict(files)
-    if sample.media:
-        member = sample.media[0].member
+    changed = sample
+    for number, medium in enumerate(sample.media[:views]):
+        member = medium.member
         masks = {name: decode_mask(files[name], name) for name in masks_of(member, files)}
-        arrays[member], sample, moved = augment(decode(files[member], member), sample, change, rng, masks)
+        own = replace(sample, media=(medium,), questions=()) if number else sample
+        arrays[member], own, moved = augment(decode(files[member], member), own, change, make_rng(), masks)
         arrays |= moved
-    return sample, arrays
+        if number:
+            own = replace(changed, media=(*changed.media[:number], own.media[0], *changed.media[number + 1 :]))
+        changed = own
+    return changed, arrays
 
 
 def add_up_means(losses: Terms, engine: Engine) -> Term:

@@ -11,12 +11,14 @@ import torch
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Outputs
+from medvlm.core.geometry import Canvas
 from medvlm.core.joint import Item
 from medvlm.core.problems import Problem
-from medvlm.core.sample import Question, Sample
+from medvlm.core.sample import Box, Question, Sample
 from medvlm.data.control_words import holds_words
 from medvlm.data.order import draw
 from medvlm.objectives.joint._base import Ranks, stack_read
+from medvlm.tasks._boxes import clip_boxes
 from medvlm.train.terms import Loss, Name, Term
 
 Read = dict[str, dict[str, torch.Tensor]]
@@ -42,9 +44,10 @@ def read_sample(
     ids: list[int],
     tokenizer: Any,
     prepare: Any,
+    canvas: Canvas | None,
     *key: int | str,
 ) -> Read:
-    """text, ids: the first text that was drawn for the sample. key: of what is random."""
+    """text, ids: the first text that was drawn for the sample. canvas: of its first medium. key: of what is random."""
 
     def label(question: Question, decoder: Any) -> np.ndarray:
         if prepare.is_estimate:  # of a plan, which has no labels
@@ -55,9 +58,22 @@ def read_sample(
     where = f"{sample.source}/{sample.key}"
     locate = partial(locate_tokens, tokenizer, text, len(ids))
     return {
-        name: term.read(Item(sample, where, text, ids, locate, label, draw(*key, name)))
+        name: term.read(
+            Item(sample, where, text, ids, locate, label, partial(find_boxes, sample, canvas), draw(*key, name))
+        )
         for name, term in objective.items()
     }
+
+
+def find_boxes(sample: Sample, canvas: Canvas | None, label: str) -> list[Box]:
+    """Those of all questions of which half or more can be seen, as shares of the canvas; each of them once."""
+    if canvas is None or len(canvas.size) != 2:
+        return []
+    (height, width), found = canvas.size, dict[Box, None]()
+    for question in sample.questions:
+        if getattr(question.truth, "label", "") == label:
+            found |= dict.fromkeys(clip_boxes(getattr(question.truth, "boxes", ()), canvas))
+    return [(x1 / width, y1 / height, x2 / width, y2 / height) for x1, y1, x2, y2 in found]
 
 
 def locate_tokens(tokenizer: Any, text: str, count: int) -> list[tuple[int, int]]:

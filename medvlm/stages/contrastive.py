@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate as accumulate_counts
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -15,10 +16,12 @@ from torch import nn
 
 from medvlm.core.config import Slot, component
 from medvlm.core.contracts import Outputs
+from medvlm.core.errors import DataError
 from medvlm.core.needs import Needs, Toy
 from medvlm.core.problems import Problem
 from medvlm.core.sample import Sample
 from medvlm.core.stage_config import StageConfig
+from medvlm.data.order import draw
 from medvlm.data.texts import tokenize_text
 from medvlm.models.parts import evaluating
 from medvlm.models.towers import Pairs
@@ -43,6 +46,9 @@ class Config(StageConfig, Captions):
     loss: Annotated[Any, Slot("objectives.pairs")]
     width: int | None = Field(128, gt=0)
     """Width of the shared space. null: no linear heads; the pooled outputs of the towers are compared, as in SigLIP."""
+    views: int = Field(1, gt=0, exclude_if=lambda count: count == 1)
+    """How many media of a sample stand for it, such as the films of a study: the mean of their embeddings is compared
+    with the text. Of more, some are drawn each time; with fewer, those that there are."""
     alike: Literal["concept", "text"] = "concept"
     """Which pairs of a batch count as matches. `concept`: pairs with the same concept, or with the same text if a
     sample has no concept. `text`: only pairs with the same text, so that the towers also learn what reports say beyond
@@ -68,6 +74,8 @@ class Config(StageConfig, Captions):
     def check(self, model: Any, cards: Mapping[str, Any]) -> Iterator[Problem]:
         if self.exchange == "ring" and not hasattr(component("objectives.pairs", self.loss.kind), "slope"):
             yield Problem(("exchange",), f"{self.loss.kind} cannot be computed block by block; use gather")
+        if self.views > 1 and self.terms:
+            yield Problem(("views",), "terms read the patches of one medium; leave it at 1, or remove `terms`")
         yield from check_terms(self.terms, model)
 
     def scale_down(self, toy: Toy) -> Self:
@@ -80,7 +88,8 @@ class Config(StageConfig, Captions):
 
 @dataclass(frozen=True)
 class Pair:
-    """A medium and its texts. concepts: of each text; equal numbers mark pairs that match."""
+    """Media and their texts. concepts: of each text; equal numbers mark pairs that match. further: the other views of a
+    study, each with its encoder."""
 
     key: str
     encoder: str
@@ -89,6 +98,7 @@ class Pair:
     concepts: list[int]
     source: str = ""
     read: Read = field(default_factory=dict)
+    further: tuple[tuple[str, torch.Tensor], ...] = ()
 
 
 def build(config: Config, setup: Setup) -> Contrastive:
@@ -96,7 +106,7 @@ def build(config: Config, setup: Setup) -> Contrastive:
 
 
 class Contrastive(Base):
-    """Pairs a sample's first medium with texts about it."""
+    """Pairs a sample's first medium, or several of its media, with texts about it."""
 
     config: Config
 
@@ -106,6 +116,7 @@ class Contrastive(Base):
         self.tokenizer = setup.composition.make_text_tokenizer(setup, config)
         self.model = setup.composition.build(setup, config)
         self.terms: Any = self.model.terms if config.terms else None
+        self.views = config.views
 
     def begin(self) -> None:
         if self.config.labels is not None:
@@ -114,7 +125,8 @@ class Contrastive(Base):
                 print(f"stage {self.config.name}: {why}", file=sys.stderr, flush=True)
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Pair:
-        encoder, pixels = self.setup.prepare.see(sample, files).media[0]
+        seen = self.setup.prepare.see(self.choose_views(sample, position), files)
+        (encoder, pixels), *further = seen.media[: self.views]
         config, where = self.config, f"{sample.source}/{sample.key}"
         drawn = draw_texts(config, sample, config.batch, self.setup.seed, config.name, position)
         texts = [tokenize_text(self.tokenizer, each.text, config.text, where) for each in drawn]
@@ -124,8 +136,19 @@ class Contrastive(Base):
         if self.terms:
             first = drawn[0].text, texts[0]
             key = self.setup.seed, config.name, "terms", position
-            read = read_sample(self.terms, sample, files, *first, self.tokenizer, self.setup.prepare, *key)
-        return Pair(sample.key, encoder, pixels, texts, concepts, read=read)
+            read = read_sample(self.terms, sample, files, *first, self.tokenizer, self.setup.prepare, seen.canvas, *key)
+        return Pair(sample.key, encoder, pixels, texts, concepts, read=read, further=tuple(further))
+
+    def choose_views(self, sample: Sample, position: int) -> Sample:
+        """Of several views, those of kinds that no encoder takes are left out. Raises DataError if none is left."""
+        if self.views == 1:
+            return sample
+        fitting = [medium for medium in sample.media if self.setup.prepare.takes(medium.kind)]
+        if not fitting:
+            raise DataError("no encoder of the model takes any of its media; leave it out, or give `serves`")
+        rng = draw(self.setup.seed, self.config.name, "views", position)
+        chosen = sorted(rng.permutation(len(fitting))[: self.views])
+        return replace(sample, media=tuple(fitting[n] for n in chosen))
 
     @property
     def wants(self) -> Wants:
@@ -249,12 +272,20 @@ def collate_pairs(pairs: list[Pair], pad_id: int, length: int = 0) -> Pairs:
     for row, text in enumerate(texts):
         ids[row, : len(text)] = torch.tensor(text)
         mask[row, : len(text)] = 1
-    names = list(dict.fromkeys(p.encoder for p in pairs))
-    by_encoder = {name: [n for n, p in enumerate(pairs) if p.encoder == name] for name in names}
-    stacked = [n for name in names for n in by_encoder[name]]
+    media = dict[str, list[torch.Tensor]]()
+    at: list[list[tuple[str, int]]] = []
+    for pair in pairs:
+        at.append([])
+        for name, pixels in ((pair.encoder, pair.pixels), *pair.further):
+            at[-1].append((name, len(media.setdefault(name, []))))
+            media[name].append(pixels)
+    firsts = dict(zip(media, accumulate_counts(map(len, media.values()), initial=0), strict=False))
+    order = torch.full((len(pairs), max(map(len, at))), -1)
+    for row, views in enumerate(at):
+        order[row, : len(views)] = torch.tensor([firsts[name] + number for name, number in views])
     return Pairs(
-        media={name: torch.stack([pairs[n].pixels for n in rows]) for name, rows in by_encoder.items()},
-        order_N=torch.tensor([stacked.index(n) for n in range(len(pairs))]),
+        media={name: torch.stack(pixels) for name, pixels in media.items()},
+        order_NV=order,
         ids_BT=ids,
         mask_BT=mask,
         concepts_NK=torch.tensor([p.concepts for p in pairs]),

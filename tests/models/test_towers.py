@@ -35,7 +35,7 @@ def pairs(n: int = 3) -> Pairs:
     ids = torch.randint(3, VOCABULARY, (n, 9), generator=generator).masked_fill(mask == 0, PAD_ID)
     return Pairs(
         {"film": torch.randn(n, 3, 16, 16, generator=generator)},
-        torch.arange(n),
+        torch.arange(n)[:, None],
         ids,
         mask,
         torch.arange(n),
@@ -80,7 +80,7 @@ def test_pairs_of_two_encoders_come_back_in_their_own_order() -> None:
     model, batch = dual(volume=True), pairs()
     volumes = torch.randn(2, 1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     mixed = replace(
-        batch, media={"volume": volumes, "film": batch.media["film"][:1]}, order_N=torch.tensor([1, 2, 0])
+        batch, media={"volume": volumes, "film": batch.media["film"][:1]}, order_NV=torch.tensor([[1], [2], [0]])
     )  # volume 1, the film, volume 0
     with torch.no_grad():
         images = model(mixed)["media_NP"]

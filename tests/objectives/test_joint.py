@@ -31,6 +31,7 @@ TOWERS = Towers(
 DICTIONARY = Terminology(
     version="1", entries={"effusion": ("fluid in the pleura",), "edema": ("oedema", "wet lung"), "mass": ("a mass",)}
 )
+BOXES = {"heart": [(0.3, 0.4, 0.7, 0.9)], "lung": [(0.0, 0.1, 0.4, 0.8), (0.6, 0.1, 1.0, 0.8)]}
 CONCEPTS = torch.tensor([3, 1, 3, 2])
 
 
@@ -122,6 +123,7 @@ def item(text: str, sample: Sample | None = None, seed: int = 0) -> Item:
     return Item(
         sample, "s/k", text, TOWERS.tokenize(text), lambda: offsets,
         lambda question, decoder: np.asarray(target(question.truth, {}, decoder.classes, decoder.exclusive)),
+        lambda name: list(BOXES.get(name, ())),
         np.random.default_rng(seed),
     )  # fmt: skip
 

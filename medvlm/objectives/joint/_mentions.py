@@ -34,6 +34,10 @@ class Mentions:
                 found.append(Mention(inside[0], inside[-1] + 1, self._find_entry(match[0])))
         return found
 
+    def list_entries(self, text: str) -> list[int]:
+        """The numbers of the entries that a text names, in its order."""
+        return [self._find_entry(match[0]) for match in self._pattern.finditer(text)]
+
     def _find_entry(self, said: str) -> int:
         """By its small letters; letters that match without having the same ones, such as dotted and dotless i, by
         comparison with each word."""
