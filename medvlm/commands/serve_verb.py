@@ -55,11 +55,12 @@ def serve(
     max_waiting: int = 16,
 ) -> None:
     """Answer requests of OpenAI's API with a model, until the process is interrupted."""
-    from medvlm.commands.serving.run import Place, run
+    from medvlm.commands.serving.run import Place, allow_files, run
     from medvlm.commands.serving.run import open_served as open_model
 
     place = Place(host, port, Path(token_file) if token_file else None)
     token = place.read_token()
+    allow_files(max_images)
     with place.listen() as listening:  # before a model is read, which may take minutes; requests wait until then
         served = open_model(str(model), name, stage, kind, max_new_tokens, max_images, max_megapixels)
         run(served, listening, token, max_request_mib, max_seconds, max_waiting)

@@ -45,6 +45,11 @@ class Opened:
     find_origin: Callable[[], Mapping[str, Any]] = staticmethod(dict)
 
     @cached_property
+    def spent(self) -> list[tuple[int, int]]:
+        """tell() adds the tokens of its prompt, with those of images, and those that it generated, the end included."""
+        return []
+
+    @cached_property
     def identity(self) -> Mapping[str, Any]:
         """What decides its answers: its weights, how they are computed, and the limit of an answer."""
         return {**self.find_origin(), **self._describe_computing(), "max_new_tokens": self.max_new_tokens}
@@ -215,7 +220,9 @@ class AnsweringModel(AssembledModel):
             hear(read_answer(said, self.tokenizer))
 
         sampling = self._sample([ask], 1, temperature, seed) if temperature else {}
-        (text,) = self._continue(self._write([ask]), hear=note, **sampling)
+        documents = self._write([ask])
+        (text,) = self._continue(documents, hear=note, **sampling)
+        self.spent.append((len(documents[0]), len(said)))
         return text
 
     def _continue(self, documents: Sequence[Any], **sampling: Any) -> list[str]:

@@ -59,13 +59,21 @@ class StockAnswering(OutsideModel):
 
     def _answer(self, ask: Ask, hear: Hear | None = None) -> str:
         messages = write_chat(ask, lambda picture: {"type": "image", "image": picture})
-        return _continue(self.model, self.processor, self.processor.tokenizer, messages, self.max_new_tokens, hear)
+        speaker, most = self.processor, self.max_new_tokens
+        return _continue(self.model, speaker, speaker.tokenizer, messages, most, hear, self.spent)
 
 
 def _continue(
-    model: Any, speaker: Any, tokenizer: Any, messages: list[Any], max_new_tokens: int, hear: Hear | None = None
+    model: Any,
+    speaker: Any,
+    tokenizer: Any,
+    messages: list[Any],
+    max_new_tokens: int,
+    hear: Hear | None = None,
+    spent: list[tuple[int, int]] | None = None,
 ) -> str:
-    """The greedy answer to messages that end with the user's. speaker: what has the chat template."""
+    """The greedy answer to messages that end with the user's. speaker: what has the chat template. spent: see Opened,
+    for answers that are told."""
     inputs = fill_template(
         speaker,
         messages,
@@ -80,6 +88,8 @@ def _continue(
     with torch.no_grad():
         out = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, streamer=streamer)
     ids = out[0, inputs["input_ids"].shape[1] :].tolist()
+    if spent is not None and hear is not None:
+        spent.append((inputs["input_ids"].shape[1], len(ids)))
     text = str(speaker.decode(ids, skip_special_tokens=True)).strip()
     ends = list_end_ids(model.generation_config, tokenizer)
     return CutAnswer(text) if is_cut(ids, max_new_tokens, ends) else text

@@ -1,8 +1,13 @@
-"""Detects passwords and access tokens, which must not be in recipes, logs or exported models."""
+"""Detects passwords and access tokens, which must not be in recipes, logs or exported models, and reads those that are
+in files."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from stat import S_IROTH
+
+from medvlm.core.errors import UserError
 
 _TOKENS = (
     r"hf_[A-Za-z0-9]{20}|api_org_[A-Za-z0-9]{20}",  # Hugging Face
@@ -27,3 +32,16 @@ _TOKENS = (
 )
 SECRET = re.compile("|".join(_TOKENS))
 """Matches access tokens, and URLs with a password."""
+
+
+def read_secret(path: Path, what: str, shown: str, make: str, unsafe: int, error: type[UserError]) -> str:
+    """The text of a file, stripped. shown: its name in messages. make: how to make one. unsafe: the bits of its mode
+    that must not be set. Raises `error`, which never shows the text, if it cannot be read, or by others too."""
+    try:
+        mode, secret = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as reason:
+        raise error(f"{shown}: this {what} file cannot be read ({type(reason).__name__}); {make}") from None
+    if mode & unsafe:
+        who = "everybody on this machine" if mode & S_IROTH else "the group of this file"
+        raise error(f"{shown}: {who} may read this {what} file; run `chmod 600` on it")
+    return secret

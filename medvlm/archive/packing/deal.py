@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from medvlm.core.card import Card, Splits
 from medvlm.core.cell_values import identify
 from medvlm.core.errors import DataError
+from medvlm.core.secrets import read_secret
 
 MIN_SALT = 16
 """Fewest characters of a salt."""
@@ -41,12 +42,7 @@ def read_salt(path: Path) -> str:
     make = "make one with `openssl rand -hex 32`, and keep it where only people who may know the patients can read it"
     is_salt = not path.exists() and not path.suffix and estimate_bits(str(path)) >= MIN_BITS and not path.is_absolute()
     shown = "what is given as the name of a file looks like the salt itself" if is_salt else str(path)
-    try:
-        mode, salt = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as reason:
-        raise DataError(f"{shown}: this salt file cannot be read ({type(reason).__name__}); {make}") from None
-    if mode & S_IROTH:
-        raise DataError(f"{shown}: everybody on this machine may read this salt file; run `chmod 600` on it")
+    salt = read_secret(path, "salt", shown, make, S_IROTH, DataError)  # a group may share a salt
     if len(salt) < MIN_SALT:
         raise DataError(
             f"{shown}: a salt of {len(salt)} characters can be guessed; expected at least {MIN_SALT}: {make}"

@@ -63,13 +63,21 @@ class Served:
                 send(whole[len(sent) :])
                 sent = whole
 
+        self.answerer.spent.clear()
         text = self.answerer.tell(ask, hear, request.temperature, seed)
         if rest := text[len(sent) :]:
             send(rest)
         reason = "length" if isinstance(text, CutAnswer) else "stop"
         message = {"role": "assistant", "content": str(text), "refusal": None}
         choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
-        return {**self.make_head("chat.completion"), "choices": [choice]}
+        return {**self.make_head("chat.completion"), "choices": [choice], **self._count_tokens()}
+
+    def _count_tokens(self) -> Json:
+        """`usage`, with all calls of a model that uses tools. Of a model that does not count, nothing."""
+        if not self.answerer.spent:
+            return {}
+        prompt, answer = map(sum, zip(*self.answerer.spent, strict=True))
+        return {"usage": {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}}
 
     def make_head(self, what: str) -> Json:
         """The keys that a completion and the chunks of a stream share."""

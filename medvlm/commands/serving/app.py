@@ -92,13 +92,18 @@ class Routes:
         running = asyncio.ensure_future(ticket.run(partial(self.served.complete, asked, send=send)))
         running.add_done_callback(lambda _: pieces.put_nowait(None))
         head = self.served.make_head("chat.completion.chunk")
+        asks_usage = asked.stream_options.include_usage
+        head |= {"usage": None} if asks_usage else {}
         delta: Json = {"role": "assistant", "content": ""}
         try:
             while (piece := await pieces.get()) is not None:
                 yield _make_chunk(head, {**delta, "content": piece})
                 delta = {}
-            (choice,) = (await running)["choices"]
+            answer = await running
+            (choice,) = answer["choices"]
             yield _make_chunk(head, delta, choice["finish_reason"])
+            if asks_usage:
+                yield {**head, "choices": [], "usage": answer.get("usage")}
         finally:
             running.cancel()
 
@@ -130,11 +135,15 @@ class Stream(StreamingResponse):
     def __init__(self, events: AsyncIterator[str], stack: ExitStack, seconds: float):
         super().__init__(events, media_type="text/event-stream")
         self._stack, self._seconds = stack, seconds
+        self.note_end: Callable[[], None] = lambda: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._stack, suppress(TimeoutError):
-            async with asyncio.timeout(self._seconds):
-                await super().__call__(scope, receive, send)
+        try:
+            with self._stack, suppress(TimeoutError):
+                async with asyncio.timeout(self._seconds):
+                    await super().__call__(scope, receive, send)
+        finally:
+            self.note_end()
 
 
 async def _write_events(first: Json, events: AsyncIterator[Json], log: Callable[[str], None]) -> AsyncIterator[str]:
@@ -175,7 +184,14 @@ def _guard(handler: Handler, token: str, log: Callable[[str], None]) -> Handler:
         except Exception as raised:
             refusal = _explain(raised, log)
             answer = JSONResponse(refusal.to_json(), refusal.status)
-        log(f"{request.method} {request.url.path} {answer.status_code} {time.monotonic() - began:.1f} s")
+
+        def note_end() -> None:
+            log(f"{request.method} {request.url.path} {answer.status_code} {time.monotonic() - began:.1f} s")
+
+        if isinstance(answer, Stream):
+            answer.note_end = note_end  # with its last token, and not with its first
+        else:
+            note_end()
         return answer
 
     return guarded

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from medvlm.commands.serving.refusal import Refusal
+from medvlm.commands.serving.refusal import Refusal, refuse_size
 
-IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "stream_options")
+IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier")
 """Settings that do not change an answer."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
@@ -23,6 +23,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "stop": ([],),
 }
 """Settings that are not supported, with the values that change nothing. Null changes nothing either."""
+MOST_VALUES = 100_000
+"""Of a body. Millions of tiny ones take seconds and gigabytes to read, in which the server answers nobody else."""
 COLD = 1e-5
 """Below this temperature the likeliest token is always drawn, and scores divided by it overflow."""
 
@@ -80,6 +82,12 @@ class _Asked(Body):
         }
 
 
+class StreamOptions(Body):
+    include_usage: bool = False
+    include_obfuscation: bool = False
+    """Ignored."""
+
+
 class ChatRequest(_Asked):
     """temperature: 0 by default, as in `medvlm evaluate`, and not 1; 0 below COLD."""
 
@@ -89,6 +97,7 @@ class ChatRequest(_Asked):
     temperature: float = Field(0.0, ge=0, le=2)
     seed: int | None = Field(None, ge=0)
     stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
 
     @field_validator("temperature")
     @classmethod
@@ -113,6 +122,8 @@ Kind = TypeVar("Kind", bound=Body)
 
 def read_body(kind: type[Kind], data: bytes) -> Kind:
     """Raises Refusal for the first thing that is wrong with a body. The message has nothing of its text."""
+    if sum(map(data.count, (b"{", b"[", b","))) > MOST_VALUES:
+        raise refuse_size(f"a request of more than {MOST_VALUES:,} commas and brackets")
     try:
         return kind.model_validate_json(data)
     except ValidationError as wrong:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_IROTH
+from stat import S_IRGRP, S_IROTH
 from typing import TYPE_CHECKING, Any
 
 from medvlm.core.connection import is_loopback
 from medvlm.core.errors import RecipeError
+from medvlm.core.secrets import read_secret
 
 if TYPE_CHECKING:
     from medvlm.commands.serving.answering import Served
@@ -21,6 +23,8 @@ VARIABLE = "MEDVLM_TOKEN"
 LEAST = 16
 """Characters of a token; shorter ones can be guessed."""
 MAKE = "make one with `openssl rand -hex 32`"
+OTHER_FILES = 256
+"""Open files beside those of images: weights, libraries, connections."""
 END_S = 2
 """How long the end waits for answers that are being computed."""
 
@@ -37,7 +41,8 @@ class Place:
         """ "" without one. Raises RecipeError, which never shows it, for one that is missing or unsafe."""
         token, where = os.environ.get(VARIABLE, "").strip(), VARIABLE
         if self.token_file is not None:
-            token, where = _read(self.token_file), str(self.token_file)
+            token = read_secret(self.token_file, "token", str(self.token_file), MAKE, S_IRGRP | S_IROTH, RecipeError)
+            where = str(self.token_file)
         if not token and self.token_file is None and is_loopback(self.host):
             return ""
         if not token and self.token_file is None:
@@ -60,14 +65,17 @@ class Place:
             ) from None
 
 
-def _read(path: Path) -> str:
-    try:
-        mode, token = path.stat().st_mode, path.read_text(encoding="utf-8").strip()
-    except (OSError, ValueError) as reason:
-        raise RecipeError(f"{path}: this token file cannot be read ({type(reason).__name__}); {MAKE}") from None
-    if mode & S_IROTH:
-        raise RecipeError(f"{path}: everybody on this machine may read this token file; run `chmod 600` on it")
-    return token
+def allow_files(images: int) -> None:
+    """Raises the number of files that this process may have open, as each DICOM file of a request is one in memory.
+    Raises RecipeError if the system does not allow so many."""
+    least, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = images + OTHER_FILES
+    if most != resource.RLIM_INFINITY and needed > most:
+        raise RecipeError(
+            f"--max-images {images}: this system allows a process {most} open files; use at most {most - OTHER_FILES}"
+        )
+    if least != resource.RLIM_INFINITY and needed > least:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
 
 
 def open_served(model: str, name: str, stage: str, kind: str, new_tokens: int, images: int, megapixels: int) -> Served:
