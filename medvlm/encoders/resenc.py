@@ -94,6 +94,23 @@ def name_for_nnunet(name: str) -> list[str]:
     return [f"encoder.{name}", f"encoder.{owner}.all_modules.{('conv', 'norm').index(part)}.{key}"]
 
 
+def complete_for_nnunet(config: Config, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The other tensors of its U-Net, but for its last layers, which depend on the classes: the decoder, as nnU-Net
+    starts it, and the encoder again, under the name that it has there. weights: of the checkpoint."""
+    found = {f"decoder.{name}": tensor for name, tensor in weights.items()}
+    random = torch.Generator().manual_seed(0)
+    for number, (narrow, wide) in enumerate(zip(config.widths[-2::-1], config.widths[:0:-1], strict=True)):
+        up, own = torch.empty(wide, narrow, 2, 2, 2), f"decoder.stages.{number}.convs.0"
+        kernel = torch.empty(narrow, 2 * narrow, 3, 3, 3)  # reads the map of the encoder too
+        for weight in (up, kernel):
+            nn.init.kaiming_normal_(weight, a=SLOPE, generator=random)
+        found |= {f"decoder.transpconvs.{number}.weight": up, f"decoder.transpconvs.{number}.bias": torch.zeros(narrow)}
+        for conv, norm in (("conv", "norm"), ("all_modules.0", "all_modules.1")):
+            found |= {f"{own}.{conv}.weight": kernel, f"{own}.{conv}.bias": torch.zeros(narrow)}
+            found |= {f"{own}.{norm}.weight": torch.ones(narrow), f"{own}.{norm}.bias": torch.zeros(narrow)}
+    return found
+
+
 def build(config: Config) -> nn.Module:
     return Volume(config)
 

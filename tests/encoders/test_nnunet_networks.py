@@ -141,6 +141,27 @@ def test_the_residual_encoder_computes_what_plain_functions_do_with_its_keys(tmp
         assert torch.equal(again(pixels).patches, found.patches)
 
 
+def test_a_checkpoint_for_nnunet_has_a_decoder_that_reads_the_map_of_each_stage() -> None:
+    """The names and shapes of ResidualEncoderUNet, without its last layers; nnU-Net refuses a file that lacks one."""
+    kind = component("encoders", "resenc")
+    config = kind.Config.model_validate(RESENC)
+    weights = {
+        each: tensor for key, tensor in built(RESENC).tower.state_dict().items() for each in kind.name_for_nnunet(key)
+    }
+    found = kind.complete_for_nnunet(config, weights)
+    again = {name.removeprefix("decoder."): each for name, each in found.items() if name.startswith("decoder.encoder.")}
+    assert again.keys() == weights.keys() and all(torch.equal(again[name], each) for name, each in weights.items())
+    shapes: dict[str, tuple[int, ...]] = {}
+    for stage, (wide, narrow) in enumerate([(6, 6), (6, 4)]):
+        shapes |= {f"transpconvs.{stage}.weight": (wide, narrow, 2, 2, 2), f"transpconvs.{stage}.bias": (narrow,)}
+        for conv, norm in (("conv", "norm"), ("all_modules.0", "all_modules.1")):
+            own = f"stages.{stage}.convs.0"
+            shapes |= {f"{own}.{conv}.weight": (narrow, 2 * narrow, 3, 3, 3), f"{own}.{conv}.bias": (narrow,)}
+            shapes |= {f"{own}.{norm}.weight": (narrow,), f"{own}.{norm}.bias": (narrow,)}
+    assert {name: tuple(found[f"decoder.{name}"].shape) for name in shapes} == shapes
+    assert len(found) == len(weights) + len(shapes)
+
+
 def test_the_networks_are_those_of_dynamic_network_architectures() -> None:
     """With pip install dynamic-network-architectures."""
     primus = pytest.importorskip("dynamic_network_architectures.architectures.primus")

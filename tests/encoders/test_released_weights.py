@@ -147,7 +147,7 @@ SHAPE = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
 SIGLIP_SHAPE = {**SHAPE, "intermediate_size": WIDER}
 CLIP = {"do_center_crop": True, "do_resize": True, "image_mean": [0.5307] * 3, "image_std": [0.2583] * 3}
 FOLDERS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, tuple[int, ...]], dict[str, str]]] = {
-    # name -> config.json, preprocessor_config.json, the tensors of the vision tower, and how transformers names them now
+    # name -> config.json, preprocessor_config.json, tensors of the vision tower, and how transformers names them now
     "RAD-DINO": (
         {"architectures": ["Dinov2Model"], "model_type": "dinov2", **SHAPE, "image_size": 28, "patch_size": 14,
          "mlp_ratio": 2, "qkv_bias": True, "layerscale_value": 1.0, "use_swiglu_ffn": False, "torch_dtype": "float32"},
@@ -211,6 +211,7 @@ def rename(key: str, renamed: dict[str, str]) -> str:
 
 
 # --- VoCo and VoComni: MONAI's SwinUNETR with its decoder --------------------------------------------
+
 
 def name_swin() -> dict[str, tuple[int, ...]]:
     """The tensors of the encoding half in a checkpoint of VoComni, of a tenth of its width."""

@@ -3,7 +3,9 @@
 
 nnU-Net reads the weights of the encoder and its stem, the spacing and the patch size; the decoder starts anew
 (MIC-DKFZ/nnUNet, experiment_planning/like_nnssl.py and training/nnUNetTrainer/pretraining/pretrainedTrainer.py, at
-0e49508). It scales intensities by mean and deviation of each volume, whatever the encoder was trained with.
+0e49508). These are not in its release 2.8.1, whose `nnUNetv2_train -pretrained_weights` wants a whole network of the
+planned form: with a residual encoder, the file has a decoder too, random as nnU-Net starts it. Both scale intensities
+by mean and deviation of each volume, whatever the encoder was trained with.
 """
 
 from __future__ import annotations
@@ -80,5 +82,7 @@ def write(trained: Trained, folder: Path) -> Audit:
         for name, tensor in tower.state_dict().items()
         for named in module.name_for_nnunet(name)
     }
+    if hasattr(module, "complete_for_nnunet"):
+        weights |= module.complete_for_nnunet(config, weights)
     torch.save({"network_weights": weights, "nnssl_adaptation_plan": plan, "citations": []}, folder / NAME)
     return audit
