@@ -12,6 +12,12 @@ HEADS: dict[str, Any] = {"hidden": 24, "width": 12, "local_views": 2, "local_siz
 DINO: dict[str, Any] = {"kind": "dino", "prototypes": 24, **HEADS}
 SIMDINO: dict[str, Any] = {"kind": "simdino", **HEADS}
 VOCO: dict[str, Any] = {"kind": "voco", "width": 16}
+VOCO_OMNI: dict[str, Any] = {
+    **VOCO,
+    "kind": "voco_omni",
+    "decoder": {"kind": "conv_mask", "classes": ["square"], "width": 16, "answers": "square"},
+    "losses": ["dice", "cross_entropy"],
+}
 LVM_MED: dict[str, Any] = {"kind": "lvm_med", "width": 12, "hidden": 24, "parts": 2, "neighbours": 3}
 LOOK: dict[str, Any] = {
     "name": "look",

@@ -42,6 +42,18 @@ def make_ct(name: str) -> bytes:
     return gzip.compress(image.to_bytes())
 
 
+def make_drawn(name: str) -> bytes:
+    """As make_ct(); or a mask of the same size, with twenty structures."""
+    if not name.endswith("_mask"):
+        return make_ct(name)
+    labels = np.zeros((40, 48, 24), np.uint8)
+    for number in range(20):
+        labels[6 + number : 10 + number, 8 + number : 20 + number, 4:20] = number + 1
+    image = nib.Nifti1Image(labels, np.diag([6.0, 6.0, 10.0, 1.0]))
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes())
+
+
 def make_slices(name: str) -> bytes:
     """As the authors of M3D-Cap store them: 1 x 32 x 256 x 256 from 0 to 1."""
     rng = np.random.default_rng(int(name.rpartition("/")[2]))
@@ -78,6 +90,7 @@ SIZES: dict[str, Callable[[Path], None]] = {
     "rocov2": partial(made_layouts.rocov2, cases=10, zoom=12),
     "slake": partial(made_layouts.slake, cases=10, zoom=12),
     "vindr_cxr": partial(made_layouts.vindr_cxr, cases=8, zoom=12),
+    "vocomni": partial(made_layouts.vocomni, cases=40, make=make_drawn),
     "vqa_rad": partial(made_layouts.vqa_rad, cases=40, zoom=12),
     "vqa_rad_published": partial(made_layouts.vqa_rad, cases=40, zoom=12),
 }
@@ -106,6 +119,7 @@ FULL = {
     "rocov2": (1500, 1500),
     "slake": (1024, 1024),
     "vindr_cxr": (3000, 2500),
+    "vocomni": (300, 512, 512),
     "vqa_rad": (1024, 1024),
 }
 """Card -> the size of large images of the published data, on which the plan is made."""

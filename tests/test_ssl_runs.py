@@ -20,7 +20,7 @@ from medvlm.preflight.plan import plan
 from medvlm.recipe.load import load
 from medvlm.train import checkpoint
 from tests.labelled_run import write_run
-from tests.ssl_run import DINO, MAE, recipe
+from tests.ssl_run import DINO, MAE, VOCO_OMNI, recipe
 from tests.tiny_run import CARD, differing, stop_after, trace, trained, weights, written
 
 PROBE = {"source": "films", "template": "side", "samples": 20, "neighbours": 5}
@@ -74,6 +74,30 @@ def test_a_stopped_stage_resumes_to_the_same_bits(run: RunFolder, path: Path, tm
     assert trace(run, "look") == trace(again, "look") and not differing(weights(run, "look"), weights(again, "look"))
     teachers = [checkpoint.read_weights(each.stage("look") / "step-6", "teacher") for each in (run, again)]
     assert not differing(*teachers)
+
+
+@pytest.mark.slow
+def test_a_copy_of_the_network_is_taken_once_and_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    """VoComni, stopped at the step from which the copy stays."""
+    loss = {**VOCO_OMNI, "pseudo_from": 0.5}
+    path = write_run(tmp_path / "omni", recipe(loss=loss, save_every=1))
+    whole = trained(path, tmp_path / "whole")
+    assert stop_after(path, tmp_path / "stopped", 3) == 75
+    again = trained(path, tmp_path / "stopped")
+    assert trace(whole, "look") == trace(again, "look") and not differing(
+        weights(whole, "look"), weights(again, "look")
+    )
+    teachers = [checkpoint.read_weights(each.stage("look") / "step-6", "teacher") for each in (whole, again)]
+    assert not differing(*teachers)
+    of_step = {n: checkpoint.read_weights(whole.stage("look") / f"step-{n}", "teacher") for n in (3, 4, 6)}
+    own = checkpoint.read_weights(whole.stage("look") / "step-3")
+    for name, last in of_step[6].items():
+        follows = name.startswith("objective.project.") and "weight" in name
+        assert torch.equal(last, of_step[4][name]) != follows and (follows or torch.equal(last, own[name])), name
+    lines = [line["terms"] for line in read_log(whole) if "loss" in line]
+    assert [bool(terms["pseudo.dice"]) for terms in lines] == [False] * 3 + [True] * 3
+    found = weights(whole, "look")
+    assert any(not torch.equal(found[name], of_step[6][name]) for name in found if name.startswith("encoders."))
 
 
 def test_it_is_evaluated_by_its_neighbours_and_exported_without_the_method(run: RunFolder, tmp_path: Path) -> None:

@@ -197,6 +197,10 @@ class StageConfig(Config):
         """Key -> a source that it reads besides `mix`, train and val. Overridden by kinds with such keys."""
         return {}
 
+    def list_decoders(self) -> tuple[Any, ...]:
+        """Decoders of masks that its losses have of their own. Overridden by kinds with such losses."""
+        return ()
+
     def shows_media(self) -> bool:
         """Whether samples are used with their images. Overridden by kinds that can do without."""
         return True

@@ -96,10 +96,12 @@ class Config(LeveledConfig, LoadedFile):
 
 
 def scale_down(config: Config) -> Config:
-    """At toy size: a SwinUNETR is narrow and sees little, unless its levels are read. Others keep what they have."""
-    if config.net != "SwinUNETR" or config.levels:
+    """At toy size: a SwinUNETR is narrow and sees little. Others keep what they have."""
+    if config.net != "SwinUNETR":
         return config
-    small = config.preprocess.model_copy(update={"size": tuple(min(side, 32) for side in config.preprocess.size)})
+    # A decoder that reads its levels norms the deepest one, which needs more than one voxel.
+    least = 64 if config.levels else 32
+    small = config.preprocess.model_copy(update={"size": tuple(min(side, least) for side in config.preprocess.size)})
     return config.model_copy(update={"args": {**config.args, "feature_size": 12}, "preprocess": small})
 
 

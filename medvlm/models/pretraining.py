@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,13 +64,16 @@ class Pretraining(nn.Module):
     def memory(self) -> dict[str, torch.Tensor]:
         return {name.removeprefix("memory_"): buffer for name, buffer in self.named_buffers(recurse=False)}
 
-    def follow(self, student: Pretraining, momentum: float, upcoming: Mapping[str, torch.Tensor]) -> None:
-        """Moves a teacher towards the student, and replaces its memory. Batch statistics are copied."""
+    def follow(
+        self, student: Pretraining, find_momentum: Callable[[str], float], upcoming: Mapping[str, torch.Tensor]
+    ) -> None:
+        """Moves a teacher towards the student, and replaces its memory. Batch statistics are copied, unless they are of
+        a part that stays. find_momentum: name of a tensor -> the share that it keeps."""
         now, buffers = dict(student.named_parameters()), dict(student.named_buffers())
         for name, mean in self.named_parameters():
-            mean.lerp_(now[name].to(mean.dtype), 1 - momentum)
+            mean.lerp_(now[name].to(mean.dtype), 1 - find_momentum(name))
         for name, buffer in self.named_buffers():
-            if name in buffers:
+            if name in buffers and find_momentum(name) < 1:
                 buffer.copy_(buffers[name])
         for name, value in upcoming.items():
             self.memory[name].copy_(value)

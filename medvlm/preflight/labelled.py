@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 
 def make_labelled(
-    rng: np.random.Generator, media: Sequence[Medium], model: Any
+    rng: np.random.Generator, media: Sequence[Medium], recipe: Any
 ) -> Iterator[tuple[Question, dict[str, bytes]]]:
-    """A question and its member files, for each decoder that reads the first medium. model: the recipe's section."""
-    for name, decoder in model.decoders.items():
-        encoder = find_encoder(name, decoder, model.encoders)
-        if not media or media[0].kind not in (model.encoders[encoder].serves or (encoder,)):
+    """A question and its member files, for each decoder that reads the first medium: of the model, and of the stages'
+    own losses."""
+    model = recipe.model
+    decoders = {**model.decoders, **{each.answers: each for stage in recipe.stages for each in stage.list_decoders()}}
+    for name, decoder in decoders.items():
+        reads = [find_encoder(name, decoder, model.encoders)] if name in model.decoders else [*model.encoders]
+        if not media or not any(media[0].kind in (model.encoders[each].serves or (each,)) for each in reads):
             continue
         form = find_form(decoder)
         for task in (find_task(kind) for kind in list_tasks()):

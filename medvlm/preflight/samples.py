@@ -156,14 +156,14 @@ def _make_up(loaded: LoadedRecipe, name: str) -> Iterator[Sample]:
             yield made(
                 key=f"assumed-{kind}",
                 media=media,
-                questions=(*_make_questions(media, words, steps), *_list_labelled(kind, loaded.recipe.model)),
+                questions=(*_make_questions(media, words, steps), *_list_labelled(kind, loaded.recipe)),
             )
 
 
-def _list_labelled(kind: str, model: Any) -> list[Question]:
+def _list_labelled(kind: str, recipe: Any) -> list[Question]:
     """Questions for decoders. Their masks have a made-up size, since a plan does not read masks."""
     media = (Medium(kind, "0.png", (8, 8)),)
-    return [question for question, _ in make_labelled(np.random.default_rng(0), media, model)]
+    return [question for question, _ in make_labelled(np.random.default_rng(0), media, recipe)]
 
 
 def _make_questions(media: tuple[Medium, ...], words: dict[str, str], steps: dict[str, str]) -> Iterator[Question]:

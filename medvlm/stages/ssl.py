@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 import torch
@@ -22,6 +23,7 @@ from medvlm.models.parts import evaluating
 from medvlm.models.pretraining import Pretraining, Views
 from medvlm.objectives.ssl._base import Moment
 from medvlm.stages import _probe
+from medvlm.stages._answered import explain_unanswered
 from medvlm.stages._base import Base, Setup, Wants, split_evenly
 from medvlm.stages._probe import Probe
 from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, to_terms
@@ -69,6 +71,10 @@ class Config(StageConfig):
     def list_beside(self) -> dict[tuple[str, ...], str]:
         return {("probe", "source"): self.probe.source} if self.probe else {}
 
+    def list_decoders(self) -> tuple[Any, ...]:
+        decoder = self.loss.find_decoder()
+        return (decoder,) if decoder else ()
+
     def find_encoder(self, encoders: Mapping[str, Any]) -> str:
         return self.encoder or next(iter(encoders))
 
@@ -82,6 +88,10 @@ class Config(StageConfig):
 
     def check(self, model: Any, cards: Mapping[str, Any]) -> Iterator[Problem]:
         encoders = model.encoders
+        if why := self.loss.explain_unfit():
+            yield Problem(("loss",), why)
+        elif (decoder := self.loss.find_decoder()) and (why := explain_unanswered("decoder", decoder, cards)):
+            yield Problem(("loss", "decoder"), why.replace("model.decoders.decoder", "loss.decoder"))
         if self.encoder and self.encoder not in encoders:
             near, known = did_you_mean(self.encoder, encoders), ", ".join(encoders) or "none"
             yield Problem(("encoder",), f"there is no encoder {self.encoder!r}{near} (model.encoders has {known})")
@@ -121,6 +131,7 @@ class Ssl(Base):
         self.prepare = setup.prepare
         if canvas := config.canvas or self.model.objective.canvas:
             self.prepare = setup.prepare.resize(self.model.name, canvas)
+        self.decoder = config.loss.find_decoder()
         self._upcoming: dict[str, torch.Tensor] = {}
         self._collapse = ""
 
@@ -134,12 +145,20 @@ class Ssl(Base):
         return make_filter(media=lambda kind: self.setup.prepare.routes.get(kind) == self.model.name)
 
     def keep_asked(self, sample: Sample) -> Sample:
-        return replace(sample, questions=(), media=sample.media[:1])
+        asked = self.decoder.answers if self.decoder else None
+        questions = tuple(question for question in sample.questions if question.template == asked)
+        return replace(sample, questions=questions, media=sample.media[:1])
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Seen:
-        _, pixels = self.prepare.see(self.keep_asked(sample), files).media[0]
+        kept = self.keep_asked(sample)
+        _, pixels = self.prepare.see(kept, files).media[0]
         rng = draw(self.setup.seed, self.config.name, "views", position)
-        return Seen(sample.key, self.model.objective.draw(pixels, rng))
+        if self.decoder is None:
+            return Seen(sample.key, self.model.objective.draw(pixels, rng))
+        labels = None
+        if kept.questions:
+            labels = torch.from_numpy(self.prepare.labels(kept, kept.questions[0], files, self.decoder))
+        return Seen(sample.key, self.model.objective.draw(pixels, rng, labels))
 
     def make_micros(self, prepared: list[Seen], count: int) -> list[Views]:
         return [collate(part) for part in split_evenly(prepared, count)]
@@ -186,8 +205,10 @@ class Ssl(Base):
             )
         if self.teacher is None:
             return
-        self.teacher.follow(self.model, self.model.objective.find_momentum(step / self.config.steps), self._upcoming)
-        if step + 1 == self.config.steps and self.config.keeps == "teacher":
+        find_momentum = partial(self.model.objective.find_momentum_of, done=step / self.config.steps)
+        self.teacher.follow(self.model, find_momentum, self._upcoming)
+        is_result = self.config.keeps == "teacher" and self.config.loss.hands_on_teacher
+        if step + 1 == self.config.steps and is_result:
             now = dict(self.model.named_parameters())
             for name, mean in self.teacher.named_parameters():
                 if name.startswith("encoders."):
@@ -211,7 +232,8 @@ class Ssl(Base):
         probe = self.config.probe
         if probe is None:
             return {}
-        holder = self.teacher if self.teacher is not None and len(self.teacher.encoders) else self.model
+        is_result = self.teacher is not None and self.config.loss.hands_on_teacher and len(self.teacher.encoders)
+        holder = self.teacher if self.teacher is not None and is_result else self.model
         views = [self.setup.open_source(probe.source, split, self.wants) for split in _probe.SPLITS]
 
         def see(sample: Sample, files: Mapping[str, Any]) -> torch.Tensor:

@@ -401,6 +401,13 @@ def ct_rate(root: Path, cases: int = 1, make: Callable[[str], bytes] = str.encod
             put(root, f"dataset/{part}_fixed/{part}_{case_}/{part}_{case_}_{scan}/{v}.nii.gz", make(v))
 
 
+def vocomni(root: Path, cases: int = 1, make: Callable[[str], bytes] = str.encode) -> None:
+    """make: the contents of a volume of a name, or of its mask, which is named *_mask."""
+    for case in range(2 * cases):
+        put(root, f"imagesTr/VoComni_{case}_0000.nii.gz", make(f"VoComni_{case}"))
+        put(root, f"labelsTr/VoComni_{case}.nii.gz", make(f"VoComni_{case}_mask"))
+
+
 def m3d_cap(root: Path, cases: int = 1, make: Callable[[str], bytes] = str.encode) -> None:
     """make: the contents of a volume of a name."""
     index = {}

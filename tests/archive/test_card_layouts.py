@@ -88,7 +88,7 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
     "quilt_1m": ({}, {}, {}),
 }
 
-READ = ("ct_rate", "ct_rate_labels", "m3d_cap")
+READ = ("ct_rate", "ct_rate_labels", "m3d_cap", "vocomni")
 """Their media are volumes in files that are tried elsewhere: here, up to which files and texts belong together."""
 
 
@@ -378,6 +378,17 @@ def test_ct_rate_finds_its_volumes_by_their_names(tmp_path):
     assert raws[0].sample.report == "Findings train_1_a_1. Clear." and [
         q.truth.task for q in raws[0].sample.questions
     ] == ["report", "report"]
+
+
+def test_a_volume_of_vocomni_has_the_mask_of_its_number(tmp_path):
+    raws = Made("vocomni", tmp_path).raws
+    assert [raw.sample.patient for raw in raws] == ["VoComni_0", "VoComni_1"]
+    for raw in raws:
+        (question,) = raw.sample.questions
+        assert question.template == "organs" and len(question.truth.classes) == 20
+        labels = raw.files["0.mask"].args[0]
+        assert labels.read_text() == f"{raw.sample.patient}_mask" and labels.parent.name == "labelsTr"
+        assert raw.sample.media[0].unit == "HU"
 
 
 def test_ct_rate_has_the_labels_of_both_tables(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from tests.ssl_run import DINO, LVM_MED, MAE, SIMDINO, VOCO
+from tests.ssl_run import DINO, LVM_MED, MAE, SIMDINO, VOCO, VOCO_OMNI
 from tests.tiny_run import trained
 from tests.train.two_ranks import first_step
 
@@ -22,6 +22,7 @@ CASES: dict[str, dict[str, Any]] = {
     "dino by its mean": {"loss": {**DINO, "centring": "mean"}, "check_every": 1},
     "simdino": {"loss": SIMDINO, "check_every": 1},
     "voco": {"loss": VOCO},
+    "voco_omni": {"loss": {**VOCO_OMNI, "pseudo_from": 0.0}},
     "lvm_med": {"loss": LVM_MED},
 }
 TAUGHT: dict[str, dict[str, Any]] = {"loss": {**DINO, "centring": "mean", "momentum": 0.5}}

@@ -13,7 +13,7 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.recipe.load import load
 from medvlm.train.terms import LOSS
 from tests.labelled_run import write_run
-from tests.ssl_run import DINO, HI_END, MAE, SIMDINO, VOCO, recipe
+from tests.ssl_run import DINO, HI_END, MAE, SIMDINO, VOCO, VOCO_OMNI, recipe
 from tests.stages.batches import first
 from tests.tiny_run import staged
 
@@ -55,7 +55,7 @@ def test_a_larger_canvas_keeps_more_detail_in_a_small_view(make: Make) -> None:
     assert rough[1] > 1.3 * rough[0]
 
 
-@pytest.mark.parametrize("loss", [MAE, HI_END, DINO, SIMDINO, VOCO], ids=lambda loss: loss["kind"])
+@pytest.mark.parametrize("loss", [MAE, HI_END, DINO, SIMDINO, VOCO, VOCO_OMNI], ids=lambda loss: loss["kind"])
 def test_all_that_is_trained_gets_a_gradient(loss: dict[str, Any], make: Make) -> None:
     stage = make("model.encoders.film.args.depth=2", loss=loss)
     (micro,) = stage.make_micros(first(stage), 1)
@@ -135,6 +135,11 @@ def test_a_teacher_that_tells_no_images_apart_stops_the_stage(make: Make) -> Non
         ({"canvas": [8, 32, 32]}, "canvas: expected 2 sides"),
         ({"loss": {**MAE, "crop": [0.5, 0.2]}}, "expected two shares in order"),
         ({"loss": {**MAE, "heads": 3}}, "3 heads do not divide the decoder's width of 16"),
+        ({"loss": {**VOCO_OMNI, "losses": ["huber"]}}, "loss: losses: huber "),
+        (
+            {"loss": {**VOCO_OMNI, "decoder": {**VOCO_OMNI["decoder"], "answers": "sqare"}}},
+            r"loss\.decoder: no source of `mix` asks 'sqare', did you mean 'square'",
+        ),
         ({"trains": ["heads"]}, r"'heads' is not a part of a ssl stage \(accepts encoders, objective\)"),
         ({"loss": DINO, "keep": "best", "validate": {"every": 2}}, "keep: best goes by a loss that the teacher"),
         ({"loss": DINO, "validate": {"every": 2, "patience": 3}}, "validate.patience goes by a loss that the teacher"),

@@ -25,16 +25,25 @@ class SslLoss(Config):
 
     has_teacher: whether the method learns from an average of its own weights. averages_encoder: whether the teacher has
     an encoder of its own, and not only the parts of the method. joins_samples: whether the loss of a sample depends on
-    others, so that a batch cannot be split into micro-batches."""
+    others, so that a batch cannot be split into micro-batches. hands_on_teacher: whether the teacher's encoder may be
+    what the stage ends with; not if it is a copy from an earlier step."""
 
     has_teacher: ClassVar[bool] = False
     averages_encoder: ClassVar[bool] = True
+    hands_on_teacher: ClassVar[bool] = True
     joins_samples: ClassVar[bool] = False
     kind: str
 
     def scale_down(self) -> Self:
         """The same at toy size, for a dry run. Overridden by methods with sizes of their own."""
         return self
+
+    def find_decoder(self) -> Any:
+        """The decoder of masks of a method that learns from some too; `draw` then gets them as `labels`, or None."""
+
+    def explain_unfit(self) -> str:
+        """Why its parts do not fit each other, or ""."""
+        return ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,10 @@ class Objective(nn.Module):
     def find_momentum(self, done: float) -> float:
         """The share that the teacher keeps of its weights in a step."""
         raise NotImplementedError
+
+    def find_momentum_of(self, name: str, done: float) -> float:
+        """The same of one of its weights: `encoders.NAME...` or `objective...`."""
+        return self.find_momentum(done)
 
 
 LEAST_SPREAD = 1e-5

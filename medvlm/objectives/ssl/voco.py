@@ -78,11 +78,19 @@ class Voco(Objective):
 
     def draw(self, pixels: torch.Tensor, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """`crops_C` and `bases_B` with their pixels, and `overlaps_CB`, the shares of each crop that each base has."""
-        room = tuple(int(n) - side for n, side in zip(pixels.shape[1:], self.canvas, strict=True))
+        chosen, places = self._choose(tuple(pixels.shape[1:]), rng)
+        overlaps = [[measure_overlap(crop, base, self.size) for base in places] for crop in chosen]
+        return {
+            "crops": torch.stack([self._cut(pixels, start, rng) for start in chosen]),
+            "bases": torch.stack([self._cut(pixels, start, rng) for start in places]),
+            "overlaps_CB": torch.tensor(overlaps, dtype=torch.float32),
+        }
+
+    def _choose(self, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[list[list[int]], list[list[int]]]:
+        """Where the crops and the bases start in a volume."""
+        room = tuple(n - side for n, side in zip(shape, self.canvas, strict=True))
         if min(room) < 0:
-            raise ShapeError(
-                f"canvas is {list(pixels.shape[1:])}, smaller than all bases together, {list(self.canvas)}"
-            )
+            raise ShapeError(f"canvas is {list(shape)}, smaller than all bases together, {list(self.canvas)}")
         first = [int(rng.integers(0, n + 1)) for n in room]
         places = [
             [f + i * s for f, i, s in zip(first, each, self.size, strict=True)]
@@ -93,12 +101,7 @@ class Voco(Objective):
             [f + int(rng.integers(0, n + 1)) for f, n in zip(first, within, strict=True)]
             for _ in range(self.config.crops)
         ]
-        overlaps = [[measure_overlap(crop, base, self.size) for base in places] for crop in chosen]
-        return {
-            "crops": torch.stack([self._cut(pixels, start, rng) for start in chosen]),
-            "bases": torch.stack([self._cut(pixels, start, rng) for start in places]),
-            "overlaps_CB": torch.tensor(overlaps, dtype=torch.float32),
-        }
+        return chosen, places
 
     def _cut(self, pixels: torch.Tensor, start: list[int], rng: np.random.Generator) -> torch.Tensor:
         box = tuple(slice(at, at + side) for at, side in zip(start, self.size, strict=True))
@@ -111,6 +114,9 @@ class Voco(Objective):
             pooled = encode(encoder, every.flatten(0, 1)).pooled.unflatten(0, every.shape[:2])
         else:
             pooled = own["pooled_NVE"]
+        return self._project(pooled)
+
+    def _project(self, pooled: torch.Tensor) -> Outputs:
         projected = normalize(self.project(pooled.to(self.project[0].weight.dtype)), dim=-1)
         return {"pooled_NE": pooled[:, 0], "pooled_NVE": pooled, "projected_NVK": projected}
 

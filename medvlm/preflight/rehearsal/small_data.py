@@ -141,7 +141,7 @@ def _make_up(
             files[medium.member] = data
         text = " ".join([*rng.choice(WORDS, 12), *(rng.choice(named, 1) if named else ())])
         concept, questions = str(rng.choice(WORDS)), list(_make_questions(rng, media, text, content))
-        for question, members in make_labelled(rng, media, recipe.model):
+        for question, members in make_labelled(rng, media, recipe):
             if content.answered is None or question.template in content.answered:
                 questions.append(question)
                 files |= members
