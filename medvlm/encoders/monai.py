@@ -100,8 +100,9 @@ def scale_down(config: Config) -> Config:
     if config.net != "SwinUNETR":
         return config
     # A decoder that reads its levels norms the deepest one, which needs more than one voxel.
-    least = 64 if config.levels else 32
-    small = config.preprocess.model_copy(update={"size": tuple(min(side, least) for side in config.preprocess.size)})
+    most = (32, 32, 64 if config.levels else 32)
+    sides = tuple(min(side, limit) for side, limit in zip(config.preprocess.size, most, strict=True))
+    small = config.preprocess.model_copy(update={"size": sides})
     return config.model_copy(update={"args": {**config.args, "feature_size": 12}, "preprocess": small})
 
 
