@@ -63,11 +63,11 @@ def test_a_mask_is_cut_and_mirrored_as_its_crop_is() -> None:
     rng = np.random.default_rng(3)
     labels = torch.from_numpy(rng.integers(0, 3, objective.canvas))
     found = objective.draw(100.0 * labels[None].double(), np.random.default_rng(5), labels)
-    assert torch.equal((found["crops"][:, 0] / 100).round().long(), found["labels"]) and bool(found["has_mask"])
+    assert torch.equal((found["crops"][:, 0] / 100).round().long(), found["masks"]) and bool(found["has_mask"])
     plain = component("objectives.ssl", "voco").Voco.draw(objective, labels[None].double(), np.random.default_rng(5))
     again = objective.draw(labels[None].double(), np.random.default_rng(5))
     assert all(torch.equal(plain[name], again[name]) for name in plain), "masks change what is drawn"
-    assert (again["labels"] == MISSING).all() and not again["has_mask"]
+    assert (again["masks"] == MISSING).all() and not again["has_mask"]
 
 
 def test_masks_cost_dice_and_cross_entropy_as_in_monai() -> None:
@@ -80,7 +80,7 @@ def test_masks_cost_dice_and_cross_entropy_as_in_monai() -> None:
     assert list(weights) == TERMS
     reference = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True)
     logits = found["own"].unflatten(0, (4, 2))
-    for name, rows, labels in (("masks", [1, 2], views["labels"]), ("pseudo", [0, 3], found["drawn"])):
+    for name, rows, labels in (("masks", [1, 2], views["masks"]), ("pseudo", [0, 3], found["drawn"])):
         wanted = reference(logits[rows].flatten(0, 1), labels[rows].flatten(0, 1)[:, None])
         dice, cross = (found[f"{name}.{kind}"] / weights[f"{name}.{kind}"] for kind in ("dice", "cross_entropy"))
         assert float(dice + cross) == pytest.approx(float(wanted), rel=1e-5)

@@ -28,9 +28,9 @@ from torch import nn
 from medvlm.core.config import Slot, component
 from medvlm.core.contracts import Features, Outputs
 from medvlm.core.decoder_config import HEAD_LOSSES, MISSING, HeadLosses, reads_levels
-from medvlm.objectives.ssl import voco
 from medvlm.objectives.ssl._base import Moment, Tensors, encode, widen
 from medvlm.objectives.ssl._views import Changes, change
+from medvlm.objectives.ssl._voco import Voco, VocoConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,10 +40,10 @@ PROJECTOR = "objective.project."
 """How names of its weights begin in a teacher."""
 
 
-class Config(voco.Config):
+class Config(VocoConfig):
     averages_encoder: ClassVar[bool] = True
     hands_on_teacher: ClassVar[bool] = False
-    kind: Literal["voco_omni"]  # type: ignore[assignment]
+    kind: Literal["voco_omni"]
     decoder: Annotated[Any, Slot("decoders")]
     """What draws the masks, and of which questions they are (`answers`)."""
     losses: HeadLosses = Field(min_length=1)
@@ -79,7 +79,7 @@ def build(config: Config, encoder: Any) -> Omni:
     return Omni(config, encoder)
 
 
-class Omni(voco.Voco):
+class Omni(Voco):
     config: Config
 
     def __init__(self, config: Config, encoder: Any):
@@ -93,7 +93,8 @@ class Omni(voco.Voco):
     def draw(
         self, pixels: torch.Tensor, rng: np.random.Generator, labels: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
-        """As VoCo, with `labels`, those of the crops, int64 [C, *size], and `has_mask`. labels: of the whole volume."""
+        """As VoCo, with `masks`, the labels of the crops, int64 [C, *size], and `has_mask`. labels: of the whole
+        volume."""
         before = deepcopy(rng)
         found = super().draw(pixels, rng)
         if labels is None:
@@ -102,7 +103,7 @@ class Omni(voco.Voco):
         for start in self._choose(tuple(pixels.shape[1:]), before)[0]:
             own.append(self._cut_labels(labels, start, deepcopy(before)))
             self._cut(pixels, start, before)  # draws what the crop drew, up to the next one
-        return {**found, "labels": torch.stack(own), "has_mask": (labels != MISSING).any()}
+        return {**found, "masks": torch.stack(own), "has_mask": (labels != MISSING).any()}
 
     def _cut_labels(self, labels: torch.Tensor, start: list[int], rng: np.random.Generator) -> torch.Tensor:
         """The labels of a crop, mirrored as its pixels are."""
@@ -152,7 +153,7 @@ class Omni(voco.Voco):
         return logits
 
     def weigh(self, views: Tensors) -> dict[str, float]:
-        own, drawn = self._split_labels(views, torch.zeros_like(views["labels"]))
+        own, drawn = self._split_labels(views, torch.zeros_like(views["masks"]))
         found = super().weigh(views)
         for name, loss, module in self._list_losses():
             found[f"{MASKS}.{name}"] = module.weigh(loss, own, self.config.decoder)
@@ -172,7 +173,7 @@ class Omni(voco.Voco):
 
     def _split_labels(self, views: Tensors, drawn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Labels [N * C, *size] of the masks, and of what was drawn where there are none; MISSING at other crops."""
-        labels = views["labels"]
+        labels = views["masks"]
         has_mask = views["has_mask"].view(-1, *[1] * (labels.ndim - 1))
         return labels.flatten(0, 1), torch.where(has_mask, torch.full_like(drawn, MISSING), drawn).flatten(0, 1)
 
