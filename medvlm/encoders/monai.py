@@ -99,9 +99,8 @@ def scale_down(config: Config) -> Config:
     """At toy size: a SwinUNETR is narrow and sees little. Others keep what they have."""
     if config.net != "SwinUNETR":
         return config
-    # A decoder that reads its levels norms the deepest one, which needs more than one voxel.
-    most = (32, 32, 64 if config.levels else 32)
-    sides = tuple(min(side, limit) for side, limit in zip(config.preprocess.size, most, strict=True))
+    most = (32, 32, 64 if config.levels else 32)  # a decoder norms the deepest level, which needs two voxels
+    sides = tuple(map(min, config.preprocess.size, most))
     small = config.preprocess.model_copy(update={"size": sides})
     return config.model_copy(update={"args": {**config.args, "feature_size": 12}, "preprocess": small})
 
