@@ -100,8 +100,7 @@ def scale_down(config: Config) -> Config:
     if config.net != "SwinUNETR":
         return config
     most = (32, 32, 64 if config.levels else 32)  # a decoder norms the deepest level, which needs two voxels
-    sides = tuple(map(min, config.preprocess.size, most))
-    small = config.preprocess.model_copy(update={"size": sides})
+    small = config.preprocess.model_copy(update={"size": tuple(map(min, config.preprocess.size, most))})
     return config.model_copy(update={"args": {**config.args, "feature_size": 12}, "preprocess": small})
 
 
