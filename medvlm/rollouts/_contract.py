@@ -45,6 +45,7 @@ class Prompt:
     seeds the random numbers. attempt: 0, or its number among the questions that are tried in place of the one at this
     position. steps: what leads to the answer, name of a step -> its text. question: what is
     asked, with the turns before it. reply: 0, or how many replies have called a tool before, of which answer (`copy`).
+    right: tokens of the right answer, for stages that learn from it.
     """
 
     key: str
@@ -60,6 +61,7 @@ class Prompt:
     question: Question | None = None
     reply: int = 0
     copy: int = 0
+    right: tuple[int, ...] = ()
 
     def add_answers(self, answers: Sequence[Answer]) -> TokenSequence:
         """The prompt followed by these answers, of which all tokens are trained that the policy wrote. Without answers,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, repeat
 from multiprocessing.pool import ThreadPool
+from typing import Protocol
 
 import torch
 
@@ -18,7 +19,6 @@ from medvlm.objectives.policies._contract import Groups
 from medvlm.objectives.policy import sum_answers
 from medvlm.rewards._compose import Composer
 from medvlm.rollouts._contract import Answer, Prompt, Rollouts, SamplingParams
-from medvlm.stages._grpo_config import Config
 from medvlm.stages._policy import Policy
 from medvlm.stages._policy_check import PolicyCheck
 from medvlm.train.terms import Name, OfSource, Term, Terms, join
@@ -65,10 +65,32 @@ def make_case(prompt: Prompt, image_gain: float | None = None) -> Case:
     return Case(prompt.truth, prompt.steps, prompt.source, image_gain, prompt.text)
 
 
+class Draws(Protocol):
+    """The settings of a stage that draws answers."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def group(self) -> int: ...
+
+    @property
+    def temperature(self) -> float: ...
+
+    @property
+    def max_new_tokens(self) -> int: ...
+
+    @property
+    def pay_cut(self) -> bool: ...
+
+    @property
+    def refill(self) -> int: ...
+
+
 class Drawer:
     """config: of the stage. Called on every rank, with the prompts of that rank."""
 
-    def __init__(self, config: Config, policy: Policy, rollouts: Rollouts, composer: Composer):
+    def __init__(self, config: Draws, policy: Policy, rollouts: Rollouts, composer: Composer):
         self.config, self.policy, self.rollouts, self.composer = config, policy, rollouts, composer
         self.policy_check = PolicyCheck(config.name, policy.model, policy.engine.config.precision)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, model_validator
@@ -79,20 +80,11 @@ class Config(StageConfig):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_tasks(cls, values: Any, info: ValidationInfo) -> Any:
-        if not isinstance(values, dict) or values.get("tasks"):
-            return values
-        rewards, problems = read_rewards(values.get("rewards"), plugins_in(info))
-        return values if problems else {**values, "tasks": Composer(rewards).list_judged_tasks()}
+        return fill_in_tasks(values, info)
 
     @model_validator(mode="after")
     def _check_sources(self) -> Config:
-        for name, reward in self.rewards.items():
-            for source in reward.sources:
-                if source not in self.mix:
-                    near = did_you_mean(source, self.mix)
-                    raise ValueError(
-                        f"rewards.{name}.sources: {source!r} is not in `mix`{near} (it has {', '.join(self.mix)})"
-                    )
+        check_sources(self.rewards, self.mix)
         return self
 
     @model_validator(mode="after")
@@ -146,6 +138,28 @@ class Config(StageConfig):
         paid = {name: reward.model_copy(update={"weight": heaviest}) for name, reward in toy.rewards.items()}
         small = {"max_new_tokens": toy.answer_tokens, "group": toy.answers, "temperature": 1.0, "pay_cut": True}
         small |= {"mask_cut": False}
-        outside = Composer(self.rewards)
-        own = {name: reward for name, reward in self.rewards.items() if not outside.asks_outside(name)}
-        return super().scale_down(toy).model_copy(update={**small, "rewards": {**own, **paid} or self.rewards})
+        rewards = leave_out_outside(self.rewards)
+        return super().scale_down(toy).model_copy(update={**small, "rewards": {**rewards, **paid} or self.rewards})
+
+
+def fill_in_tasks(values: Any, info: ValidationInfo) -> Any:
+    """Settings of a stage with rewards, whose `tasks` are by default those that they can judge."""
+    if not isinstance(values, dict) or values.get("tasks"):
+        return values
+    rewards, problems = read_rewards(values.get("rewards"), plugins_in(info))
+    return values if problems else {**values, "tasks": Composer(rewards).list_judged_tasks()}
+
+
+def check_sources(rewards: Mapping[str, RewardConfig], mix: Mapping[str, float]) -> None:
+    """Raises ValueError for a reward of a source that the stage does not have."""
+    for name, reward in rewards.items():
+        for source in reward.sources:
+            if source not in mix:
+                near = did_you_mean(source, mix)
+                raise ValueError(f"rewards.{name}.sources: {source!r} is not in `mix`{near} (it has {', '.join(mix)})")
+
+
+def leave_out_outside(rewards: Mapping[str, RewardConfig]) -> dict[str, RewardConfig]:
+    """Without those that ask other processes, which a rehearsal does not have."""
+    composer = Composer(rewards)
+    return {name: reward for name, reward in rewards.items() if not composer.asks_outside(name)}

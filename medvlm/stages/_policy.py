@@ -45,16 +45,18 @@ class Policy:
         setup = self.setup
         return Parts(self.model, setup.prepare, setup.tokenizer, self.engine, setup.seed, stage, open_expert)
 
-    def make_prompt(self, sample: Sample, files: Mapping[str, Any], question: Question, position: int) -> Prompt:
-        """Raises DataError for media that the model cannot be shown."""
+    def make_prompt(
+        self, sample: Sample, files: Mapping[str, Any], question: Question, position: int, with_right: bool = False
+    ) -> Prompt:
+        """with_right: with the tokens of the right answer. Raises DataError for media that the model cannot be
+        shown."""
         prepare = self.setup.prepare
         seen = prepare.see(sample, files)
         document = prepare.document(sample, [question], seen, ["media"], answered=False)
         truth = prepare.truth(question, seen.canvas)
-        steps = question.steps
-        return Prompt(
-            sample.key, document, tell(question), sample, files, truth, position, steps=steps, question=question
-        )
+        right = prepare.turn(sample, question, seen, ["media"], answered=True).answer if with_right else ()
+        about: Any = {"steps": question.steps, "question": question, "right": tuple(right)}
+        return Prompt(sample.key, document, tell(question), sample, files, truth, position, **about)
 
     def collate(self, prompts: Sequence[Prompt], answers: Sequence[Sequence[Answer]]) -> Batch:
         """A batch of prompts with their answers, all of which are trained, in order. Answers to one prompt share it,

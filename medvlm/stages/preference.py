@@ -9,24 +9,21 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn.functional import logsigmoid
 
-from medvlm.core.config import Slot, component
+from medvlm.core.config import Slot
 from medvlm.core.errors import RecipeError
 from medvlm.core.needs import Needs, Toy
-from medvlm.core.sample import Batch, Question, Sample
+from medvlm.core.sample import Question, Sample
 from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import list_pair_tasks
 from medvlm.core.turns import show_until
 from medvlm.data.budget import TooLong
 from medvlm.data.dialogue import TokenSequence
 from medvlm.data.prepare import choose
-from medvlm.objectives.policy import sum_answers
-from medvlm.objectives.preferences._contract import SLOT, PairScores, make_default
-from medvlm.stages._base import Base, Setup, split_evenly
-from medvlm.stages._image_check import ImageCheck
-from medvlm.stages._policy import Policy
-from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, OfSource, Term, Terms, join, to_terms
+from medvlm.objectives.preferences._contract import SLOT, make_default
+from medvlm.stages._base import Setup, split_evenly
+from medvlm.stages._pairs import Pairs, PairStage
+from medvlm.train.terms import LOSS, Name, Term, Terms, join, to_terms
 
 NEEDS = "answer"
 
@@ -62,40 +59,14 @@ class Pair:
     source: str = ""
 
 
-@dataclass
-class Pairs:
-    """A micro-batch. reference_N2: log-probabilities of the answers under the model as the stage began."""
-
-    batch: Batch
-    lengths_A: torch.Tensor
-    sources: tuple[str, ...]
-    reference_N2: torch.Tensor | None = None
-
-
 def build(config: Config, setup: Setup) -> Preference:
     return Preference(config, setup)
 
 
-class Preference(Base):
+class Preference(PairStage):
     """Both answers share the prompt and its images, which are computed once."""
 
     config: Config
-
-    def __init__(self, config: Config, setup: Setup):
-        super().__init__(config, setup)
-        self.model = setup.composition.build(setup, config)
-        self.image_check = ImageCheck(config.name, setup.engine)
-        self.policy = Policy(self.model, setup)
-        self.objective: Any = component(SLOT, config.objective.kind)
-
-    def begin(self) -> None:
-        if self.objective.NEEDS_REFERENCE:
-            self.policy.keep_reference()
-
-    def set_modes(self) -> None:
-        """Eval mode in training too: dropout would differ between the two answers, and from the reference."""
-        super().set_modes()
-        self.model.eval()
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Pair:
         (question,) = choose(sample, list_pair_tasks(), 1, epoch, self.setup.seed, self.config.name)
@@ -141,35 +112,6 @@ class Preference(Base):
         batch = self.setup.prepare.collate(documents, self.setup.tokenizer.pad_token_id)
         lengths = [len(ids) for document in documents for ids, _ in document.branches]
         return Pairs(batch, torch.tensor(lengths), tuple(pair.source for pair in pairs))
-
-    @staticmethod
-    def _add_up(log_L: torch.Tensor, micro: Pairs) -> torch.Tensor:
-        return sum_answers(log_L, micro.lengths_A).view(-1, 2)
-
-    def weigh(self, micro: Pairs) -> dict[str, float]:
-        return {LOSS: len(micro.sources)}
-
-    def compute_loss(self, model: nn.Module, micro: Pairs, step: int) -> Measured:
-        device = self.engine.device
-        batch = micro.batch.to(device)
-        if torch.is_grad_enabled():
-            self.image_check.look(self.model, batch)
-        log_N2 = self._add_up(self.policy.compute_answers(model, batch), micro)
-        reference_N2 = None if micro.reference_N2 is None else micro.reference_N2.to(device)
-        scores = PairScores(log_N2, reference_N2, micro.lengths_A.view(-1, 2).to(device))
-        margin_N = self.objective.find_margins(self.config.objective, scores)
-        is_ahead_N, pairs = log_N2.detach()[:, 0] > log_N2.detach()[:, 1], len(margin_N)
-        terms: dict[Name, Term] = {
-            TOKENS: Term(float((batch.docs_BT >= 0).sum())),
-            "margin": Term(float(margin_N.detach().sum()), pairs),
-            "won": Term(float((margin_N.detach() > 0).sum()), pairs),
-            "preferred": Term(float(is_ahead_N.sum()), pairs),
-            "log_preferred": Term(float(log_N2.detach()[:, 0].sum()), pairs),
-            "log_rejected": Term(float(log_N2.detach()[:, 1].sum()), pairs),
-        }
-        for source, is_ahead in zip(micro.sources, is_ahead_N.cpu().tolist(), strict=True):
-            join(terms, {OfSource(source, "preferred"): Term(float(is_ahead), 1)})
-        return {**terms, LOSS: Loss(-logsigmoid(margin_N).sum(), pairs)}
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
         pairs = self.prepare_validation(samples)

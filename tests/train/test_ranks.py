@@ -14,6 +14,7 @@ from medvlm.core.stage_config import RANDOM
 from medvlm.train import checkpoint
 from tests.stages.test_distill import LEARN
 from tests.stages.test_preference import PAIRED, PREFER
+from tests.stages.test_preference_round import ROUND
 from tests.tiny_run import (
     INSTRUCT,
     PAIR,
@@ -31,6 +32,9 @@ from tests.tiny_run import (
 )
 from tests.train.two_ranks import CASES, STILL, WAITS, first_step
 
+OPEN: dict[str, Any] = {"least": 0.0, "apart": 1e-3, "pay_cut": True, "right_answers": "failed"}
+"""A gate that untrained models pass."""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -44,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {**REASON, "steps": 3},
         prefer,
         {**LEARN, "teacher": RANDOM, "steps": 2},
+        {**ROUND, "rewards": {"length": {"weight": 1, "least": 1, "most": 2}}, **OPEN, "steps": 2},
     ]
     written(made, recipe(seed=11, stages=stages), PAIRED)
     return made

@@ -70,7 +70,8 @@ CASES = {
     **{f"supervised, {n} micro-batches": ("instruct", f"stages.1.accumulate={n}") for n in (1, 2, 4)},
     "grpo, gdpo": ("reason", "stages.2.objective=gdpo", *EARNS),
     "grpo, gspo": ("reason", "stages.2.objective=gspo", *EARNS),
-    "preference": ("prefer", "stages.3.objective=simpo"), "distill": ("learn",),
+    "preference": ("prefer", "stages.3.objective=simpo"), "preference, dpo": ("prefer", "stages.3.objective=dpo"),
+    "distill": ("learn",), "preference_round": ("round",),
     "supervised, weights": ("instruct", "stages.1.loss_weights={sources: {films: 3}, tasks: {count: 0.25}}"),
 }  # fmt: skip
 
