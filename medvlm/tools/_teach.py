@@ -8,7 +8,7 @@ from typing import Any
 
 from medvlm.core.config import component
 from medvlm.core.errors import DataError
-from medvlm.core.geometry import identity
+from medvlm.core.geometry import identity, join_canvases
 from medvlm.core.sample import Question, Sample
 from medvlm.core.tasks import find_task
 from medvlm.core.tool_config import Environment, ToolConfig
@@ -46,7 +46,7 @@ def _teach(
     known: list[tuple[ToolConfig, Question]],
     open_expert: OpenExpert,
 ) -> tuple[Sample, dict[str, Any]]:
-    canvas = identity(sample.media[0].size) if sample.media else None
+    canvas = join_canvases([identity(medium.size) for medium in sample.media])
     episode = Episode(environment, sample, files, question, lambda: canvas, FINE, open_expert)
     for tool, source in known[: environment.turns - 1]:
         call = component("tools", tool.kind).write_call(tool, source.truth)

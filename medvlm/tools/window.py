@@ -1,4 +1,5 @@
-"""Shows the first image or volume again, with another window of its intensities: `window lung`, or `window -160 240`.
+"""Shows an image or volume again, with another window of its intensities: `window lung`, or `window -160 240`; of
+another image, or of some slices alone, `window image 2 lung`, `window slices 10-14 lung`.
 
 Source of the linear map: DICOM PS3.3 C.11.2.1.3.2 (LINEAR_EXACT)."""
 
@@ -14,7 +15,7 @@ import numpy as np
 from medvlm.core.errors import DataError
 from medvlm.core.tool_config import ToolConfig
 from medvlm.tools._contract import Scene, Shown
-from medvlm.tools._pictures import get_first, name_member
+from medvlm.tools._pictures import look, name_member
 
 _TWO = re.compile(r"\[?(-?[0-9]+(?:\.[0-9]+)?)[ ,;]+(-?[0-9]+(?:\.[0-9]+)?)\]?")
 
@@ -30,10 +31,11 @@ class Config(ToolConfig):
 
 def use(config: Config, asked: str, scene: Scene) -> Shown:
     """Raises DataError for what is no window, and for colours."""
-    medium, pixels = get_first(scene)
+    view = look(asked, scene, whole=True)
+    medium, pixels = view.medium, view.pixels
     if pixels.ndim != len(medium.size):
         raise DataError("an image in colours has no window")
-    low, high = _read(config, asked)
+    low, high = _read(config, view.asked)
     share = np.clip((pixels.astype(np.float32) - low) / (high - low), 0, 1)
     if config.onto is None:
         shown, described = (share * 255 + 0.5).astype(np.uint8), replace(medium, unit="display")
@@ -41,7 +43,7 @@ def use(config: Config, asked: str, scene: Scene) -> Shown:
         black, white = config.onto
         mapped = black + share * (white - black)
         shown, described = mapped.round().astype(pixels.dtype) if pixels.dtype.kind in "iu" else mapped, medium
-    member = name_member(medium, "window", *(round(100 * (side + 1e6)) for side in (low, high)))
+    member = name_member(medium, f"window{view.name}", *(round(100 * (side + 1e6)) for side in (low, high)))
     return Shown(media=(replace(described, member=member),), files={member: shown})
 
 

@@ -1,4 +1,5 @@
-"""Shows a part of the first image in full resolution: `zoom [x1, y1, x2, y2]`, with the box as the model writes boxes.
+"""Shows a part of an image in full resolution: `zoom [x1, y1, x2, y2]`, with the box as the model writes boxes; of
+another image or of slices of a volume `zoom image 2 [..]`, `zoom slices 10-14 [..]`.
 
 The part is cut from the stored pixels and then perceived like any image of its kind, so what was lost when the whole
 image was made smaller can be seen. (An encoder with `spacing_mm` sees all images at one scale, and gains nothing.)
@@ -8,16 +9,15 @@ Source: DeepEyes (arXiv 2505.14362), whose tool `image_zoom_in_tool` takes a box
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
 
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Box, Truth, make_truth
+from medvlm.core.sample import Box, Truth
 from medvlm.core.tool_config import ToolConfig
 from medvlm.tools._contract import Scene, Shown
-from medvlm.tools._pictures import SLOT, get_film, name_member, read_one
+from medvlm.tools._pictures import call_with_boxes, look, name_member, read_one
 
 
 class Config(ToolConfig):
@@ -27,20 +27,19 @@ class Config(ToolConfig):
 
 
 def use(config: Config, asked: str, scene: Scene) -> Shown:
-    """Raises DataError for anything but one box on an image."""
-    medium, pixels = get_film(scene)
-    box = read_one(config, asked, scene)
-    x1, y1, x2, y2 = widen(box, medium.size, config.least_px)
-    cut = pixels[y1:y2, x1:x2]
-    member = name_member(medium, "zoom", x1, y1, x2, y2)
-    return Shown(media=(replace(medium, member=member, size=cut.shape[:2]),), files={member: cut})
+    """Raises DataError for anything but one box on an image or on slices."""
+    view = look(asked, scene)
+    x1, y1, x2, y2 = widen(read_one(config, view, scene), view.medium.size[-2:], config.least_px)
+    member = name_member(view.medium, f"zoom{view.name}", x1, y1, x2, y2)
+    medium, cut = view.cut(x1, y1, x2, y2, member)
+    return Shown(media=(medium,), files={member: cut})
 
 
 def write_call(config: Config, truth: Any) -> Truth:
     """truth: of task `boxes`, with one box."""
     if len(getattr(truth, "boxes", ())) != 1:
         raise DataError("an expert zooms to one box")
-    return make_truth(truth.task, config.write(SLOT), boxes=truth.boxes, label=truth.label)
+    return call_with_boxes(config, truth)
 
 
 def widen(box: Box, size: Sequence[int], least_px: int) -> tuple[int, int, int, int]:

@@ -10,12 +10,14 @@ import pytest
 
 from medvlm.core.config import component
 from medvlm.core.errors import DataError
-from medvlm.core.geometry import resize
+from medvlm.core.geometry import join_canvases, resize
 from medvlm.core.sample import Medium, Sample, make_truth
+from medvlm.core.tasks import find_task
 from medvlm.core.tool_config import Environment, ToolConfig
 from medvlm.io.images import encode_npy, encode_png
 from medvlm.tasks._writing import Writing
 from medvlm.tools._contract import Scene, Shown
+from medvlm.tools._episode import find_call
 from tests.tools.no_expert import no_expert
 
 GREY = np.random.default_rng(0).integers(0, 200, (100, 200), dtype=np.uint8)
@@ -145,3 +147,87 @@ def test_an_expert_answers_in_words_and_with_an_overlay() -> None:
         use("expert", "pneumonia", on, run="runs/cxr")
     deep = replace(scene(GREY.astype(np.uint16) * 200), open_expert=on.open_expert)
     assert only(use("expert", "", deep, run="runs/cxr"))[1].max() == 255
+
+
+VOLUME = np.arange(8 * 100 * 200, dtype=np.uint16).reshape(8, 100, 200)
+"""Each voxel says where it is."""
+AFFINE = ((0.0, 0.0, 0.25, 5.0), (0.0, 0.5, 0.0, -3.0), (3.0, 0.0, 0.0, 1.0))
+
+
+def two(canvas: Any) -> Scene:
+    """A film, and a volume whose slices the model sees half as many of."""
+    media = (
+        Medium("film", "0.png", GREY.shape, (0.5, 0.25)),
+        Medium("volume", "1.npy", VOLUME.shape, (3.0, 0.5, 0.25), "raw", affine=AFFINE),
+    )
+    files = {"0.png": encode_png(GREY), "1.npy": encode_npy(VOLUME)}
+    return Scene(Sample("k", "s", "test", media), files, 2, lambda: canvas, Writing(), no_expert)
+
+
+SEEN = join_canvases([resize((100, 200), (64, 64)), resize((8, 100, 200), (4, 64, 64))])
+BOX = "[250, 250, 500, 750]"
+
+
+def test_further_images_and_slices_are_looked_at_by_their_numbers() -> None:
+    on = two(SEEN)
+    medium, shown = only(use("zoom", f"image 2 slices 2-3 {BOX}", on, least_px=1))
+    np.testing.assert_array_equal(shown, VOLUME[3:6, 25:75, 50:100])  # the middles of the seen slices are 3 and 5
+    assert medium.kind == "volume" and medium.spacing_mm == (3.0, 0.5, 0.25)
+    corner = np.array(AFFINE) @ (3, 25, 50, 1)
+    assert medium.affine is not None and (np.array(medium.affine) @ (0, 0, 0, 1)).tolist() == corner.tolist()
+    _, marked = only(use("mark", f"Image 2, slice 4: {BOX}", on, line_px=3))
+    expected = VOLUME[7:8].copy()
+    expected[:, 25:75, 50:100] = expected.max()
+    expected[:, 28:72, 53:97] = VOLUME[7:8, 28:72, 53:97]
+    np.testing.assert_array_equal(marked, expected)
+    text = use("measure", f"image 2 slices 2 to 3 {BOX}", on).text
+    assert text == "width 12.5 mm, height 25.0 mm, diagonal 28.0 mm, depth 9.0 mm"
+    assert "depth" not in use("measure", f"image 2 slice 2 {BOX}", on).text
+    _, windowed = only(use("window", "image 2 slice 1 0 65535", on))
+    assert windowed.shape == (1, 100, 200) and only(use("window", "image 2 0 65535", on))[1].shape == VOLUME.shape
+    np.testing.assert_array_equal(only(use("zoom", BOX, on, least_px=1))[1], GREY[25:75, 50:100])
+    members = {use("zoom", f"image 2 slice {n} {BOX}", on).media[0].member for n in (1, 2)}
+    assert len(members) == 2
+    on_pictures = two(join_canvases([SEEN, replace(resize((100, 200), (64, 64)), slices=(0, 7))]))
+    np.testing.assert_array_equal(
+        only(use("zoom", f"image 2 slice 2 {BOX}", on_pictures, least_px=1))[1], VOLUME[7:8, 25:75, 50:100]
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (f"image 3 {BOX}", "there is no image 3, but 1 to 2"),
+        (f"image 0 {BOX}", "there is no image 0, but 1 to 2"),
+        (f"image 2 {BOX}", "there is a volume; say which slice, as in slice 3"),
+        (f"image 2 slice 5 {BOX}", "expected slices from 1 to 4"),
+        (f"image 2 slices 3-2 {BOX}", "expected slices from 1 to 4"),
+        (f"slice 1 {BOX}", "there is an image, and no slices"),
+        ("image 2 slice 1", r"expected boxes, as in zoom slice 1 \[250, 250, 500, 500\]"),
+    ],
+)
+def test_what_there_is_not_is_refused(asked: str, why: str) -> None:
+    with pytest.raises(DataError, match=why):
+        use("zoom", asked, two(SEEN))
+
+
+def test_a_volume_that_is_shown_in_another_plane_has_no_slices_to_name() -> None:
+    with pytest.raises(DataError, match="not shown as they are stored"):
+        use("zoom", f"image 2 slice 1 {BOX}", two(join_canvases([resize((100, 200), (64, 64)), None])))
+
+
+@pytest.mark.parametrize("kind", ["mark", "measure", "zoom"])
+def test_an_expert_names_the_image_or_slice_of_its_box(kind: str) -> None:
+    module = component("tools", kind)
+    config = module.Config(kind=kind)
+    box: dict[str, Any] = {"boxes": ((50.0, 25.0, 100.0, 75.0),), "label": "mark"}
+    task = find_task("indexed_boxes")
+    named: list[tuple[dict[str, Any], str]] = [
+        ({"numbers": (2,)}, "image 2"),
+        ({"numbers": (5,), "of": "slice"}, "slice 3"),
+    ]
+    for own, expected in named:
+        call = module.write_call(config, make_truth("indexed_boxes", **box, **own))
+        canvas = SEEN if own["numbers"] == (2,) else SEEN and SEEN.of_medium(1)
+        said = task.write(task.place(call, canvas, Writing()))
+        assert config.read(said).startswith(expected) and find_call(Environment(tools=(config,)), said) is not None
