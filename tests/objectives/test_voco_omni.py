@@ -83,7 +83,7 @@ def test_masks_cost_dice_and_cross_entropy_as_in_monai() -> None:
     for name, rows, labels in (("masks", [1, 2], views["masks"]), ("pseudo", [0, 3], found["drawn"])):
         wanted = reference(logits[rows].flatten(0, 1), labels[rows].flatten(0, 1)[:, None])
         dice, cross = (found[f"{name}.{kind}"] / weights[f"{name}.{kind}"] for kind in ("dice", "cross_entropy"))
-        assert float(dice + cross) == pytest.approx(float(wanted), rel=1e-5)
+        assert (dice + cross).item() == pytest.approx(wanted.item(), rel=1e-5)
         slopes = [torch.autograd.grad(each, found["own"], retain_graph=True)[0] for each in (dice + cross, wanted)]
         torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-8)
 
