@@ -65,6 +65,8 @@ class Base:
 
     model: Any
     own_updates: tuple[str, ...] = ()
+    views: int = 1
+    """How many media of a sample are augmented, the first ones."""
     row_planner: RowPlanner | None = None
     """Spreads the samples over steps and ranks. By default each rank takes its share of consecutive samples."""
 
