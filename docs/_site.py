@@ -1,7 +1,9 @@
-"""What mkdocs adds to the pages of docs/: the reference of recipes and cards, and source files that pages link to."""
+"""What mkdocs adds to the pages of docs/: the reference of recipes and cards, what is supported, and source files that
+pages link to."""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,7 @@ def on_files(files: Any, config: Any) -> Any:
 
     for what in ("recipe", "card"):
         files.append(File.generated(config, f"reference-{what}.md", content=write_reference(what)))
+    files.append(File.generated(config, "reference-support.md", content=write_support()))
     for path in sorted(list_linked()):
         # Reached from the pages that link to it.
         how = {"content": write_source(ROOT / path), "inclusion": InclusionLevel.NOT_IN_NAV}
@@ -127,3 +130,52 @@ def name_default(schema: Schema) -> str:
 def clean(text: str) -> str:
     """One line, as a cell of a table holds it."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+# --- what is supported -------------------------------------------------------------------------------------
+
+SLOTS = {
+    "encoders": "tests/encoders, tests/models/test_matrix.py",
+    "connectors": "tests/connectors, tests/models/test_matrix.py",
+    "backbones": "tests/backbones, tests/models/test_matrix.py",
+    "texts": "tests/texts",
+    "decoders": "tests/decoders, tests/objectives/test_heads.py",
+    "objectives.heads": "tests/objectives/test_heads.py",
+    "objectives.pairs": "tests/objectives/test_pairs.py",
+    "objectives.ssl": "tests/objectives",
+    "objectives.policies": "tests/objectives",
+    "stages": "tests/stages",
+    "tasks": "tests/tasks/test_contract.py",
+    "rewards": "tests/rewards/test_contract.py",
+    "scoring": "tests/scoring",
+    "tools": "tests/tools",
+    "compositions": "tests/compositions",
+    "families": "tests/families",
+    "archive.readers": "tests/archive/test_cards.py",
+    "evaluate.protocols": "tests/evaluate",
+    "export.targets": "tests/export",
+}
+"""Folder of medvlm -> the tests that walk it, or that have a case for each of its files."""
+
+
+def write_support() -> str:
+    """Every kind of every slot, from the files, and the tests that it passes."""
+    text = (
+        "# What is supported\n\nEvery kind that a recipe or a card can name, from the source files, with the tests that"
+        " build, run and compare it. Which kinds fit together, the contract tests of their slot say; `medvlm validate`"
+        " says it for a recipe. [families.md](families.md) has the ready models.\n"
+    )
+    for slot, tests in SLOTS.items():
+        folder = ROOT / "medvlm" / slot.replace(".", "/")
+        text += f"\n## {slot}\n\nTests: {', '.join(f'`{test}`' for test in tests.split(', '))}\n\n"
+        text += "| kind | what it is |\n| --- | --- |\n"
+        for path in sorted(folder.glob("*.py")):
+            if not path.stem.startswith("_"):
+                text += f"| `{path.stem}` | {clean(read_summary(path))} |\n"
+    return text
+
+
+def read_summary(path: Path) -> str:
+    """The first paragraph of a module's docstring."""
+    written = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    return written.split("\n\n")[0]

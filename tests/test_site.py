@@ -92,6 +92,23 @@ def test_every_picture_is_made_by_the_script() -> None:
     assert all((DOCS / name).stat().st_size <= pictures.MOST_BYTES for name in pictures.PICTURES)
 
 
+def test_the_drawings_are_those_of_the_script() -> None:
+    drawings = load("drawings")
+    assert {path.name for path in DOCS.glob("*.svg")} == drawings.PICTURES.keys()
+    for name, parts in drawings.PICTURES.items():
+        assert (DOCS / name).read_text() == drawings.draw(parts), f"run python docs/drawings.py: {name}"
+
+
+def test_the_page_of_what_is_supported_has_every_kind_and_real_tests() -> None:
+    site = load("_site")
+    text = site.write_support()
+    for slot, tests in site.SLOTS.items():
+        folder = ROOT / "medvlm" / slot.replace(".", "/")
+        kinds = [path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")]
+        assert kinds and [kind for kind in kinds if f"| `{kind}` |" not in text] == []
+        assert [test for test in tests.split(", ") if not (ROOT / test).exists()] == []
+
+
 def test_the_navigation_has_every_page() -> None:
     text = re.sub(r"!!python/\S+", "", (ROOT / "mkdocs.yml").read_text())
     named = re.findall(r"\w[\w-]*\.md", str(yaml.safe_load(text)["nav"]))
