@@ -43,6 +43,8 @@ OTHER_MEANING = {
     ("core/stage_config.py", "linear"): "schedule of the learning rate",
     ("data/processor.py", "labels"): "input of transformers' models",
     ("data/prepare.py", "report"): "a sample's report is shown",
+    ("decoders/dual_attention.py", "heads"): "attention heads",
+    ("decoders/segformer.py", "heads"): "attention heads",
     ("encoders/primus.py", "heads"): "its own setting",
     ("encoders/slices.py", "encoder"): "its own setting",
     ("encoders/transformers.py", "clip"): "model_type of transformers",

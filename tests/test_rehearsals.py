@@ -54,6 +54,20 @@ def make_drawn(name: str) -> bytes:
     return gzip.compress(image.to_bytes())
 
 
+def make_organs(name: str) -> bytes:
+    """The same body, or labels of organs within it."""
+    if not name.startswith("label"):
+        return make_ct(name[-4:] * int(name[-4:]))  # the volume differs by the name's length and letters
+    labels = np.zeros((40, 48, 24), np.uint8)
+    for organ in range(13):
+        labels[8 + 4 * (organ % 6) : 12 + 4 * (organ % 6), 8 + 10 * (organ // 6) : 16 + 10 * (organ // 6), 4:20] = (
+            organ + 1
+        )
+    image = nib.Nifti1Image(labels, np.diag([6.0, 6.0, 10.0, 1.0]))
+    image.header.set_xyzt_units("mm")
+    return gzip.compress(image.to_bytes())
+
+
 def make_slices(name: str) -> bytes:
     """As the authors of M3D-Cap store them: 1 x 32 x 256 x 256 from 0 to 1."""
     rng = np.random.default_rng(int(name.rpartition("/")[2]))
@@ -63,10 +77,12 @@ def make_slices(name: str) -> bytes:
 SIZES: dict[str, Callable[[Path], None]] = {
     # card -> makes an archive of some dozen samples of every split
     "bccd": partial(made_layouts.bccd, cases=30, zoom=16),
+    "btcv": partial(made_layouts.btcv, cases=4, make=make_organs),
     "chexpert": partial(made_layouts.chexpert, cases=6, zoom=12),
     "ct_rate": partial(made_layouts.ct_rate, cases=4, make=make_ct),
     "ct_rate_labels": partial(made_layouts.ct_rate, cases=4, make=make_ct),
     "iu_xray": partial(made_layouts.iu_xray, cases=24, zoom=12),
+    "kvasir_seg": partial(made_layouts.kvasir_seg, cases=8, zoom=12),
     "llava_med_instruct": partial(made_layouts.llava_med_instruct, cases=6, zoom=12),
     "m3d_cap": partial(made_layouts.m3d_cap, cases=6, make=make_slices),
     "m3cotbench": partial(made_layouts.m3cotbench, cases=6, zoom=12),

@@ -18,6 +18,7 @@ from medvlm.compositions._composed import (
     restore_data_path,
     serve,
 )
+from medvlm.compositions._cost import Cost, measure_decoding
 from medvlm.compositions._opened import AssembledModel
 from medvlm.compositions._prompted import fill_prompts, mark_asked, place_prompts
 from medvlm.compositions._segment import segment_medium
@@ -188,6 +189,9 @@ class DecodingModel(AssembledModel):
         with evaluating(self.model):
             outputs = self.model(batch.to(self.device))
         return {name: _to_answers(outputs[name_output(name)], self.decoders[name])[0] for name in reading}
+
+    def measure_cost(self) -> Cost:
+        return measure_decoding(self.model, self.prepare.preprocess, torch.device(self.device))
 
     def list_masks(self) -> list[str]:
         """The decoders that give masks."""

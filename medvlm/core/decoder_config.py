@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from medvlm.core.config import Config, Slot, component
 from medvlm.core.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
 
 
 class DecoderConfig(Config):
@@ -176,6 +179,14 @@ class DecoderFacts:
     shape: tuple[int, ...]
 
 
+class WithTerms(NamedTuple):
+    """What a decoder with losses of its own returns in training. logits: and its side outputs. terms: name of a loss ->
+    its value for each of the features, [N], by the weight that the decoder gives it."""
+
+    logits: list[torch.Tensor]
+    terms: dict[str, torch.Tensor]
+
+
 class DecoderModule(Protocol):
     """config: its Config, a DecoderConfig. OUTPUT: `scores`, [N, classes], or `maps`, [N, classes, *input size]; both
     are logits. Exclusive maps have one class more, the background, in front: label 0 of a mask. Or a word of its own
@@ -188,6 +199,8 @@ class DecoderModule(Protocol):
     if it is not that of classes. reads_levels(config) -> whether it reads the `levels` of its encoder, which build()
     then gets as `levels`, a tuple of core/contracts.Level. In training, forward() may return [logits, *side outputs]:
     logits of any number of pixels, for losses on inner layers; the module then has `sides`, a tuple of their sizes.
+    It may also return WithTerms, with losses of its own, for what only the decoder sees; the module then
+    has `terms`, their names. scale_down(config) -> the same at toy size, for dry runs.
     READS_TOKENS = True for one with which a language model draws: its Config is a DrawingConfig, build() also gets
     `token_width`, and forward(Features, hidden_NW) takes a hidden state for each of the Features, and returns logits
     [N, 1, *input size] and logits of whether there is anything to mark, [N, 1].
@@ -215,9 +228,8 @@ MISSING = -1
 UNCERTAIN = -2
 """A class that somebody thought of and left open (-1 in CheXpert). Losses without a setting for it ignore it."""
 
-MOST_OPEN = 22
-"""Classes of a decoder whose masks may speak of some of them only: float32, in which labels are resized, has so many
-bits."""
+MOST_OPEN = 61
+"""Classes of a decoder whose masks may speak of some of them only: labels are int64, of which each takes a bit."""
 
 
 def join_background(absent: Iterable[int]) -> int:

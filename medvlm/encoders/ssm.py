@@ -15,17 +15,12 @@ from typing import Literal
 import torch
 from pydantic import Field, model_validator
 from torch import nn
-from torch.nn.functional import softplus
 
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, Layers, LoadedFile, Masking, Preprocess
+from medvlm.core.selective_scan import Direction
 from medvlm.core.weights import read_file
 from medvlm.encoders._features import select_layers
 from medvlm.encoders._masking import choose, choose_layers, find_grid, hide, keep, resize_positions
-
-CHUNK = 32
-"""Tokens that are scanned at once. Memory of the backward pass grows with its logarithm."""
-STEPS = (0.001, 0.1)
-"""Range of the first step sizes, section 3.6 of Mamba."""
 
 
 class Config(EncoderConfig, LoadedFile):
@@ -132,7 +127,9 @@ class Block(nn.Module):
         inner = config.expand * config.width
         self.norm = nn.RMSNorm(config.width, eps=1e-5)
         self.open = nn.Linear(config.width, 2 * inner, bias=False)
-        self.forwards, self.backwards = Direction(config, inner), Direction(config, inner)
+        self.forwards, self.backwards = (
+            Direction(inner, config.width, config.states, config.convolution) for _ in range(2)
+        )
         self.close = nn.Linear(inner, config.width, bias=False)
         with torch.no_grad():
             self.close.weight.div_(math.sqrt(config.layers))
@@ -142,63 +139,3 @@ class Block(nn.Module):
         read_NLI = self.forwards(inner_NLI) + self.backwards(inner_NLI.flip(1)).flip(1)
         closed: torch.Tensor = self.close(read_NLI * nn.functional.silu(gate_NLI))
         return x_NLE + closed
-
-
-class Direction(nn.Module):
-    """One reading of a sequence [N, L, I]: convolution, and a scan whose steps and matrices depend on the token."""
-
-    def __init__(self, config: Config, inner: int):
-        super().__init__()
-        self.states, self.rank = config.states, max(1, math.ceil(config.width / 16))
-        self.convolution = nn.Conv1d(inner, inner, config.convolution, groups=inner, padding=config.convolution - 1)
-        self.select = nn.Linear(inner, self.rank + 2 * config.states, bias=False)
-        self.steps = nn.Linear(self.rank, inner)
-        self.log_decay = nn.Parameter(torch.arange(1.0, config.states + 1).log().repeat(inner, 1))
-        self.skip = nn.Parameter(torch.ones(inner))
-        low, high = map(math.log, STEPS)
-        first = torch.exp(torch.rand(inner) * (high - low) + low)
-        nn.init.uniform_(self.steps.weight, -(self.rank**-0.5), self.rank**-0.5)
-        with torch.no_grad():
-            self.steps.bias.copy_(first + torch.log(-torch.expm1(-first)))  # softplus gives `first`
-
-    def forward(self, x_NLI: torch.Tensor) -> torch.Tensor:
-        seen_NLI = self.convolution(x_NLI.transpose(1, 2))[..., : x_NLI.shape[1]].transpose(1, 2)
-        seen_NLI = nn.functional.silu(seen_NLI)
-        low, into_NLS, out_NLS = self.select(seen_NLI).split((self.rank, self.states, self.states), -1)
-        step_NLI = softplus(self.steps(low))
-        return scan(seen_NLI, step_NLI, -self.log_decay.exp(), into_NLS, out_NLS, self.skip)
-
-
-def scan(
-    x_NLI: torch.Tensor,
-    step_NLI: torch.Tensor,
-    decay_IS: torch.Tensor,
-    into_NLS: torch.Tensor,
-    out_NLS: torch.Tensor,
-    skip_I: torch.Tensor,
-) -> torch.Tensor:
-    """The selective scan [N, L, I] (Mamba, equation 2 and algorithm 2): h_t = exp(step decay) h_t-1 + step into_t x_t,
-    y_t = out_t h_t + skip x_t. Computed in float32 at least."""
-    kind = torch.promote_types(x_NLI.dtype, torch.float32)
-    x, step, into, out = (each.to(kind) for each in (x_NLI, step_NLI, into_NLS, out_NLS))
-    carried: torch.Tensor | None = None
-    read = []
-    for start in range(0, x.shape[1], CHUNK):
-        part = slice(start, start + CHUNK)
-        kept = torch.exp(step[:, part, :, None] * decay_IS.to(kind))
-        added = (step[:, part] * x[:, part])[..., None] * into[:, part, None]
-        kept, added = _accumulate(kept, added)
-        states = added if carried is None else added + kept * carried[:, None]
-        carried = states[:, -1]
-        read.append((states * out[:, part, None]).sum(-1))
-    return (torch.cat(read, 1) + x * skip_I.to(kind)).to(x_NLI.dtype)
-
-
-def _accumulate(kept: torch.Tensor, added: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Products of all factors up to each token, and the states from zero, [N, L, I, S], in log2(L) rounds."""
-    reach = 1
-    while reach < kept.shape[1]:
-        added = torch.cat([added[:, :reach], added[:, reach:] + kept[:, reach:] * added[:, :-reach]], 1)
-        kept = torch.cat([kept[:, :reach], kept[:, reach:] * kept[:, :-reach]], 1)
-        reach *= 2
-    return kept, added

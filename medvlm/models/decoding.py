@@ -16,7 +16,7 @@ from torch import nn
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Features, Outputs
-from medvlm.core.decoder_config import find_encoder, reads_levels
+from medvlm.core.decoder_config import WithTerms, find_encoder, reads_levels
 from medvlm.core.mask_prompts import MaskPrompts, Prompts
 from medvlm.models.parts import build_encoders, build_seeded, complete_media, encode, is_trained
 
@@ -125,7 +125,8 @@ def make_box_prompt(device: torch.device, width: float = 1.0, height: float = 1.
 
 class Decoding(nn.Module):
     """forward(labelled) -> Outputs: `decoders.NAME`, logits [Q, K] or [Q, K, *size], and `decoders.NAME.1` ... for the
-    side outputs of a decoder in training. A decoder that takes prompts gives nothing without them. reads: decoder ->
+    side outputs of a decoder in training, and `decoders.NAME.TERM` for its own losses, [Q]. A decoder that takes
+    prompts gives nothing without them. reads: decoder ->
     encoder."""
 
     runs_all = False
@@ -150,8 +151,9 @@ class Decoding(nn.Module):
     def _decode(
         self, decoder: nn.Module, features: Features, rows: torch.Tensor | None, prompts: Prompts | None
     ) -> dict[int | str, torch.Tensor]:
-        """Logits of the questions of a decoder, and its side outputs. Without a question it still reads one medium, and
-        its output is dropped, so that the decoder is in the graph and no rank waits for its gradient."""
+        """Logits of the questions of a decoder, its side outputs, and its own losses. Without a question it still reads
+        one medium, and its output is dropped, so that the decoder is in the graph and no rank waits for its
+        gradient."""
         count = 0 if rows is None else len(rows)
         takes_prompts = getattr(decoder, "TAKES_PROMPTS", False)
         if takes_prompts and prompts is None:
@@ -162,6 +164,8 @@ class Decoding(nn.Module):
             rows = torch.zeros(1, dtype=torch.long, device=features.patches.device)
         chosen = _choose(features, rows, decoder)
         found: Any = decoder(chosen, prompts) if takes_prompts else decoder(chosen)
+        if isinstance(found, WithTerms):
+            found = {**dict(enumerate(found.logits)), **found.terms}
         named = found if isinstance(found, dict) else dict(enumerate(found if isinstance(found, list) else [found]))
         return {side: logits[:count] for side, logits in named.items()}
 

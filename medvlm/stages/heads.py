@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import Field, PositiveFloat
 from torch import nn
-from torch.nn.functional import interpolate
 
 from medvlm.core.config import component, kinds
 from medvlm.core.decoder_config import HEAD_LOSSES as SLOT
@@ -32,6 +31,7 @@ from medvlm.stages._answered import explain_unanswered
 from medvlm.stages._base import Base, Setup, add_up_means, split_evenly
 from medvlm.stages._blend import Blend, blend_sample, draw_mixture
 from medvlm.stages._labelled import LabelledSample, collate_labelled
+from medvlm.stages._own_terms import add_up_terms, weigh_terms
 from medvlm.stages._prompted import add_up_own_terms, draw_objects, weigh_own_terms
 from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, to_terms
 
@@ -190,7 +190,8 @@ class Heads(Base):
                     for factor, part in micro.list_shares(decoder)
                 )
             weights[_name_loss(decoder, loss, side)] = weight
-        return weights | weigh_own_terms(self.decoders, micro)
+        found = weigh_own_terms(self.decoders, micro), weigh_terms(self.model.decoders, self.decoders, micro)
+        return weights | found[0] | found[1]
 
     def compute_loss(self, model: nn.Module, micro: Labelled, step: int) -> Measured:
         weights = self.weigh(micro)
@@ -219,16 +220,17 @@ class Heads(Base):
                 total = logits.float().sum()  # the logits are empty: 0, with a gradient of zeros for DDP
             name = _name_loss(decoder, loss, side)
             measured[name] = Loss(self.config.sides[decoder][side - 1] * total if side else total, weights[name])
-        return measured | add_up_own_terms(self.decoders, outputs, micro, weights)
+        of_decoders = add_up_terms(self.model.decoders, self.decoders, outputs, weights)
+        return measured | add_up_own_terms(self.decoders, outputs, micro, weights) | of_decoders
 
     def _scale_labels(self, decoder: str, side: int, labels: torch.Tensor) -> torch.Tensor:
         """The labels of a side output, at its size."""
-        size = self._find_sides(decoder)[side - 1] if side else ()
-        if not side or tuple(labels.shape[-len(size) :]) == size:
-            return labels
-        channels = labels[:, None] if self.decoders[decoder].exclusive else labels
-        scaled = interpolate(channels.float(), size=size, mode="nearest-exact").to(labels.dtype)
-        return scaled[:, 0] if self.decoders[decoder].exclusive else scaled
+        for axis, length in enumerate(size := self._find_sides(decoder)[side - 1] if side else (), -len(size)):
+            before = labels.shape[axis]
+            # The pixel at the centre, as torch's nearest-exact has it, which does not take integers.
+            at = ((2 * torch.arange(length, device=labels.device) + 1) * before).div(2 * length, rounding_mode="floor")
+            labels = labels.index_select(axis, at)
+        return labels
 
     def _gather(
         self, decoder: str, logits: torch.Tensor, labels: torch.Tensor | None

@@ -697,3 +697,19 @@ def bccd(root: Path, cases: int = 1, zoom: int = 1) -> None:
             f"BCCD/Annotations/BloodImage_{case:05d}.xml",
             f"<annotation>{name}{size}{''.join(boxes)}</annotation>",
         )
+
+
+def btcv(root: Path, cases: int = 1, make: Callable[[str], bytes] = str.encode) -> None:
+    """make: the contents of a volume of a name; that of labels begins with `label`."""
+    for case in range(1, 5 * cases + 1):
+        put(root, f"RawData/Training/img/img{case:04d}.nii.gz", make(f"img{case:04d}"))
+        put(root, f"RawData/Training/label/label{case:04d}.nii.gz", make(f"label{case:04d}"))
+
+
+def kvasir_seg(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """Polyps are squares of a corner."""
+    for case in range(5 * cases):
+        mask = np.zeros((6 * zoom, 8 * zoom), np.uint8)
+        mask[zoom : (2 + case % 3) * zoom, zoom : 4 * zoom] = 255
+        put(root, f"Kvasir-SEG/images/case{case:03d}.jpg", film(case, zoom, colour=True))
+        put(root, f"Kvasir-SEG/masks/case{case:03d}.png", encode_png(mask))

@@ -88,7 +88,7 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
     "quilt_1m": ({}, {}, {}),
 }
 
-READ = ("ct_rate", "ct_rate_labels", "m3d_cap", "vocomni")
+READ = ("btcv", "ct_rate", "ct_rate_labels", "m3d_cap", "vocomni")
 """Their media are volumes in files that are tried elsewhere: here, up to which files and texts belong together."""
 
 

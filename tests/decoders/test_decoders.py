@@ -31,14 +31,20 @@ OWN: dict[str, dict[str, Any]] = {
     "interval_hazards": {"classes": ("death",), "edges": (1.0, 2.0, 3.0)},
     "hierarchy": {"parents": {"pa": "lateral"}},
     "monai": {"net": "SegResNet", "args": {"blocks_down": (1, 1), "blocks_up": (1,)}},
+    "segformer": {"widths": (8, 8, 8, 8), "depths": (1, 1, 1, 1), "heads": (1, 2, 2, 2), "width": 8, "ratio": 1},
+    "dual_attention": {"widths": (8, 8), "depths": (1, 1), "heads": (1, 2), "reductions": (2, 1), "ratio": 1},
+    "mamba_unet": {"widths": (4, 4, 4), "states": 2, "orders": ("rows", "columns_back"), "gated": True},
+    "guided_attention": {"width": 8},
     "module": {
         "path": "monai.networks.nets.BasicUNet",
         "args": {"spatial_dims": 2, "in_channels": 3, "out_channels": 4, "features": (8, 8, 8, 8, 8, 8)},
     },
 }
-OWN_GRIDS = {"monai": [GRIDS[0], GRIDS[3]], "module": [GRIDS[0]]}
+PIXELS = ("monai", "segformer", "dual_attention", "mamba_unet")
+OWN_GRIDS = {kind: [GRIDS[0], GRIDS[3]] for kind in PIXELS}
+OWN_GRIDS["module"] = [GRIDS[0]]
 """Of networks that read pixels, whose numbers they halve."""
-ANY_CLASSES = ("linear", "conv_mask", "fpn", "monai")
+ANY_CLASSES = ("linear", "conv_mask", "fpn", "guided_attention", *PIXELS)
 """Those for classes that exclude each other, and for others."""
 LEVELS = (12, 8)
 """Channels of the levels: one of the grid, and one of half of it."""
@@ -65,7 +71,7 @@ def config_of(kind: str, **settings: Any) -> Any:
 def built(kind: str, grid: tuple[int, ...], shape: tuple[int, ...], **settings: Any) -> nn.Module:
     torch.manual_seed(0)
     decoder: nn.Module = build_on(kind, config_of(kind, **settings), grid, shape)
-    return decoder
+    return decoder.eval() if hasattr(decoder, "terms") else decoder  # losses of its own are there in training
 
 
 def build_on(kind: str, config: Any, grid: tuple[int, ...], shape: tuple[int, ...]) -> Any:
@@ -131,7 +137,7 @@ def test_the_output_has_the_shape_that_is_known_before_any_weight(
     assert stated == {"scores": (3,), "maps": (maps, *shape[1:])}.get(module.OUTPUT, stated)
     assert module.facts(config, None, None, shape).shape == stated
     with torch.device("meta"):
-        on_meta = build_on(kind, config, grid, shape)(features(grid, device="meta", shape=shape))
+        on_meta = build_on(kind, config, grid, shape).eval()(features(grid, device="meta", shape=shape))
     assert on_meta.is_meta and on_meta.shape == out.shape
 
 

@@ -7,7 +7,7 @@ import torch
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Masking
-from medvlm.encoders.ssm import CHUNK, scan
+from medvlm.core.selective_scan import CHUNK, scan
 
 KIND = component("encoders", "ssm")
 FLAT = {"size": [16, 24], "channels": 1, "mean": [0.5], "std": [0.5]}

@@ -298,3 +298,38 @@ def test_losses_that_do_not_fit_their_decoders_or_the_stage_are_refused(
     model = {"encoders": {"film": ENCODER}, "decoders": OUTCOME_DECODERS}
     stages = [{**FIT, "losses": {"death": ["cox"]}, **change}]
     refuse(packed, message, OUTCOMES, model=model, stages=stages)
+
+
+def test_a_decoder_adds_losses_of_its_own(packed: Path, tmp_path: Path) -> None:
+    """Each question counts once, however the batch is split; validation has none of them."""
+    decoders = {"square": {"kind": "guided_attention", "classes": ["square"], "width": 8}}
+    model = {"encoders": {"film": {**ENCODER, "levels": [-1]}}, "decoders": decoders}
+    fit = {**FIT, "losses": {"square": ["cross_entropy"]}, "sides": {"square": [1.0]}, "batch": 16}
+    stage = staged(write_run(packed, recipe(model=model, stages=[fit])), tmp_path / "runs", "fit")
+    items = [item for item in first(stage) if "square" in item.labels]
+    whole, parts = stage.make_micros(items, 1), stage.make_micros(items, 2)
+    stage.model.train()
+    assert stage.weigh(whole[0])["square.codes"] == len(items) == stage.weigh(whole[0])["square.restored"]
+    names = {"square.cross_entropy", "square.cross_entropy.1", "square.codes", "square.restored"}
+    (measured,) = (stage.compute_loss(stage.model, micro, 0) for micro in whole)
+    assert set(measured) == names
+    halves = [stage.compute_loss(stage.model, micro, 0) for micro in parts]
+    for name in names:
+        assert measured[name].sum.item() == pytest.approx(sum(half[name].sum.item() for half in halves), rel=1e-4)
+    outputs = stage.model(whole[0])
+    assert measured["square.codes"].sum.item() == pytest.approx(outputs["decoders.square.codes"].sum().item())
+    assert set(stage.validate(stage.model, 4)) == {LOSS, "square.cross_entropy"}
+
+
+@pytest.mark.parametrize(("before", "after"), [((12, 8), (5, 3)), ((7, 9), (4, 9)), ((6, 4, 8), (3, 2, 5))])
+def test_labels_of_any_size_are_those_of_the_nearest_pixel(
+    make: Make, before: tuple[int, ...], after: tuple[int, ...]
+) -> None:
+    """As torch's nearest-exact has it, and with more bits than float32."""
+    stage = make()
+    stage._find_sides = lambda decoder: (after,)
+    labels = torch.randint(0, 5, (2, *before))
+    expected = torch.nn.functional.interpolate(labels[:, None].float(), size=after, mode="nearest-exact")[:, 0].long()
+    assert torch.equal(stage._scale_labels("square", 1, labels), expected)
+    large = labels - 2**60
+    assert torch.equal(stage._scale_labels("square", 1, large), expected - 2**60)

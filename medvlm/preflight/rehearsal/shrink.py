@@ -107,6 +107,12 @@ def shrink_encoder(config: Any) -> Any:
     return module.scale_down(made) if hasattr(module, "scale_down") else made
 
 
+def shrink_decoder(config: Any) -> Any:
+    """A small decoder of the same kind, if it can be made small."""
+    module = component("decoders", config.kind)
+    return module.scale_down(config) if hasattr(module, "scale_down") else config
+
+
 def shrink_connector(config: Any) -> Any:
     """A connector of the same kind for a small encoder."""
     sizes = {

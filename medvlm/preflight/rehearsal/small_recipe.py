@@ -20,7 +20,7 @@ from medvlm.data.source import KINDS_OF_GROUPS, SourceView, find_group
 from medvlm.io.opening import open_shards
 from medvlm.preflight.rehearsal import fake_reward as spread
 from medvlm.preflight.rehearsal.ready import save_tiny
-from medvlm.preflight.rehearsal.shrink import shrink_encoder, shrink_text_model
+from medvlm.preflight.rehearsal.shrink import shrink_decoder, shrink_encoder, shrink_text_model
 from medvlm.recipe.graph import find_adapters, find_outside_origins, list_served_media
 from medvlm.recipe.known import inline_configs, look_up_model
 from medvlm.recipe.load import LoadedRecipe, load
@@ -66,6 +66,7 @@ def _write_recipe(loaded: LoadedRecipe, shards: Mapping[str, Path], folder: Path
     recipe = inline_configs(loaded.recipe)
     changed: dict[str, Any] = {
         "encoders": {name: shrink_encoder(e) for name, e in recipe.model.encoders.items()},
+        "decoders": {name: shrink_decoder(d) for name, d in recipe.model.decoders.items()},
         "language": shrink_text_model(recipe.model.language),
     }
     if recipe.model.pretrained:
