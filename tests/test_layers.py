@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"io", "tasks", "core"},
     # A recipe's sources are packed and opened, and its settings are those of the data path.
     "recipe": {"archive", "data", "models", "train", "io", "tasks", "core"},
-    "compositions": {"recipe", "data", "models", "train", "tools", "io", "tasks", "core"},
+    "compositions": {"recipe", "data", "models", "train", "tools", "knowledge", "io", "tasks", "core"},
 }
 BELOW_STAGES = {
     "compositions",

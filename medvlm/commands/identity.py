@@ -23,6 +23,7 @@ from medvlm.core.run import RunFolder, write_json
 from medvlm.core.stage_config import StageConfig
 from medvlm.core.stored import read_object
 from medvlm.core.tool_config import Environment
+from medvlm.knowledge._contract import describe_context
 from medvlm.recipe.graph import find_teachers
 from medvlm.recipe.load import LoadedRecipe, load_run
 from medvlm.recipe.origins import StageOrigin
@@ -51,6 +52,7 @@ def identify(config: StageConfig, loaded: LoadedRecipe, sources: Mapping[str, Op
             else [[share, _describe_origins(origins)] for share, origins in starts],
             "precision": loaded.recipe.engine.precision,
             **(_describe_environment(loaded.recipe.environment) if config.acts() else {}),
+            **({"context": describe_context(loaded.recipe.context)} if loaded.recipe.context else {}),
             **({"teachers": teachers} if (teachers := describe_teachers(config)) else {}),
         }
     )

@@ -20,6 +20,7 @@ from medvlm.commands.identity import describe_teachers, find_aliases, identify, 
 from medvlm.commands.initial_weights import find_starts
 from medvlm.commands.lineage import write_lineage
 from medvlm.compositions._assemble import assemble
+from medvlm.compositions._with_context import train_with_context
 from medvlm.core.composition import Assembly, composition_of_stage, name_of
 from medvlm.core.durable import require_local
 from medvlm.core.errors import CheckpointError, RecipeError
@@ -297,7 +298,7 @@ def _make_setup(
                 json.dumps({"key": key, "shard": Path(shard).name, "reason": reason, "rank": engine.rank}) + "\n"
             )
 
-    assembly = assemblies[name_of(composition)]
+    assembly = train_with_context(assemblies[name_of(composition)], recipe.context)
     return Setup(
         **vars(assembly),
         composition=composition,

@@ -15,6 +15,7 @@ from medvlm.compositions._composed import refuse_to_train
 from medvlm.compositions._folder import is_model_folder, open_folder
 from medvlm.compositions._opened import AssembledModel, Opened, find
 from medvlm.compositions._stock import StockAnswering, StockLanguage, StockTower, is_language_model
+from medvlm.compositions._with_context import give_context
 from medvlm.compositions._with_tools import give_tools
 from medvlm.core.composition import composition_as_is, composition_of_stage, name_of
 from medvlm.core.config import component, kinds
@@ -85,7 +86,7 @@ def open_run(
         model.max_new_tokens = max_new_tokens
         if dtype := _choose_dtype(precision, device, bool(recipe.stages)) if "answer" in model.can else None:
             model.set_precision(dtype)
-    return give_tools(opened, recipe.environment, open_expert)
+    return give_tools(give_context(opened, recipe.context), recipe.environment, open_expert)
 
 
 @cache
@@ -198,7 +199,7 @@ def open_start(recipe: Any, run: RunFolder, stage: str, device: str, max_new_tok
     opened.max_new_tokens = max_new_tokens
     if dtype := _choose_dtype(precision, device, True) if "answer" in opened.can else None:
         opened.set_precision(dtype)
-    return give_tools([opened], recipe.environment, open_expert)[0]
+    return give_tools(give_context([opened], recipe.context), recipe.environment, open_expert)[0]
 
 
 def list_finished_stages(recipe: Any, run: RunFolder, stage: str = "") -> list[Any]:

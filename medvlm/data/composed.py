@@ -46,6 +46,7 @@ class ComposedPrepare:
     is_estimate: bool = False
     """For a plan: no file is read."""
     shares_rows: bool = True
+    context: Callable[[Question], Question] | None = None
 
     @property
     def shares_before_media(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
@@ -40,6 +40,7 @@ class NativePrepare:
     beyond_8_bits: Views = AS_IT_IS
     is_estimate: bool = False
     is_slow: bool = True
+    context: Callable[[Question], Question] | None = None
 
     @property
     def shares_rows(self) -> bool:

@@ -50,6 +50,10 @@ class Prepare(Protocol):
         """How boxes are written in answers."""
 
     @property
+    def context(self) -> Callable[[Question], Question] | None:
+        """What is known about a question is added to it, if it is not None."""
+
+    @property
     def shares_rows(self) -> bool:
         """Whether several documents may be in one row."""
 
@@ -120,6 +124,7 @@ def ask(
 ) -> Turn:  # fmt: skip
     """A question about a sample, after the turns before it, with the report and the pictures if `shows` names them.
     pictures: what stands for each picture of `seen`."""
+    question = prepare.context(question) if prepare.context else question
     waiting = iter(pictures)
     own = [[next(waiting) for _ in range(count)] for count in seen.groups] if "media" in shows else []
     report = sample.report if "report" in shows else ""

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from medvlm.core.config import Config, component
+from medvlm.core.context_config import ContextConfig
 from medvlm.core.errors import RecipeError
+from medvlm.core.sample import Question
+from medvlm.core.text import MEDIUM
 
 
 class KnowledgeConfig(Config):
@@ -36,6 +40,27 @@ def _open(kind: str, settings: str) -> Provider:
     module = component("knowledge", kind)
     provider: Provider = module.build(module.Config.model_validate_json(settings))
     return provider
+
+
+def add_context(config: ContextConfig, question: Question) -> Question:
+    """The question with what is known about its first turn, behind images that its text begins with."""
+    first, *later = (*question.before, question)
+    spoken = first.text.replace(MEDIUM, " ")
+    if not (said := config.write(open_provider(config.provider).look_up(spoken))):
+        return question
+    text = first.text
+    while text.startswith(MEDIUM):
+        text = text.removeprefix(MEDIUM)
+    shown = first.text[: len(first.text) - len(text)]
+    first = replace(first, text=f"{shown}{said}{text}")
+    return replace(later[-1], before=(first, *later[:-1])) if later else first
+
+
+def describe_context(config: ContextConfig) -> dict[str, Any]:
+    """What decides the context, in plain JSON: the settings, and a hash of the files."""
+    module = component("knowledge", config.provider.kind)
+    files = str(module.fingerprint(config.provider)) if hasattr(module, "fingerprint") else ""
+    return {**config.model_dump(mode="json"), **({"files": files} if files else {})}
 
 
 def hash_file(path: str) -> str:

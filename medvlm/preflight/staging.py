@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from medvlm.compositions._with_context import train_with_context
 from medvlm.core.composition import composition_of_stage, name_of
 from medvlm.core.config import component
 from medvlm.core.engine_config import EngineConfig
@@ -87,7 +88,7 @@ def build_stage(draft: Draft, number: int, world: int, looks: Mapping[str, Look]
         return source.view(split, wants)
 
     setup = Setup(
-        **vars(draft.assemblies[name_of(composition)]),
+        **vars(train_with_context(draft.assemblies[name_of(composition)], recipe.context)),
         composition=composition,
         open_source=open_source,
         augments={},

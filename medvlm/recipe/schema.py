@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medvlm.core.chat_templates import refuse_template
 from medvlm.core.config import Config, Slot, did_you_mean, kinds
+from medvlm.core.context_config import ContextConfig
 from medvlm.core.contracts import Quantize
 from medvlm.core.engine_config import EngineConfig
 from medvlm.core.errors import list_some
@@ -273,6 +274,8 @@ class Recipe(Config):
     """What is trained, in order. Without stages, `medvlm evaluate` evaluates the model as it is."""
     environment: Environment | None = Field(None, exclude_if=lambda environment: environment is None)
     """Tools that the model may call before it answers, in stages with rewards, in evaluation and in chat."""
+    context: ContextConfig | None = Field(None, exclude_if=lambda context: context is None)
+    """What a knowledge provider knows about a question, given with it in training, evaluation and chat."""
     engine: EngineConfig = EngineConfig()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()

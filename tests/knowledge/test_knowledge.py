@@ -9,14 +9,21 @@ from typing import Any
 
 import pytest
 
+from medvlm.compositions._outside import OutsideModel
+from medvlm.compositions._with_context import give_context
+from medvlm.core.ask import Ask
 from medvlm.core.config import component
+from medvlm.core.context_config import ContextConfig
 from medvlm.core.errors import DataError, RecipeError
-from medvlm.core.sample import Sample, make_truth
-from medvlm.knowledge._contract import open_provider
+from medvlm.core.sample import Question, Sample, make_truth
+from medvlm.core.text import MEDIUM
+from medvlm.core.turns import tell
+from medvlm.knowledge._contract import add_context, open_provider
 from medvlm.knowledge.dictionary import Dictionary
 from medvlm.knowledge.retrieval import Index
 from medvlm.tasks._writing import Writing
 from medvlm.tools._contract import Scene, Shown
+from tests.tiny_run import INSTRUCT, REASON, recipe, staged, written
 from tests.tools.no_expert import no_expert
 
 SCENE = Scene(Sample("k", "s", "test"), {}, 0, lambda: None, Writing(), no_expert)
@@ -92,3 +99,64 @@ def test_files_in_another_form_are_named(tmp_path: Path) -> None:
             open_provider(consult({"kind": kind, "file": str(tmp_path / name)})[1].provider)
     with pytest.raises(Exception, match="either `terms` or a `file`"):
         component("knowledge", "dictionary").Config(kind="dictionary")
+
+
+CONTEXT = ContextConfig.model_validate({"provider": {"kind": "dictionary", "terms": {"side": "left or right"}}})
+SAID = "Background: side: left or right\n"
+
+
+def ask_about(text: str, *before: Question) -> Question:
+    return Question(text, make_truth("open", "left"), "own", before=before)
+
+
+def test_what_is_known_stands_before_the_first_turn_and_behind_its_images() -> None:
+    assert add_context(CONTEXT, ask_about("Which side?")).text == f"{SAID}Which side?"
+    assert add_context(CONTEXT, ask_about("Which lobe?")) == ask_about("Which lobe?")
+    shown = add_context(CONTEXT, ask_about(f"{MEDIUM}{MEDIUM}Which side? {MEDIUM}"))
+    assert shown.text == f"{MEDIUM}{MEDIUM}{SAID}Which side? {MEDIUM}"
+    later = add_context(CONTEXT, ask_about("And the other side?", ask_about("Which side?")))
+    assert later.text == "And the other side?" and [turn.text for turn in later.before] == [f"{SAID}Which side?"]
+    with pytest.raises(ValueError, match="once, as in Background"):
+        ContextConfig.model_validate({"provider": {"kind": "dictionary", "terms": {"a": "b"}}, "says": "Background"})
+
+
+class Echo(OutsideModel):
+    """Says what it is asked."""
+
+    can = frozenset({"answer"})
+    max_new_tokens = 9
+
+    @property
+    def identity(self) -> Any:
+        return {"model": "echo"}
+
+    def answer(self, asks: Any) -> list[str]:
+        return [tell(ask.question) for ask in asks]
+
+
+def test_a_model_is_asked_with_the_same_context_as_it_is_trained_with(tmp_path: Path) -> None:
+    asked = Ask(Sample("k", "s", "test"), {}, ask_about("Which side?"), "none")
+    (model,) = give_context([Echo()], CONTEXT)
+    assert model.answer([asked]) == [f"{SAID}Which side?"] and give_context([Echo()], None)[0].answer([asked])
+    assert model.identity == {"model": "echo", "context": CONTEXT.model_dump(mode="json")}
+    model.max_new_tokens = 5
+    assert model.max_new_tokens == 5
+    for stage in (INSTRUCT, {**REASON, "trains": ["connectors"], "lora": None}):
+        plain, told = (
+            staged(written(tmp_path / name, recipe(stages=[stage], **own)), tmp_path / "runs", str(stage["name"]))
+            for name, own in (("plain", {}), ("told", {"context": CONTEXT.model_dump(mode="json")}))
+        )
+        view = told.setup.open_source("films", "train", told.wants)
+        sample, files = next(view.read(n)[:2] for n in range(len(view)) if _asks(view.read(n)[0]))
+        (question, *_) = (q for q in sample.questions if "side" in q.text)
+        seen = told.setup.prepare.see(sample, files)
+        own, other = (
+            each.setup.prepare.turn(sample, q, seen, ["media"], True)
+            for each, q in ((told, question), (plain, add_context(CONTEXT, question)))
+        )
+        assert own == other and SAID.strip() in told.setup.tokenizer.decode(own.prompt)
+        assert own != plain.setup.prepare.turn(sample, question, seen, ["media"], True)
+
+
+def _asks(sample: Sample) -> bool:
+    return any("side" in question.text for question in sample.questions)

@@ -1,0 +1,69 @@
+"""Gives a model what a knowledge provider knows about its questions: in training by its data path, else around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from medvlm.core.ask import Ask
+from medvlm.core.composition import Assembly
+from medvlm.core.context_config import ContextConfig
+from medvlm.knowledge._contract import add_context, describe_context
+
+
+def train_with_context(assembly: Assembly, context: ContextConfig | None) -> Assembly:
+    """The assembly whose data path adds the context to each question."""
+    if context is None:
+        return assembly
+    prepare: Any = assembly.prepare
+    return replace(assembly, prepare=replace(prepare, context=partial(add_context, context)))
+
+
+def give_context(models: Sequence[Any], context: ContextConfig | None) -> list[Any]:
+    """The models, of which those that answer get the context with each question."""
+    if context is None:
+        return [*models]
+    return [WithContext(model, context) if {"answer", "weigh"} & model.can else model for model in models]
+
+
+class WithContext:
+    """model: an opened model that answers. Everything else is asked of it unchanged."""
+
+    def __init__(self, model: Any, context: ContextConfig):
+        self._model, self._context = model, context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    @property
+    def max_new_tokens(self) -> int:
+        return int(self._model.max_new_tokens)
+
+    @max_new_tokens.setter
+    def max_new_tokens(self, most: int) -> None:
+        self._model.max_new_tokens = most
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {**self._model.identity, "context": describe_context(self._context)}
+
+    def answer(self, asks: Sequence[Ask]) -> list[str]:
+        answers: list[str] = self._model.answer(self._add(asks))
+        return answers
+
+    def draw(self, asks: Sequence[Ask], copies: int, temperature: float, seed: int) -> list[list[str]]:
+        drawn: list[list[str]] = self._model.draw(self._add(asks), copies, temperature, seed)
+        return drawn
+
+    def tell(self, ask: Ask, hear: Callable[[str], None], temperature: float = 0.0, seed: int = 0) -> str:
+        (asked,) = self._add([ask])
+        return str(self._model.tell(asked, hear, temperature, seed))
+
+    def weigh(self, asks: Sequence[Ask], texts: Sequence[Sequence[str]]) -> list[list[tuple[float, int]]]:
+        weights: list[list[tuple[float, int]]] = self._model.weigh(self._add(asks), texts)
+        return weights
+
+    def _add(self, asks: Sequence[Ask]) -> list[Ask]:
+        return [replace(ask, question=add_context(self._context, ask.question)) for ask in asks]
