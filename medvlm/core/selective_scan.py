@@ -1,4 +1,5 @@
-"""The selective scan of Mamba (arXiv 2312.00752), in plain torch.
+"""The selective scan of Mamba (arXiv 2312.00752), in plain torch; on a GPU by the kernel of mamba-ssm, where that is
+installed (scan_kernel.py).
 
 Axes: N inputs, L tokens, I inner width, S states of a channel.
 """
@@ -11,6 +12,8 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
+
+from medvlm.core.scan_kernel import choose_kernel, scan_by
 
 CHUNK = 32
 """Tokens that are scanned at once. Memory of the backward pass grows with its logarithm."""
@@ -58,6 +61,8 @@ def scan(
 ) -> torch.Tensor:
     """The selective scan [N, L, I] (Mamba, equation 2 and algorithm 2): h_t = exp(step decay) h_t-1 + step into_t x_t,
     y_t = out_t h_t + skip x_t. Computed in float32 at least."""
+    if (kernel := choose_kernel(x_NLI)) is not None:
+        return scan_by(kernel, x_NLI, step_NLI, decay_IS, into_NLS, out_NLS, skip_I)
     kind = torch.promote_types(x_NLI.dtype, torch.float32)
     x, step, into, out = (each.to(kind) for each in (x_NLI, step_NLI, into_NLS, out_NLS))
     decay = decay_IS.to(kind)

@@ -1,7 +1,7 @@
 """A state-space encoder of images and volumes: patches are a sequence that Mamba blocks read in both directions (Mamba,
 arXiv 2312.00752; Vision Mamba, arXiv 2401.09417, without its class token).
 
-The scan is plain torch.
+The scan is plain torch, or the kernel of mamba-ssm on a GPU where that is installed.
 
 Axes: N inputs, L tokens, E width, I inner width, S states of a channel.
 """

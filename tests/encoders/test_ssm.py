@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medvlm.core import scan_kernel
 from medvlm.core.config import component
 from medvlm.core.contracts import Masking
+from medvlm.core.scan_kernel import scan_by
 from medvlm.core.selective_scan import CHUNK, scan
 
 KIND = component("encoders", "ssm")
@@ -49,3 +51,32 @@ def test_every_token_reads_all_others_and_those_left_out_count_for_nothing() -> 
     (slope,) = torch.autograd.grad(encoder(pixels, kept).patches.sum(), pixels)
     seen = slope.unflatten(3, (3, 8)).unflatten(2, (2, 8)).abs().amax((0, 1, 3, 5)).flatten()
     assert (seen > 0).nonzero()[:, 0].tolist() == [1, 4]
+
+
+def scan_as_the_kernel_does(
+    u: torch.Tensor, delta: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor
+) -> torch.Tensor:
+    """What mamba-ssm documents of `selective_scan_fn`, token by token: u, delta [batch, channels, length], A [channels,
+    states], B, C [batch, states, length], D [channels]."""
+    state, read = torch.zeros(len(u), *A.shape, dtype=u.dtype), []
+    for t in range(u.shape[-1]):
+        state = (delta[..., t, None] * A).exp() * state + (delta[..., t] * u[..., t])[..., None] * B[:, None, :, t]
+        read.append((state * C[:, None, :, t]).sum(-1) + D * u[..., t])
+    return torch.stack(read, -1)
+
+
+def test_a_kernel_gets_what_it_documents_and_gives_the_same_scan() -> None:
+    torch.manual_seed(0)
+    x, into, out = (torch.randn(2, 9, n) for n in (3, 4, 4))
+    step, decay, skip = torch.rand(2, 9, 3), -torch.rand(3, 4) - 0.1, torch.randn(3)
+    leaves = [each.requires_grad_() for each in (x, step, decay, into, out, skip)]
+    found, expected = scan_by(scan_as_the_kernel_does, *leaves), scan(*leaves)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn_like(found)
+    for a, b in zip(*(torch.autograd.grad((each * weight).sum(), leaves) for each in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_on_a_cpu_the_scan_is_plain_torch_even_where_the_kernel_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scan_kernel, "find_kernel", lambda: scan_as_the_kernel_does)
+    assert scan_kernel.choose_kernel(torch.zeros(1)) is None
