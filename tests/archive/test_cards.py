@@ -29,7 +29,10 @@ ROOTS = {
     "bccd": "bccd",
     "bccd_cells": "bccd",
     "vqa_rad": "vqa_rad",
+    "vqa_rad_folds": "vqa_rad",
     "vqa_rad_organs": "vqa_rad",
+    "vqa_rad_parts": "vqa_rad",
+    "vqa_rad_views": "vqa_rad",
     "vqa_rad_published": "vqa_rad",
     "cxr_cohen": "nc/cxr_cohen",
     "cxr_cohen_by": "cxr_cohen_by",
@@ -50,7 +53,14 @@ ROOTS = {
     "dicom_series": "dicom_series",
     "dicom_pydicom": "dicom_pydicom",
 }
-SLOW = ("bccd_cells", "chase_db1_patches", "dsb2018_patches")
+SLOW = (
+    "bccd_cells",
+    "chase_db1_patches",
+    "dsb2018_patches",
+    "vqa_rad_folds",
+    "vqa_rad_parts",
+    "vqa_rad_views",
+)
 QUICK_AND_SLOW = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(ROOTS)]
 REFUSED = {
     "dicom_series": {"1 slice; a volume needs at least 3": 3},
@@ -176,7 +186,10 @@ def test_licences_are_those_of_the_archives():
         "bccd": ("MIT", True, False),
         "bccd_cells": ("MIT", True, False),
         "vqa_rad": ("CC0-1.0", True, False),
+        "vqa_rad_folds": ("CC0-1.0", True, False),
         "vqa_rad_organs": ("CC0-1.0", True, False),
+        "vqa_rad_parts": ("CC0-1.0", True, False),
+        "vqa_rad_views": ("CC0-1.0", True, False),
         "vqa_rad_published": ("CC0-1.0", True, False),
         "cxr_cohen": ("CC-BY-NC-SA-4.0", False, True),
         "cxr_cohen_by": ("custom", True, True),
@@ -203,7 +216,10 @@ COUNTS = {
     "bccd": (275, 1783, 0),
     "bccd_cells": (3688, 3688, 275),
     "vqa_rad": (252, 1812, 0),
+    "vqa_rad_folds": (252, 1812, 0),
     "vqa_rad_organs": (252, 252, 0),
+    "vqa_rad_parts": (252, 252, 0),
+    "vqa_rad_views": (130, 303, 0),
     "vqa_rad_published": (164, 351, 0),
     "cxr_cohen": (118, 286, 62),
     "cxr_cohen_by": (7, 7, 6),
