@@ -52,7 +52,8 @@ def main() -> None:
             for name, numbers in {"": None, **together}.items() if metric == given.metric else [("", None)]:
                 own = parts if numbers is None else [part.keep(numbers) for part in parts]
                 row = make_row(measure, f"{metric}{name and ':'}{name}", own, settings)
-                print(f"{row['metric']}, n {row['n']} of {row['patients']}: {row['value']:.3f} {row['ci']}")
+                about = f"{measure.group} {row['metric']}, n {row['n']} of {row['patients']}"
+                print(f"{about}: {row['value']:.3f} {row['ci']}")
                 for who, value in row["baselines"].items():
                     gap = Gap(measure, [part.keep_answered(who) for part in own], settings, [who])
                     low, high = gap.find_bounds()
