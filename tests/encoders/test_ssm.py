@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ def test_the_scan_and_its_gradient_are_those_of_the_recurrence(length: int) -> N
     x, into, out = (torch.randn(2, length, n, dtype=torch.float64) for n in (3, 4, 4))
     step = torch.rand(2, length, 3, dtype=torch.float64)
     decay, skip = -torch.rand(3, 4, dtype=torch.float64) - 0.1, torch.randn(3, dtype=torch.float64)
-    leaves = [each.requires_grad_() for each in (x, step, decay, into, out, skip)]
+    leaves: Any = [each.requires_grad_() for each in (x, step, decay, into, out, skip)]
     states, read = torch.zeros(2, 3, 4, dtype=torch.float64), []
     for t in range(length):
         states = torch.exp(step[:, t, :, None] * decay) * states + (step[:, t] * x[:, t])[..., None] * into[:, t, None]
@@ -69,7 +71,7 @@ def test_a_kernel_gets_what_it_documents_and_gives_the_same_scan() -> None:
     torch.manual_seed(0)
     x, into, out = (torch.randn(2, 9, n) for n in (3, 4, 4))
     step, decay, skip = torch.rand(2, 9, 3), -torch.rand(3, 4) - 0.1, torch.randn(3)
-    leaves = [each.requires_grad_() for each in (x, step, decay, into, out, skip)]
+    leaves: Any = [each.requires_grad_() for each in (x, step, decay, into, out, skip)]
     found, expected = scan_by(scan_as_the_kernel_does, *leaves), scan(*leaves)
     torch.testing.assert_close(found, expected)
     weight = torch.randn_like(found)

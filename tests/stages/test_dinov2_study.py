@@ -74,7 +74,7 @@ def test_adapters_leave_the_network_as_it_was(run: RunFolder) -> None:
     for name, each in before.items():
         if name.startswith("encoders."):
             layer, _, key = name.rpartition(".")
-            assert torch.equal(now.get(name, now.get(f"{layer}.base_layer.{key}")), each), name
+            assert torch.equal(now[name] if name in now else now[f"{layer}.base_layer.{key}"], each), name
 
 
 def test_the_whole_network_moves_at_a_hundredth_of_the_rate(run: RunFolder) -> None:
