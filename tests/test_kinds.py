@@ -20,6 +20,8 @@ objectives/ssl released rewards rollouts scoring stages tasks tasks/codecs texts
 """
 
 OTHER_MEANING = {
+    ("rewards/tagged_steps.py", "length"): "the name of a step",
+    ("stages/_drawn.py", "calls"): "a number that is logged",
     ("archive/audit/receipt.py", "findings"): "what an audit found",
     ("archive/audit/receipt.py", "labels"): "key of the receipt",
     ("archive/audit/scan.py", "report"): "a sample's report",

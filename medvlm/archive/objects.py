@@ -25,15 +25,17 @@ class ObjectClass(Config):
 
     one: str
     many: str
+    means: str = Field("", exclude_if=lambda means: not means)
+    """A description for `{means}` in wordings: what it looks like, and where."""
 
 
 class ObjectQuestions(Config):
     wordings: tuple[str, ...] = Field(min_length=1)
-    """`{one}` and `{many}` become the class's names; each image gets one of them."""
+    """`{one}` and `{many}` become the class's names, and `{means}` its description; each image gets one of them."""
     classes: tuple[str, ...] = ()
     """Classes to ask about; empty: all."""
     max_boxes: int = Field(0, ge=0)
-    """For `boxes`: an image with more objects of the class is not asked to locate them; 0: no limit."""
+    """For boxes and points: an image with more objects of the class is not asked to locate them; 0: no limit."""
 
 
 class AsksAboutObjects(Config):
@@ -46,13 +48,27 @@ class AsksAboutObjects(Config):
     """Asked for the classes that the image has."""
     presence: ObjectQuestions | None = None
     """Answered by yes or no."""
+    points: ObjectQuestions | None = None
+    """As `boxes`; the answer is the centre of each box."""
+    counted_boxes: ObjectQuestions | None = None
+    """As `boxes`; the answer is JSON with their number before them, `{"counts": 2, "boxes": ...}`, as in
+    Point-Detect-Count (github.com/simula/PointDetectCount)."""
+    counted_points: ObjectQuestions | None = None
+    """As `points`, with their number before them, `{"counts": 2, "points": ...}`."""
 
     @model_validator(mode="after")
     def _asks_about_its_classes(self) -> AsksAboutObjects:
-        for asked in filter(None, (self.count, self.boxes, self.presence)):
+        for asked in self.list_asked():
             if unknown := sorted(set(asked.classes) - set(self.classes)):
                 raise ValueError(f"asks about {unknown[0]!r}, expected one of the classes {', '.join(self.classes)}")
+            silent = [name for name in asked.classes or self.classes if not self.classes[name].means]
+            if silent and any("{means}" in wording for wording in asked.wordings):
+                raise ValueError(f"a wording has {{means}}, and the class {silent[0]!r} has none; describe it")
         return self
+
+    def list_asked(self) -> list[ObjectQuestions]:
+        kinds = (self.count, self.boxes, self.presence, self.points, self.counted_boxes, self.counted_points)
+        return [asked for asked in kinds if asked]
 
 
 Boxes = Mapping[str, Sequence[Box]]
@@ -119,6 +135,9 @@ def questions(
     yield from _ask("count", config.count, _count, config, clear, boxes, key, uncounted)
     yield from _ask("boxes", config.boxes, _locate, config, clear, boxes, key, uncounted)
     yield from _ask("presence", config.presence, _tell_presence, config, clear, boxes, key, uncounted)
+    yield from _ask("points", config.points, _point, config, clear, boxes, key, uncounted)
+    yield from _ask("counted_boxes", config.counted_boxes, _locate_counted, config, clear, boxes, key, uncounted)
+    yield from _ask("counted_points", config.counted_points, _point_counted, config, clear, boxes, key, uncounted)
 
 
 def _ask(
@@ -131,7 +150,7 @@ def _ask(
     key: str,
     uncounted: Container[str],
 ) -> Iterator[Question]:
-    """what: the key in the card (count, boxes, presence); templates are `what:class`."""
+    """what: the key in the card, such as count; templates are `what:class`."""
     for name in (asked.classes or config.classes) if asked else ():
         assert asked is not None
         if name not in clear:
@@ -148,11 +167,16 @@ def list_object_tasks(config: AsksAboutObjects | None) -> frozenset[str]:
     """The tasks of its questions about objects."""
     if config is None:
         return frozenset()
-    return name_asked(count=config.count, boxes=config.boxes, choice=config.presence)
+    return name_asked(
+        count=config.count,
+        boxes=config.boxes or config.counted_boxes,
+        choice=config.presence,
+        points=config.points or config.counted_points,
+    )
 
 
 def fill_names(wording: str, names: ObjectClass) -> str:
-    return wording.replace("{one}", names.one).replace("{many}", names.many)
+    return wording.replace("{one}", names.one).replace("{many}", names.many).replace("{means}", names.means)
 
 
 def report(config: AsksAboutObjects, boxes: Boxes, uncounted: Container[str] = (), unclear: Container[str] = ()) -> str:
@@ -182,9 +206,31 @@ def _count(boxes: Sequence[Box], label: str, asked: ObjectQuestions, more: bool)
 
 
 def _locate(boxes: Sequence[Box], label: str, asked: ObjectQuestions, more: bool) -> Truth | None:
-    if more or not boxes or (asked.max_boxes and len(boxes) > asked.max_boxes):
-        return None
-    return make_truth("boxes", boxes=boxes, label=label)
+    return make_truth("boxes", boxes=boxes, label=label) if _can_locate(boxes, asked, more) else None
+
+
+def _point(boxes: Sequence[Box], label: str, asked: ObjectQuestions, more: bool) -> Truth | None:
+    return make_truth("points", points=_centres(boxes), label=label) if _can_locate(boxes, asked, more) else None
+
+
+def _locate_counted(boxes: Sequence[Box], label: str, asked: ObjectQuestions, more: bool) -> Truth | None:
+    text = f'{{"counts": {len(boxes)}, "boxes": {{boxes}}}}'
+    return make_truth("boxes", text, boxes=boxes, label=label) if _can_locate(boxes, asked, more) else None
+
+
+def _point_counted(boxes: Sequence[Box], label: str, asked: ObjectQuestions, more: bool) -> Truth | None:
+    text = f'{{"counts": {len(boxes)}, "points": {{points}}}}'
+    centres = _centres(boxes)
+    return make_truth("points", text, points=centres, label=label) if _can_locate(boxes, asked, more) else None
+
+
+def _can_locate(boxes: Sequence[Box], asked: ObjectQuestions, more: bool) -> bool:
+    return not more and bool(boxes) and not (asked.max_boxes and len(boxes) > asked.max_boxes)
+
+
+def _centres(boxes: Sequence[Box]) -> tuple[tuple[float, float], ...]:
+    """From left to right."""
+    return tuple(sorted(((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in boxes))
 
 
 def _tell_presence(boxes: Sequence[Box], label: str, asked: ObjectQuestions, more: bool) -> Truth:

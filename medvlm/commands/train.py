@@ -298,7 +298,7 @@ def _make_setup(
                 json.dumps({"key": key, "shard": Path(shard).name, "reason": reason, "rank": engine.rank}) + "\n"
             )
 
-    assembly = train_with_context(assemblies[name_of(composition)], recipe.context)
+    assembly = train_with_context(assemblies[name_of(composition)].limit(config.max_pixels), recipe.context)
     return Setup(
         **vars(assembly),
         composition=composition,

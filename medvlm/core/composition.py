@@ -35,6 +35,10 @@ class Assembly:
     prepare: Any
     knows_words: bool = True
 
+    def limit(self, max_pixels: int) -> Assembly:
+        """The same for a stage with a limit of its own for the pixels of an image; 0 for none."""
+        return replace(self, prepare=self.prepare.limit(max_pixels)) if max_pixels else self
+
     def estimate(self, knows_words: bool) -> Assembly:
         """The same for a plan, which reads no files."""
         return replace(self, prepare=self.prepare.estimate(knows_words), knows_words=knows_words)

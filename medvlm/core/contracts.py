@@ -289,16 +289,16 @@ class RewardConfig(Config):
 class Case:
     """What an answer is judged by.
 
-    truth: the right answer. steps: what leads to it, name of a step -> its text; {} if unknown. source: of the sample,
-    "" if unknown. image_gain: by how much more probable the answer is with its images than with blank ones, as the mean
-    difference of the log-probabilities of its tokens; None if that was not measured. question: its text, "" where an
-    answer is judged by its truth alone."""
+    steps: what leads to the truth, name -> text. source: of the sample, "" if unknown. image_gain: the mean gain in
+    log-probability of the answer's tokens with its images over blank ones. question: its text, "" where the truth alone
+    judges. calls: replies before it that called a tool which could follow. None: not measured."""
 
     truth: Truth
     steps: Mapping[str, str] = field(default_factory=dict)
     source: str = ""
     image_gain: float | None = None
     question: str = ""
+    calls: int | None = None
 
 
 class Reward(Protocol):

@@ -131,6 +131,10 @@ class StageConfig(Config):
     accumulate: Annotated[int, Field(gt=0)] | Literal["auto"] = 1
     """Micro-batches per optimizer step on each rank. `auto`: one, and more as soon as a rank runs out of memory."""
     optim: Optim = Optim()
+    max_pixels: int = Field(0, ge=0, exclude_if=lambda pixels: not pixels)
+    """Images with more pixels (height times width) are made smaller before the processor of a ready model sees them,
+    e.g. 262144 (512 x 512) in a stage before one with larger images. 0: only `model.processor` has a limit. Evaluation
+    shows images as `model.processor` says."""
     lora: Lora | None = None
     from_: str | Merge | dict[str, str] = Field("", alias="from")
     """Where the weights come from, or module -> where its weights come from: an earlier stage (default: the one

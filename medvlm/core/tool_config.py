@@ -24,8 +24,9 @@ class ToolConfig(Config):
     says: str = Field("", exclude_if=lambda says: not says)
     """What is said beside what is shown, with {} for the words of the tool; by default those alone."""
     taught_by: str = Field("", exclude_if=lambda template: not template)
-    """The template of the question whose truth says what an expert would ask this tool for, e.g. `boxes:mark`. Only
-    `medvlm data turns` uses it."""
+    """The template of the question whose truth says what an expert would ask this tool for, e.g. `boxes:mark`. {} in it
+    is what stands behind the colon in the template of the question that is answered: with `boxes:{}`, `presence:nodule`
+    is taught by `boxes:nodule`. Only `medvlm data turns` uses it."""
 
     @field_validator("form")
     @classmethod
@@ -39,6 +40,10 @@ class ToolConfig(Config):
     @property
     def name(self) -> str:
         return self.word or self.kind.rpartition(".")[2]
+
+    def find_teacher(self, template: str) -> str:
+        """The template of the question that teaches the call for a question of this template."""
+        return self.taught_by.replace(PLACE, template.partition(":")[2])
 
     def write(self, asked: str) -> str:
         """A call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
@@ -31,7 +32,8 @@ AS_IT_IS = Views()
 class NativePrepare:
     """dialogue: the processor's chat template. boxes: how they are written. views: kind of medium -> how it is shown;
     by default unchanged, volumes as slices. beyond_8_bits: how media of other kinds are shown if they have more than 8
-    bits. is_estimate: use grey ramps instead of the files."""
+    bits. is_estimate: use grey ramps instead of the files. max_pixels: larger pictures are made smaller before the
+    processor sees them; 0 for no limit."""
 
     processor: Processor
     dialogue: NativeDialogue | EstimatedNativeDialogue
@@ -41,6 +43,7 @@ class NativePrepare:
     is_estimate: bool = False
     is_slow: bool = True
     context: Callable[[Question], Question] | None = None
+    max_pixels: int = 0
 
     @property
     def shares_rows(self) -> bool:
@@ -71,7 +74,7 @@ class NativePrepare:
         if self.is_estimate:
             sample, files = draw_ramps(sample)
         shown = [self._pictures(medium, files[medium.member], sample) for medium in sample.media]
-        images = [scale_down(image, scale) for several in shown for image in several]
+        images = [scale_down(image, scale * self._fit(image)) for several in shown for image in several]
         if self.processor.family.places_picture and len(images) != 1:
             raise RecipeError(
                 f"{sample.source}/{sample.key}: {self.processor.config.model_type} reads one picture with each"
@@ -102,6 +105,14 @@ class NativePrepare:
                 slices = first.indices if isinstance(first, Clip) else list_slices(medium, views, len(own))
                 yield replace(canvas, slices=slices)
             at += len(own)
+
+    def limit(self, max_pixels: int) -> NativePrepare:
+        return replace(self, max_pixels=max_pixels)
+
+    def _fit(self, image: np.ndarray | Clip) -> float:
+        """The factor for the sides of a picture so that it has at most `max_pixels`."""
+        pixels = math.prod(_show_one(image).shape[:2])
+        return math.sqrt(self.max_pixels / pixels) if self.max_pixels and pixels > self.max_pixels else 1.0
 
     def truth(self, question: Question, canvas: Canvas | None) -> Truth:
         return place_truth(question, canvas, self.boxes)

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medvlm.core.errors import RecipeError
 from medvlm.knowledge._contract import KnowledgeConfig, hash_file, read_file
@@ -22,20 +22,30 @@ from medvlm.knowledge._contract import KnowledgeConfig, hash_file, read_file
 
 class Config(KnowledgeConfig):
     kind: Literal["retrieval"]
-    file: str
-    """Passages: JSON lines with `text`, or plain text with a passage a line. They are nobody's reports: what answers a
-    held-out question must not be in it."""
+    passages: tuple[str, ...] = ()
+    """The passages themselves, for a few of them."""
+    file: str = ""
+    """Or a file of them: JSON lines with `text`, or plain text with a passage a line. They are nobody's reports: what
+    answers a held-out question must not be in it."""
     most: int = Field(3, gt=0)
     """Passages that are given, at most."""
     k1: float = Field(1.2, gt=0)
     b: float = Field(0.75, ge=0, le=1)
 
+    @model_validator(mode="after")
+    def _has_passages(self) -> Config:
+        if bool(self.passages) == bool(self.file):
+            raise ValueError("give either `passages` or a `file` of them")
+        return self
+
 
 def fingerprint(config: Config) -> str:
-    return hash_file(config.file)
+    return hash_file(config.file) if config.file else ""
 
 
 def build(config: Config) -> Index:
+    if config.passages:
+        return Index(config.passages, config.most, config.k1, config.b)
     lines = [line for line in read_file(config.file).splitlines() if line.strip()]
     passages = _read_json(lines, config.file) if config.file.endswith((".jsonl", ".json")) else lines
     if not passages:

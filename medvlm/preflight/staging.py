@@ -88,7 +88,7 @@ def build_stage(draft: Draft, number: int, world: int, looks: Mapping[str, Look]
         return source.view(split, wants)
 
     setup = Setup(
-        **vars(train_with_context(draft.assemblies[name_of(composition)], recipe.context)),
+        **vars(train_with_context(draft.assemblies[name_of(composition)].limit(config.max_pixels), recipe.context)),
         composition=composition,
         open_source=open_source,
         augments={},

@@ -48,6 +48,11 @@ def check_stage(recipe: Recipe, i: int, cards: Mapping[str, Card]) -> Iterator[P
             (*path, "overlong"),
             "the encoders of this model take images of one size, so images cannot be reduced; use drop or error",
         )
+    if stage.max_pixels and not may_reduce:
+        yield Problem(
+            (*path, "max_pixels"),
+            "the encoders of this model take images of one size; set it with preprocess.size of the encoder",
+        )
     for what, named in (("epochs", stage.sampling.epochs), ("balance", stage.sampling.balance)):
         for source in named:
             if source not in stage.mix:

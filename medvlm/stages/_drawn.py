@@ -60,9 +60,10 @@ class Drawn:
         return [i for i, group in enumerate(self.scored) if len({total for total, _ in group}) == 1]
 
 
-def make_case(prompt: Prompt, image_gain: float | None = None) -> Case:
+def make_case(answer: Answer, prompt: Prompt, image_gain: float | None = None) -> Case:
     """What an answer to a prompt is judged by."""
-    return Case(prompt.truth, prompt.steps, prompt.source, image_gain, prompt.text)
+    calls = sum(not observed.is_refused for _, observed in answer.earlier)
+    return Case(prompt.truth, prompt.steps, prompt.source, image_gain, prompt.text, calls)
 
 
 class Draws(Protocol):
@@ -124,13 +125,13 @@ class Drawer:
         asked = []
         for prompt, group in zip(prompts, groups, strict=True):
             own = [gain if prompt.sample.media else None for gain in islice(gains, len(group))]
-            asked.append([(each, make_case(prompt, gain)) for each, gain in zip(group, own, strict=True)])
+            asked.append([(each, make_case(each, prompt, gain)) for each, gain in zip(group, own, strict=True)])
         scored, missing = self._score_groups(asked)
         return Drawn(list(prompts), [list(group) for group in groups], scored, missing=missing)
 
     def score(self, answers: Sequence[Answer], prompts: Sequence[Prompt]) -> list[Score]:
         """Of an answer to each prompt."""
-        asked = [[(answer, make_case(prompt))] for answer, prompt in zip(answers, prompts, strict=True)]
+        asked = [[(answer, make_case(answer, prompt))] for answer, prompt in zip(answers, prompts, strict=True)]
         return [score for (score,) in self._score_groups(asked)[0]]
 
     def _score_groups(self, asked: Sequence[Sequence[tuple[Answer, Case]]]) -> tuple[list[list[Score]], Counter[str]]:

@@ -3,7 +3,8 @@
 All metrics match found and true boxes one to one, with the largest sum of IoU, and divide by max(number found, number
 true): a question with one object and one answered box is plain IoU and plain hit, and neither many boxes nor few pay.
 A question with nothing to find counts 1 for `none`, else 0. Where one of several objects is to be marked (`any_of`),
-one box is expected, and the true box that it fits best counts.
+one box is expected, and the true box that it fits best counts. The average precision (`ap50`) is of all boxes of a
+class at once: boxes as text have no score, so its curve has one point, and the area below it is precision times recall.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 SLOT = "{boxes}"
 """Where an answer holds this text, the boxes are written in the coordinates of what the model sees."""
 HIT_IOU = 0.5
+UNNAMED = "object"
+"""The class of boxes without a label, in results."""
 CANDIDATES, JUDGES = 60, 200
 """Constant answers that are tried, and questions they are tried on: the rest would cost time and change little."""
 
@@ -173,6 +176,23 @@ def _overlaps(answer: str, truth: Truth) -> tuple[tuple[float, ...], int]:
     return tuple(overlap for _, _, overlap in match(found.boxes, truth.boxes)), max(found.written, expected)
 
 
+def count_hits(answer: str, truth: Truth) -> dict[str, tuple[float, ...]]:
+    """Boxes that hit their partner, that are written, and that there are."""
+    found = read_boxes(answer, truth.extent, truth.label)
+    overlaps, _ = _overlaps(answer, truth)
+    hits = sum(overlap >= HIT_IOU for overlap in overlaps) if truth.boxes else 0
+    return {truth.label or UNNAMED: (float(hits), float(found.written if found else 0), float(len(truth.written)))}
+
+
+def find_ap50(totals_RK: np.ndarray) -> np.ndarray:
+    """Precision times recall; NaN without a true box."""
+    import numpy as np
+
+    hits, written, true = totals_RK.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(true > 0, hits * hits / (np.maximum(written, 1) * true), np.nan)
+
+
 def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> str:
     """Of the answers in `truths`, and of the coordinate-wise median where each is a single box, the one with the
     largest mean IoU, or the largest hit rate. (The median alone is poor where objects lie left or right: it is a box
@@ -195,12 +215,16 @@ def _spread(truths: Sequence[Truth], most: int) -> list[Truth]:
     return [truths[i * len(truths) // min(most, len(truths))] for i in range(min(most, len(truths)))]
 
 
-HIT_RATE = "hit_rate"
+HIT_RATE, AP50 = "hit_rate", "ap50"
 MEASURES = (
     Measure("mean_iou", "boxes", average(mean_iou), by_template=True, headline=True, words="mean IoU"),
     Measure(HIT_RATE, "boxes", average(hit_rate), by_template=True, headline=True),
+    Measure(
+        AP50, "boxes", count_hits, statistic=find_ap50, by_class=True, by_template=True,
+        words="average precision at IoU 0.5, all boxes alike",
+    ),
     Measure("unreadable", "boxes", average(is_unreadable), better=None),
-)
+)  # fmt: skip
 
 
 # --- rehearsal and report ---------------------------------------------------------------------------

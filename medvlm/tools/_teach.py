@@ -29,9 +29,10 @@ def teach(
     Tools without `taught_by`, or whose question the sample does not have, are not called; a question without any call
     is left out. Raises DataError for a call that a tool cannot follow, which is a fault of the data."""
     taught = {q.template: q for q in sample.questions if q.turn == 0}
-    names = {tool.taught_by for tool in environment.tools}
-    known = [(tool, taught[tool.taught_by]) for tool in environment.tools if tool.taught_by in taught]
+    names = {tool.find_teacher(q.template) for tool in environment.tools for q in sample.questions}
     for number, question in enumerate(sample.questions):
+        teachers = [(tool, tool.find_teacher(question.template)) for tool in environment.tools]
+        known = [(tool, taught[name]) for tool, name in teachers if name in taught]
         if question.turn == 0 and question.template not in names and known:
             yield _teach(
                 replace(sample, key=f"{sample.key}q{number}"), files, question, environment, known, open_expert

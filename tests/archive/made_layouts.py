@@ -523,7 +523,8 @@ def vindr_cxr(root: Path, cases: int = 1, zoom: int = 1) -> None:
                     root / split / f"{name}.dicom", enforce_file_format=True
                 )
             found = [("Pleural effusion", f"R{n}", (n, 2, 5, 6)) for n in (range(1) if agreed else range(3))]
-            for label, reader, box in [*found, ("Clavicle fracture", "R0", (0, 0, 3, 3))]:
+            others = [("Clavicle fracture", "R0", (0, 0, 3, 3)), ("Pneumothorax", "R0", (6, 1, 9, 4))]
+            for label, reader, box in [*found, *others]:
                 corners = dict(zip(("x_min", "y_min", "x_max", "y_max"), (zoom * side for side in box), strict=True))
                 rows.append({"image_id": f"{split}a{of}", "rad_id": reader, "class_name": label, **corners})
             rows.append({"image_id": f"{split}b{of}", "rad_id": "R0", **nothing})
@@ -531,16 +532,109 @@ def vindr_cxr(root: Path, cases: int = 1, zoom: int = 1) -> None:
 
 
 def med_sg(root: Path, cases: int = 1, zoom: int = 1) -> None:
-    turns = [
-        {"from": "human", "value": "<image>\n<image>\nWhere do they differ?"},
-        {"from": "gpt", "value": "[1, 2, 5, 6]"},
-    ]
+    """Each image is of 24 x 32 pixels at least, so that boxes have some."""
+    zoom = max(zoom, 4)
     for number in range(4 * cases):
         put(root, f"Task1/{number}.png", film(number, zoom))
-    records = [
-        {"images": [f"Task1/{2 * n}.png", f"Task1/{2 * n + 1}.png"], "conversations": turns} for n in range(2 * cases)
-    ]
+    records = []
+    for n in range(2 * cases):
+        x, y = 2 * (n % 5), 3 * (n % 3)
+        box = f"<|box_start|>({x},{y}),({x + 12},{y + 9})<|box_end|>"
+        named = "<|object_ref_start|>Spleen<|object_ref_end|>"
+        asked = (
+            ("registered_diff", "Where do they differ?", box),
+            (
+                "referring",
+                f"Identify the bounding box of {named}.",
+                f"It's in the {('first', 'second')[n % 2]} image. {box}",
+            ),
+        )[n % 2]
+        turns = [{"from": "human", "value": f"<image>\n<image>\n{asked[1]}"}, {"from": "gpt", "value": asked[2]}]
+        images = [f"Task1/{2 * n}.png", f"Task1/{2 * n + 1}.png"]
+        records.append({"id": f"{asked[0]}/{n}", "task": asked[0], "images": images, "conversations": turns})
     put(root, "MedSG-188K.json", json.dumps(records))
+
+
+def bimed_v(root: Path, cases: int = 1, zoom: int = 1, stage: int = 2) -> None:
+    """Every other record in Arabic; in the second stage, every fifth without an image."""
+    said = [
+        ("<image>\nWhat is shown?", "A chest film.", "Is it normal?", "It seems to be."),
+        ("<image>\nما الذي يظهر في الصورة؟", "صورة أشعة للصدر.", "هل هي طبيعية؟", "يبدو أنها كذلك."),
+    ]
+    records = []
+    for number in range(10 * cases):
+        has_image, texts = stage == 1 or number % 5 != 4, said[number % 2]
+        turns = [
+            {"from": ("human", "gpt")[at % 2], "value": text if has_image else text.replace("<image>\n", "")}
+            for at, text in enumerate(texts[: 2 if stage == 1 else 4])
+        ]
+        name = f"2660{number}_F2.jpg"
+        if has_image:
+            put(root, f"images/{name}", film(number, zoom))
+        records.append({"id": f"{number}", **({"image": name} if has_image else {}), "conversations": turns})
+    put(root, f"BiMed-V_stage{stage}.json", json.dumps(records, ensure_ascii=False))
+
+
+def mmxu(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """The films are those of MIMIC-CXR-JPG, two of each subject."""
+    lines = []
+    for case in range(4 * cases):
+        subject, side = f"p10{case:06d}", ("left", "right")[case % 2]
+        films = [f"files/p10/{subject}/s5{visit}{case:06d}/{visit}a.jpg" for visit in (1, 2)]
+        for visit, name in enumerate(films):
+            put(root, name, film(2 * case + visit, zoom))
+        record = {
+            "id": case,
+            "content_type": ("progression", "comparison")[case // 2 % 2],
+            "related_region_name": f"{side} lower lung zone",
+            "question": f"How has the opacity in the {side} lower lung zone changed?",
+            "options": {"A": "It is larger.", "B": "It is smaller.", "C": "It is unchanged.", "D": "It is gone."},
+            "answer": "ABCD"[case % 4],
+            "explanation": "The report says so.",
+            "cur_image_path": films[1],
+            "cur_report": "The opacity is larger.",
+            "cur_region_report": "The opacity is larger.",
+            "cur_image_bboxs": {f"{side} lower lung zone": [1, 2, 3, 4]},
+            "prior_image_path": films[:1],
+            "prior_report": f"The heart is of normal size. An opacity is seen in the {side} lung.",
+            "prior_image_bboxs": {},
+        }
+        lines.append(json.dumps(record) + "\n")
+    put(root, "MMXU-dev.jsonl", "".join(lines))
+
+
+def medvision(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """As build_parquet_ds of the authors writes it: rows of all tasks, with the fields of each in `extra_info`."""
+    system = "Think in steps, then answer in <answer> tags."
+    names = {
+        "tl": ("landmark_P1_wh", "landmark_P2_wh", "landmark_P3_wh", "landmark_P4_wh"),
+        "distance": ("landmark_1_wh", "landmark_2_wh"),
+        "angle": ("line_1_point_1_wh", "line_1_point_2_wh", "line_2_point_1_wh", "line_2_point_2_wh"),
+    }
+    every = [name for group in names.values() for name in group]
+    for part, file in enumerate(("train", "validation")):
+        rows = []
+        for case in range(3 * cases):
+            number, ability = part * 3 * cases + case, list(names)[case % 3]
+            rng = np.random.default_rng(number)
+            points = {name: [round(float(x), 3) for x in rng.uniform(0, 1, 2)] for name in names[ability]}
+            values = [f"{value:.3f}" for value in rng.uniform(10, 60, 2 if ability == "tl" else 1)]
+            asked = f"Measure it. The pixel size for this image is 0.{500 + number} mm (width) x 0.500 mm (height)."
+            prompt = [
+                {"role": "system", "content": [{"type": "text", "text": system}]},
+                {"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": asked}]},
+            ]
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "images": [picture(number, zoom)],
+                    "ground_truth": ", ".join(values),
+                    "data_source": "medvision-tl" if ability == "tl" else "medvision-ad",
+                    "ability": f"medvision-{ability}",
+                    "extra_info": {**dict.fromkeys(every), **points},
+                }
+            )
+        put_hf(root, f"{file}_verl.parquet", rows)
 
 
 def medreg_instruct(root: Path, cases: int = 1, zoom: int = 1) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import f1_score
 from torchmetrics.functional.retrieval import retrieval_hit_rate
 from torchmetrics.functional.text import rouge_score, squad
 from torchvision.ops import box_iou
@@ -21,7 +22,7 @@ from medvlm.core.tasks import find_task, list_tasks
 from medvlm.evaluate.measures import join_measures
 from medvlm.metrics.bootstrap import value
 from medvlm.metrics.retrieval import chance, ranks, top
-from medvlm.tasks import _brackets, boxes, choice, count, labels, open, quantity, report
+from medvlm.tasks import _brackets, _indexed, boxes, choice, count, indexed_boxes, labels, open, quantity, report
 
 metrics = pytest.importorskip("sklearn.metrics")
 TESTS = Path(__file__).parent.parent
@@ -46,6 +47,10 @@ COMPARED = {
     "survival brier_by": OF_SURVIVAL,
     "boxes mean_iou": f"{HERE}:test_boxes",
     "boxes hit_rate": f"{HERE}:test_boxes",
+    "indexed_boxes mean_iou": f"{HERE}:test_boxes_by_image",
+    "indexed_boxes hit_rate": f"{HERE}:test_boxes_by_image",
+    "indexed_boxes numbers": f"{HERE}:test_boxes_by_image",
+    "boxes ap50": "tasks/test_boxes.py:test_average_precision_is_that_of_sklearn_times_recall",
     "report bleu": "metrics/test_text.py:test_bleu_is_that_of_pycocoevalcap",
     "report rouge_l": "metrics/test_text.py:test_rouge_l_is_that_of_pycocoevalcap",
     "report cider": "metrics/test_text.py:test_cider_is_that_of_pycocoevalcap",
@@ -94,7 +99,7 @@ COMPARED = {
     "change exact": "tasks/test_order_and_change.py:test_a_part_of_a_change_earns_its_share",
 }
 """Measure -> the test that compares it. One with a suffix, such as a section, is the same function."""
-SHARES = {f"{task} unreadable" for task in ("count", "boxes", "points", "measure", "order", "change")}
+SHARES = {f"{task} unreadable" for task in ("count", "boxes", "indexed_boxes", "points", "measure", "order", "change")}
 """How many answers cannot be read, which has no reference but the readers' own tests."""
 
 
@@ -246,6 +251,28 @@ def test_boxes() -> None:
     assert measure("boxes", "mean_iou", answers, truths) == pytest.approx(np.mean(overlaps), abs=1e-6)
     assert measure("boxes", "hit_rate", answers, truths) == pytest.approx(np.mean(hits), abs=1e-6)
     assert np.mean(overlaps) > 0.1
+
+
+def test_boxes_by_image() -> None:
+    """As above, where a box on another image overlaps with nothing; F1 of the images of sklearn."""
+    rng = np.random.default_rng(0)
+    answers, truths, overlaps, hits, shares = [], [], [], [], []
+    for _ in range(60):
+        lows = [rng.integers(0, 30, (n, 2)) for n in (rng.integers(1, 5), rng.integers(1, 5))]
+        true, told = (np.concatenate([low, low + rng.integers(20, 60, low.shape)], axis=1) for low in lows)
+        own, said = (np.sort(rng.integers(1, 4, len(each))) for each in (true, told))
+        iou = box_iou(torch.tensor(told).double(), torch.tensor(true).double()).numpy() * (said[:, None] == own)
+        pairs = iou[linear_sum_assignment(-iou)]
+        overlaps.append(pairs.sum() / max(iou.shape))
+        hits.append((pairs >= 0.5).sum() / max(iou.shape))
+        shares.append(f1_score(*(np.isin([1, 2, 3], each) for each in (own, said))))
+        told_P = [(n, (a, b, c, d)) for n, (a, b, c, d) in zip(said.tolist(), told.astype(float).tolist(), strict=True)]
+        answers.append(_indexed.write(told_P, "image", _brackets.write))
+        true_B = tuple((a, b, c, d) for a, b, c, d in true.astype(float).tolist())
+        truths.append(indexed_boxes.Truth(boxes=true_B, numbers=tuple(own.tolist())))
+    for name, right in {"mean_iou": overlaps, "hit_rate": hits, "numbers": shares}.items():
+        assert measure("indexed_boxes", name, answers, truths) == pytest.approx(np.mean(right), abs=1e-6), name
+        assert np.mean(right) > 0.1
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])

@@ -469,6 +469,64 @@ KINDS = {
             "left right upper lower lobe opacity nodule mass effusion.\nAnswer: unknown",
         ],
     ),
+    "a choice after a look": Kind(
+        {"choice": 1, "calls": 0.2},
+        Case(SIDE, calls=1),
+        ["left", "It is on the left side.", "Answer: left"],
+        ["right", "It is on the right side.", "on both sides"],
+        ["left or right", "", "mark [400, 400, 500, 500]", "I have looked closely.", "left right both"],
+    ),
+    "a choice without a look": Kind(
+        {"choice": 1, "calls": 0.2},
+        Case(SIDE, calls=0),
+        [],
+        ["right", "It is on the right side.", "on both sides"],
+        ["mark [400, 400, 500, 500]", "zoom, and then zoom again", "left or right"],
+    ),
+    "steps with numbers": Kind(
+        {"tagged_steps": {"weight": 1, "pays": "numbers"}},
+        Case(LENGTH, {"ends": "(0.1, 0.2), (0.5, 0.2)", "length": "40.0 mm"}),
+        [
+            "<step-1-answer>(0.1, 0.2), (0.5, 0.2)</step-1-answer><step-2-answer>40.0 mm</step-2-answer>",
+            "<think>I look. <step-1-answer>from (0.5, 0.2) to (0.1, 0.2)</step-1-answer> So: <step-2-answer>40"
+            "</step-2-answer></think><answer>40 mm</answer>",
+            "First <step-1-answer> (0.10, 0.20), (0.50, 0.20) </step-1-answer>, then"
+            " <step-2-answer> about 40.00 mm </step-2-answer>.",
+        ],
+        [
+            "<step-1-answer>(0.4, 0.6), (0.9, 0.1)</step-1-answer><step-2-answer>12.0 mm</step-2-answer>",
+            "<think><step-1-answer>(0.9, 0.9), (0.8, 0.1)</step-1-answer> <step-2-answer>66</step-2-answer></think>",
+            "Ends: <step-1-answer>(0.3, 0.9), (0.7, 0.9)</step-1-answer> <step-2-answer>9.5 mm</step-2-answer>",
+        ],
+        [
+            "<step-1-answer>(0.1, 0.2), (0.5, 0.2), (0.9, 0.9), (0.3, 0.3)</step-1-answer>",
+            "<step-1-answer></step-1-answer><step-2-answer></step-2-answer>",
+            "(0.1, 0.2), (0.5, 0.2): 40.0 mm",
+            "<step-2-answer>40 or 50 or 60 mm</step-2-answer>",
+            "<answer>40 mm</answer><step-1-answer>(0.1, 0.2), (0.5, 0.2)</step-1-answer>",
+        ],
+    ),
+    "a structured report": Kind(
+        {"headings": {"weight": 1, "headings": ["Lungs", "Heart", "Impression"], "least_words": 3}},
+        SICK,
+        [
+            "Lungs: There is a left effusion.\nHeart: It is enlarged.\nImpression: Congestive heart failure.",
+            "Lungs:\nThey are clear and well expanded.\nHeart:\nOf normal size.\nImpression:\nA normal chest today.",
+            "LUNGS: no opacity is seen\nHEART: a normal silhouette\nIMPRESSION: no acute disease",
+        ],
+        [
+            "Lungs: There is a left effusion.\nThe heart is enlarged, which points to heart failure.",
+            "Heart: The silhouette is enlarged.\nOtherwise nothing of note, lungs included.",
+            "Everything is as it was before.\nImpression: There is no acute disease.",
+        ],
+        [
+            "Lungs:\nHeart:\nImpression:",
+            "Lungs: see\nHeart: see\nImpression: see",
+            "Lungs: Heart: Impression:",
+            "lungs heart impression " * 20,
+            "",
+        ],
+    ),
     "steps": Kind(
         {"process": 1},
         STEPS,

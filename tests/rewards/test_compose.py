@@ -45,7 +45,7 @@ def test_nothing_is_paid_for_what_a_decoder_gives() -> None:
 def test_an_unknown_reward_names_the_nearest() -> None:
     with pytest.raises(
         RecipeError,
-        match=r"rewards\.chioce: unknown reward 'chioce', did you mean 'choice'\? \(accepts ciou, format,",
+        match=r"rewards\.chioce: unknown reward 'chioce', did you mean 'choice'\? \(accepts calls, ciou, format,",
     ):
         Composer({"chioce": 1})
 

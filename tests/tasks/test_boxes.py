@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from statistics import mean
 
+import numpy as np
 import pytest
 
 from medvlm.core.geometry import crop, flip, resize
@@ -16,6 +17,8 @@ from medvlm.tasks.boxes import (
     Config,
     Truth,
     best_constant,
+    count_hits,
+    find_ap50,
     follow,
     from_text,
     hit_rate,
@@ -140,3 +143,17 @@ def test_a_card_says_that_one_is_to_be_marked() -> None:
 def test_the_best_constant_of_any_of_is_one_box() -> None:
     truths = [Truth(boxes=((0, 0, 10, 10), (50, 50, 60 + n, 60)), any_of=True) for n in range(4)]
     assert best_constant(truths) == "[0, 0, 10, 10]"
+
+
+def test_average_precision_is_that_of_sklearn_times_recall() -> None:
+    """sklearn's is that of what was written: it does not know of boxes that nobody wrote."""
+    from sklearn.metrics import average_precision_score
+
+    side = [(float(x), 0.0, x + 10.0, 10.0) for x in (0, 100, 200, 300)]
+    truths = [Truth(boxes=tuple(side[:2]), label="cell"), Truth(boxes=(side[2],), label="cell"), Truth(label="cell")]
+    answers = [write([side[0], side[3]]), write([side[2]]), write([side[1]])]
+    totals = np.sum([count_hits(*each)["cell"] for each in zip(answers, truths, strict=True)], axis=0)
+    assert totals.tolist() == [2, 4, 3]
+    known = average_precision_score([1, 0, 1, 0], [1.0] * 4)
+    assert find_ap50(totals[None])[0] == pytest.approx(known * 2 / 3)
+    assert find_ap50(np.array([[0.0, 0.0, 2.0]]))[0] == 0 and np.isnan(find_ap50(np.array([[0.0, 1.0, 0.0]]))[0])

@@ -139,7 +139,7 @@ def test_an_expert_answers_in_words_and_with_an_overlay() -> None:
     np.testing.assert_allclose(overlay, expected, atol=0.51)
     assert medium.size == (100, 200) and overlay.dtype == np.uint8
     assert use("expert", "is there a mass?", on, run="runs/cxr") == Shown("mass: no")
-    assert use("expert", "everything", on, run="runs/cxr", probabilities=True).text.endswith(
+    assert use("expert", "everything", on, run="runs/cxr", words="probabilities").text.endswith(
         "effusion: 0.80\nmass: 0.20"
     )
     assert only(use("expert", "square", on, run="runs/cxr"))[0].member != medium.member

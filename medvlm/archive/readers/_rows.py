@@ -17,7 +17,16 @@ from pydantic import Field, model_validator
 from medvlm.archive.tables.card_words import OTHER_WORDS, CardWords
 from medvlm.archive.tables.columns import Columns, MoreColumns, Row, add_prior, columns_in, fill
 from medvlm.archive.tables.questions import TableQuestion, make_question
-from medvlm.archive.tables.records import NAMES_FIRST, Format, cell_text, find_fault, guess_delimiter, word_for
+from medvlm.archive.tables.records import (
+    NAMES_FIRST,
+    Format,
+    cell_text,
+    find_fault,
+    find_value,
+    guess_delimiter,
+    is_there,
+    word_for,
+)
 from medvlm.archive.tables.split_files import SPLIT, Files
 from medvlm.core.cell_values import as_whole, is_nothing
 from medvlm.core.contracts import BadSample, LeftOut, RawSample
@@ -155,7 +164,7 @@ def group_rows(
 
 
 def check_columns(columns: Columns, seen: set[str], path: Path) -> None:
-    if unknown := sorted(columns.own - seen):
+    if unknown := sorted(column for column in columns.own if not is_there(column, seen)):
         found = f"{len(seen)} others" if seen else "no rows"
         expected = f"{NAMES_FIRST}{guess_delimiter(seen)}"
         raise DataError(
@@ -178,9 +187,11 @@ def read_row(record: object, columns: Columns, config: Rows, split: str) -> Row 
         return fault
     row = {}
     for column in columns.own:
-        text = cell_text(record.get(column))
+        text = cell_text(find_value(record, column))
         if text is None:
-            return f"{column} holds a nested record; expected text, a number, or a list of them"
+            return (
+                f"{column} holds a nested record; name what stands in it, as in {{options.A}}, or the number of a list"
+            )
         row[column] = text
     try:
         columns.complete(row)

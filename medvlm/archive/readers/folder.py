@@ -116,9 +116,7 @@ class Config(AsksAboutObjects, FileOptions):
         if self.patches is None:
             return self
         others = (
-            self.count,
-            self.boxes,
-            self.presence,
+            self.list_asked(),
             self.area,
             self.mask,
             self.mask_file,
@@ -127,7 +125,7 @@ class Config(AsksAboutObjects, FileOptions):
         )
         if any(others):
             raise ValueError(
-                "`patches` asks each patch for its class; leave out count, boxes, presence, area, mask,"
+                "`patches` asks each patch for its class; leave out count, boxes, presence, points, area, mask,"
                 " mask_file, questions and report"
             )
         if self.patches.of not in {each.of for each in self.masks}:

@@ -163,7 +163,8 @@ def _rows(config: Config, root: Path, columns: Columns) -> Iterator[tuple[str, i
                 f"{file}: no column {missing[0]!r}{did_you_mean(missing[0], sorted(found))} ({len(found)} others)"
             )
         seen |= found
-        for number, record in arrow_files.rows(file, sorted((columns.own | set(images) | objects) & found)):
+        own = {column if column in found else column.partition(".")[0] for column in columns.own}
+        for number, record in arrow_files.rows(file, sorted((own | set(images) | objects) & found)):
             for column in classes.keys() & record.keys():
                 record[column] = _class_name(record[column], classes[column])
             yield name, number, _row(config, root, record, columns, split)

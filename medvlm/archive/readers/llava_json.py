@@ -17,17 +17,19 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from medvlm.archive.scripts import find_script
 from medvlm.archive.tables.card_words import find_choice
 from medvlm.archive.tables.columns import file_in
 from medvlm.archive.tables.records import Format, cell_text, format_of, records, word_for
 from medvlm.archive.tables.split_files import Files, by_split
+from medvlm.archive.text_boxes import TextBoxes, read_text_boxes
 from medvlm.core.cell_values import is_nothing, strip
 from medvlm.core.config import Config as Base
 from medvlm.core.content import Content, Offer, name_asked
@@ -36,9 +38,12 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium, Question, Sample, Truth, make_truth
 from medvlm.core.tasks import CardTask, Choices, find_task, read_truth
 from medvlm.core.text import MEDIUM
+from medvlm.io.images import peek_size
 
 IMAGE = "<image>"
 ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
+FindSize = Callable[[int], tuple[int, int]]
+"""The number of an image, from 0 -> its (height, width)."""
 KEPT_OUT = "answer that its record keeps out of the loss"
 
 
@@ -62,11 +67,17 @@ class Config(Base):
     out if the task cannot read its answer."""
     choices: Choices = ()
     """An answer that is one of these (case is ignored) makes the question a choice between them."""
+    boxes: TextBoxes | None = Field(None, exclude_if=lambda boxes: boxes is None)
+    """Makes answers that are nothing but boxes questions for boxes, of one image or of several; a model writes them as
+    it was taught. Boxes within other text stay as they are."""
+    by_script: bool = Field(False, exclude_if=lambda by_script: not by_script)
+    """Gives samples the group `script`, that of most letters of their turns: arabic, han, latin ... So languages can be
+    balanced in training and told apart in results."""
     history: bool = False
     """Writes the earlier turns above each question. Without it, questions that refer to an earlier answer lose their
     context."""
     template: str = "turn"
-    """Groups the questions for the majority baseline."""
+    """Groups the questions for the majority baseline; {task} in it is what the record says under this key."""
 
     @model_validator(mode="after")
     def _keeps_turns_once(self) -> Config:
@@ -93,7 +104,7 @@ def list_content(config: Config) -> Content:
     kind = config.task if isinstance(config.task, str) else config.task.kind
     is_of_text = find_task(kind).ANSWERED_BY == "text"
     return Content(
-        tasks=frozenset({kind}) | name_asked(choice=config.choices),
+        tasks=frozenset({kind}) | name_asked(choice=config.choices, boxes=config.boxes, indexed_boxes=config.boxes),
         media=frozenset({config.medium}),
         has_reports=False,
         answered={} if is_of_text else {config.template: Offer(kind, tuple(config.task.classes))},
@@ -123,24 +134,34 @@ def _samples(config: Config, root: Path, record: Any, split: str, where: str) ->
     if of_turns and names:
         raise DataError("names images both in the record and in its turns; name each once")
     names = names or of_turns
+    template = re.sub(r"\{(\w+)\}", lambda key: cell_text(record.get(key[1])) or "", config.template)
+    config = config.model_copy(update={"template": template or "turn"})
     files = {
         str(i): file_in(root, f"{config.images}/{name}" if config.images != "." else name)
         for i, name in enumerate(names)
     }
+
+    def find_size(number: int) -> tuple[int, int]:
+        return peek_size(files[str(number)])
+
     ask = _continue_dialogue if config.dialogue else _questions
-    asked, left_out = ask(config, pairs, len(names))
+    asked, left_out = ask(config, pairs, len(names), find_size)
     yield from (LeftOut(why, n) for why, n in left_out.items())
     # Ids alone are not unique in every archive: several conversations about one figure may share it.
     key = " ".join([cell_text(record.get("id")) or "", *names, *(turn for p in pairs for turn in (p.text, p.answer))])
     media = tuple(Medium(config.medium, member, (), modality=config.modality) for member in files)
+    spoken = "".join(turn for pair in pairs for turn in (pair.text.replace(IMAGE, ""), pair.answer))
+    groups = {"script": found} if config.by_script and (found := find_script(spoken)) else {}
     for num_images, questions in asked.items():
         own = {member: files[member] for member in list(files)[:num_images]}
         name = key if num_images == len(names) else f"{key} {num_images} of {len(names)} images"
-        sample = Sample(name, "", split, media[:num_images], questions=tuple(questions))
+        sample = Sample(name, "", split, media[:num_images], questions=tuple(questions), groups=groups)
         yield RawSample(sample, own, where, identifiers=(cell_text(record.get("id")) or "",))
 
 
-def _questions(config: Config, pairs: list[_Pair], num_images: int) -> tuple[dict[int, list[Question]], Counter[str]]:
+def _questions(
+    config: Config, pairs: list[_Pair], num_images: int, find_size: FindSize
+) -> tuple[dict[int, list[Question]], Counter[str]]:
     """Number of images that are there -> the questions about them; and what was left out. Raises DataError if the text
     has another number of images than the record."""
     spoken = _count_places(pairs, num_images)
@@ -150,7 +171,7 @@ def _questions(config: Config, pairs: list[_Pair], num_images: int) -> tuple[dic
     for pair in pairs:
         text, seen = _without_images(pair.text, seen, num_images)
         above = f"{pair.system}\n\n" if pair.system and (not config.history or pair.system != system) else ""
-        truth = _read_answer(config, pair.answer)
+        truth = _read_answer(config, pair.answer, seen if spoken else num_images, find_size)
         there = asked.setdefault(seen if spoken else num_images, [])
         if not pair.weight:
             left_out[KEPT_OUT] += 1
@@ -164,7 +185,7 @@ def _questions(config: Config, pairs: list[_Pair], num_images: int) -> tuple[dic
 
 
 def _continue_dialogue(
-    config: Config, pairs: list[_Pair], num_images: int
+    config: Config, pairs: list[_Pair], num_images: int, find_size: FindSize
 ) -> tuple[dict[int, list[Question]], Counter[str]]:
     """The same with all turns as one dialogue. An answer that is not asked stays in it, without weight."""
     spoken, left_out = _count_places(pairs, num_images), Counter[str]()
@@ -175,7 +196,7 @@ def _continue_dialogue(
         text = re.sub(r"^(?:\s*<image>)+\s*|(?:\s*<image>)+\s*$", lambda edge: re.sub(r"\s", "", edge[0]), pair.text)
         if not spoken and not number:
             text = IMAGE * num_images + text
-        truth, weight = _read_answer(config, pair.answer), pair.weight
+        truth, weight = _read_answer(config, pair.answer, num_images, find_size), pair.weight
         if truth is None or not weight:
             left_out[f"no answer that the task can read: {config.template}" if weight else KEPT_OUT] += 1
             truth, weight = make_truth("open", pair.answer), 0.0
@@ -198,7 +219,10 @@ def _count_places(pairs: list[_Pair], num_images: int) -> int:
     return spoken
 
 
-def _read_answer(config: Config, answer: str) -> Truth | None:
+def _read_answer(config: Config, answer: str, images: int, find_size: FindSize) -> Truth | None:
+    """images: how many the question is about."""
+    if config.boxes and (boxes := read_text_boxes(config.boxes, answer, images, find_size)):
+        return boxes
     if is_nothing(answer) and find_choice(answer, config.choices) is None:
         return None
     choice = find_choice(answer, config.choices)

@@ -64,8 +64,8 @@ class Config(AsksAboutObjects):
 
     @model_validator(mode="after")
     def _asks_about_crops_alone(self) -> Config:
-        if self.crops and (self.count or self.boxes or self.presence):
-            raise ValueError("`crops` asks each object for its class; leave out count, boxes and presence")
+        if self.crops and self.list_asked():
+            raise ValueError("`crops` asks each object for its class; leave out count, boxes, presence and points")
         return self
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 from pydantic import Field, field_validator
 
 from medvlm.archive.tables.records import Format, cell_text, find_fault, format_of, guess_delimiter, records, word_for
+from medvlm.archive.tables.sentences import Sentences, choose_sentences
 from medvlm.core.cell_values import identify, is_date, order_value
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError
@@ -57,6 +58,8 @@ class MoreColumns(Config):
     """Column to add -> template of the path, under the root, of a file with its text."""
     parts: dict[str, str] = Field(default_factory=dict)
     """Column -> regular expression to search in it; its named groups become columns, empty if there is no match."""
+    sentences: dict[str, Sentences] = Field({}, exclude_if=lambda sentences: not sentences)
+    """Column to add -> which sentences of another one it holds."""
     prior: Prior | None = None
     """Adds `{prior.COLUMN}`: the value in the last earlier row of the same patient (after `where` and `rename`)."""
 
@@ -129,9 +132,9 @@ class Columns:
             plain |= {*columns_in(config.prior.of), *(column.removeprefix("-") for column in config.prior.order)}
         plain |= {column for template in config.texts.values() for column in columns_in(template)}
         plain |= {column for join in config.join for column in join.on} | set(config.parts)
-        self.added = {name for pattern in config.parts.values() for name in re.compile(pattern).groupindex} | set(
-            config.texts
-        )
+        plain |= {column for each in config.sentences.values() for column in (each.of, each.about)}
+        self.added = {name for pattern in config.parts.values() for name in re.compile(pattern).groupindex}
+        self.added |= config.texts.keys() | config.sentences.keys()
         self.own = plain - self.added
         self.seen: set[str] = set()
         self._joined = [_Joined(join, root, self.own, self.seen) for join in config.join]
@@ -149,6 +152,8 @@ class Columns:
         for column, template in self._config.texts.items():
             row[column] = self._text(column, fill(template, row))
         self._add_parts(row)  # again, for the parts of the texts
+        for column, each in self._config.sentences.items():
+            row[column] = choose_sentences(row.get(each.of, ""), row.get(each.about, "")) or each.otherwise
 
     def _add_parts(self, row: Row) -> None:
         for column, pattern in self._config.parts.items():

@@ -19,8 +19,8 @@ from medvlm.core.sample import Question, Truth, make_truth
 from medvlm.core.tasks import CardTask, Choices, check_choices, find_task, read_truth
 from medvlm.core.text import PIXEL_MM
 
-OPTIONS = "options"
-"""`{options}` in the text of a question with `options` is their list."""
+OPTIONS, NAMES = "options", "names"
+"""`{options}` in the text of a question with `options` is their list, and so is `{names}` with `names`."""
 
 
 class LabelColumns(Config):
@@ -33,6 +33,13 @@ class LabelColumns(Config):
     uncertain: tuple[str, ...] = ()
     """Values of a class that was thought of and left open, such as -1 in CheXpert. A loss of a recipe may say what they
     count as; they are never evaluated."""
+
+
+class NamedColumns(LabelColumns):
+    """Labels whose names are written: what is not yes is not named."""
+
+    nothing: str = "none"
+    """What is written where none is there."""
 
 
 class TableQuestion(Config):
@@ -50,6 +57,9 @@ class TableQuestion(Config):
     learns which one is preferred. A row without one of them, or with the same text twice, is left out."""
     labels: LabelColumns | None = None
     """In place of `answer`: several columns that each say whether there is something."""
+    names: NamedColumns | None = Field(None, exclude_if=lambda names: names is None)
+    """`{names}` in the texts of the question is the list of those of these labels that are there, with commas between
+    them."""
     choices: Choices = ()
     """An answer that is one of these makes the question a choice between them; any other answer leaves it open."""
     choice_lists: tuple[Choices, ...] = ()
@@ -95,7 +105,7 @@ class TableQuestion(Config):
     @property
     def templates(self) -> tuple[str, ...]:
         """Every text of it that may name a column."""
-        labels = self.labels.columns.values() if self.labels else ()
+        labels = [text for each in (self.labels, self.names) if each for text in each.columns.values()]
         return (
             *self.text,
             self.answer,
@@ -109,12 +119,12 @@ class TableQuestion(Config):
     @property
     def columns(self) -> set[str]:
         found = {column for text in self.templates for column in columns_in(text)}
-        return found - {PIXEL_MM.strip("{}"), *([OPTIONS] if self.options else [])}
+        return found - {PIXEL_MM.strip("{}"), *([OPTIONS] if self.options else []), *([NAMES] if self.names else [])}
 
 
 def make_question(asked: TableQuestion, row: Row, key: str) -> Question | None:
     """None where its text or its answer is missing."""
-    row = {**row, PIXEL_MM.strip("{}"): PIXEL_MM}
+    row = {**row, PIXEL_MM.strip("{}"): PIXEL_MM, **({NAMES: _list_names(asked.names, row)} if asked.names else {})}
     template = fill(asked.template, row)
     template = template.lower() if asked.lower else template
     truth: Truth | None
@@ -190,6 +200,12 @@ def _read_labels(asked: LabelColumns, row: Row) -> Truth | None:
     if all(label is None for label in labels) and not uncertain:
         return None
     return make_truth("labels", classes=tuple(found), labels=labels, exclusive=False, uncertain=uncertain)
+
+
+def _list_names(asked: NamedColumns, row: Row) -> str:
+    yes = set(map(as_whole, asked.yes))
+    found = [name for name, template in asked.columns.items() if as_whole(fill(template, row)) in yes]
+    return ", ".join(found) or asked.nothing
 
 
 def list_offers(asked: Iterable[TableQuestion]) -> dict[str, Offer] | None:

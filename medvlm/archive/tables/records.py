@@ -106,6 +106,27 @@ def cell_text(value: Any) -> str | None:
     return strip(str(value))
 
 
+def find_value(record: dict[Any, Any], column: str) -> Any:
+    """The value of a column; of `options.A` or `prompt.0.text` that within nested records and lists, if no column has
+    this very name. None if there is none."""
+    if column in record or "." not in column:
+        return record.get(column)
+    value: Any = record
+    for part in column.split("."):
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return None
+    return value
+
+
+def is_there(column: str, names: Collection[Any]) -> bool:
+    """Whether a table with columns of these names may have it, see find_value()."""
+    return column in names or column.partition(".")[0] in names
+
+
 def find_fault(record: dict[Any, Any]) -> str:
     """What is wrong with a row of CSV or TSV; "" for a row with a value for each column."""
     if None in record:  # where csv.DictReader puts what is beyond the header

@@ -1,0 +1,15 @@
+"""The script of a text, by which its language can be told from others: arabic, han, latin ..."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+
+_NAMES = {"cjk": "han", "hiragana": "kana", "katakana": "kana"}
+
+
+def find_script(text: str) -> str:
+    """That of most of its letters; "" for a text without letters."""
+    counts = Counter(unicodedata.name(letter, "").partition(" ")[0].casefold() for letter in text if letter.isalpha())
+    name = next((name for name, _ in counts.most_common(1)), "")
+    return _NAMES.get(name, name)
