@@ -8,12 +8,13 @@ Which parts are trained is said by `trains`: [decoders.NAME.mask_decoder] as Med
 [encoders]}`, and so on. The frequencies that encode places are fixed, as in SAM.
 
 Only the first of SAM's masks is used, the one for prompts that leave no doubt. Masks are interpolated from four times
-the grid to the pixels of the input. Axes: S prompts, T patches, C width, P points.
+the grid to the pixels of the input. With `fill_box`, a box is also read as the mask of its pixels.
+Axes: S prompts, T patches, C width, P points.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -32,6 +33,8 @@ SIDE, PATCH = 1024, 16
 """Pixels of SAM's own input and of its patches. Coordinates are scaled to it, so that published weights see theirs."""
 SURE = 10.0
 """Logit of a mask that is given as a prompt."""
+START = 2.0
+"""Logit of a pixel within a box before training, with `fill_box`."""
 IOU = "iou"
 
 
@@ -51,6 +54,11 @@ class Config(PromptedConfig):
     """The same from a file, .safetensors or .pth, in the layout of transformers or of segment-anything."""
     iou: float = Field(0.0, ge=0)
     """Factor of the squared error of the predicted IoU, against that of the mask with its label. 0 leaves it out."""
+
+    fill_box: bool = False
+    """Gives a box as a mask too, filled in, and adds it to the logits with a learnt factor, so that training starts at
+    the filled box. For decoders from random weights: they learn what to leave out of a box much sooner than to read its
+    corners. Differs from SAM."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Config:
@@ -136,6 +144,7 @@ class Sam(nn.Module):
         places.register_buffer("positional_embedding", frequencies)
         self.mask_decoder: Any = SamMaskDecoder(settings.mask_decoder_config)
         self.classes = nn.Embedding(len(config.classes), C) if "class" in config.prompts else None
+        self.from_box = nn.Parameter(torch.tensor(START)) if config.fill_box else None
 
     def forward(self, features: Features, prompts: Prompts) -> dict[str, torch.Tensor]:
         seen_SC = self.reduce(features.patches).transpose(1, 2).unflatten(2, self.grid)
@@ -148,6 +157,10 @@ class Sam(nn.Module):
         back = torch.tensor(order, device=seen_SC.device).argsort()
         masks_S1, iou_S1 = torch.cat(masks)[back], torch.cat(ious)[back]
         masks_S1 = interpolate(masks_S1, size=self.size, mode="bilinear", align_corners=False)
+        if self.from_box is not None:
+            has_box = torch.tensor(["box" in form for form in prompts.forms], device=masks_S1.device)
+            filled_S1 = (2 * self._fill(prompts.boxes_S4, self.size) - 1) * has_box[:, None, None, None]
+            masks_S1 = masks_S1 + self.from_box * filled_S1.to(masks_S1.dtype)
         return {"": masks_S1 + self._reach_all(iou_S1), IOU: iou_S1}
 
     def _mark(
@@ -159,6 +172,9 @@ class Sam(nn.Module):
             assert prompts.masks_S1 is not None
             size = tuple(4 * side for side in self.grid)
             coarse = interpolate(prompts.masks_S1.to(seen_SC.dtype), size=size, mode="bilinear", antialias=True)
+            dense_SC = self.prompt_encoder.mask_embed(SURE * (2 * coarse - 1))
+        elif "box" in form and self.from_box is not None:
+            coarse = self._fill(prompts.boxes_S4, [4 * side for side in self.grid]).to(seen_SC.dtype)
             dense_SC = self.prompt_encoder.mask_embed(SURE * (2 * coarse - 1))
         sparse_S1TC = self._encode(prompts, form)
         position_1C = self._locate_patches().to(seen_SC.dtype).expand(len(seen_SC), -1, -1, -1)
@@ -182,6 +198,17 @@ class Sam(nn.Module):
             own = self.classes(prompts.classes_S)[:, None, None]
             sparse = own if sparse is None else torch.cat([sparse, own], 2)
         return sparse
+
+    def _fill(self, boxes_S4: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """The share of each cell that lies in a box, [S, 1, *size]; cells divide the input evenly."""
+        shares = []
+        for low, high, pixels, cells in zip(boxes_S4.T[:2], boxes_S4.T[2:], self.size[::-1], size[::-1], strict=True):
+            side = pixels / cells
+            start = torch.arange(cells, device=boxes_S4.device) * side
+            inner = torch.minimum(high[:, None], start + side) - torch.maximum(low[:, None], start)
+            shares.append(inner.clamp(min=0) / side)
+        across, down = shares
+        return (down[:, :, None] * across[:, None])[:, None]
 
     def _locate_patches(self) -> torch.Tensor:
         """The codes of the centres of the patches, [1, C, *grid]."""

@@ -252,3 +252,24 @@ def test_a_mask_as_a_prompt_is_shifted() -> None:
     places = {tuple(np.argwhere(each)[0]) for each in masks}
     assert len(masks) == 40 and all(each.sum() == 4 for each in masks)
     assert places == {(y, x) for y in (2, 3, 4) for x in (2, 3, 4)}
+
+
+def test_training_starts_at_the_filled_box_and_boxes_alone_are_filled() -> None:
+    """A cell that a box cuts has its share."""
+    prompts, seen = ("box", "point"), features(2)
+    filled, plain = build(prompts=prompts, fill_box=True), build(prompts=prompts)
+    filled.load_state_dict({**plain.state_dict(), "from_box": torch.tensor(3.0)})
+    box = Prompt(0, ("box",), box=(100.5, 200.0, 480.0, 801.25))
+    asked = stack_prompts([box, FORMS["points"]])
+    share = filled._fill(asked.boxes_S4, (SIDE, SIDE))[0, 0]
+    assert share.sum().item() == pytest.approx(379.5 * 601.25) and share[300, 100] == 0.5 and share[801, 300] == 0.25
+    assert torch.equal(share[:800, 101:].bool(), torch.from_numpy(box.fill((SIDE, SIDE)))[:800, 101:])
+    coarse = filled._fill(asked.boxes_S4, (16, 16))[0, 0]
+    expected = torch.nn.functional.avg_pool2d(share[None], SIDE // 16)[0]
+    torch.testing.assert_close(coarse, expected, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        for parameter in filled.mask_decoder.parameters():
+            parameter.zero_()
+        found = filled(seen, asked)[""]
+    torch.testing.assert_close(found[0, 0], 3 * (2 * share - 1))
+    assert not found[1].any(), "a point fills nothing"
