@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
 
 class Augment(Config):
-    """`data.SOURCE.augment`: every field is off by default. Applied in training only, to the first medium of a
-    sample. Volumes take `flip`, `rotate_deg`, `scale` and `elastic`, alike in all slices, and all changes of
-    intensities."""
+    """`data.SOURCE.augment`: every field is off by default. Applied in training only, to the first medium of a sample.
+    In volumes, all slices are flipped, turned, zoomed, bent and shifted alike, within their plane; `crop` leaves out
+    slices too."""
 
     patch: Patch | None = Field(None, exclude_if=lambda patch: patch is None)
     """Show a patch of a medium that is larger than the input, before all other changes."""
@@ -42,10 +43,10 @@ class Augment(Config):
     rotate90: bool = False
     """Turn by 0, 90, 180 or 270 degrees. Use it only if no answer depends on orientation (smears, sections)."""
     crop: tuple[float, float] | None = None
-    """[low, high]: crop to a random share of the area, with the image's proportions. Only questions whose answers can
-    be updated remain (boxes, and counts, which are counted again), because other answers may be outside of the crop. A
-    sample without such questions is not cropped. Reports are not changed: do not crop a source whose reports a stage
-    pairs with its images."""
+    """[low, high]: crop to a random share of the area, or of the volume, with its proportions. Only questions whose
+    answers can be updated remain (boxes, and counts, which are counted again), because other answers may be outside of
+    the crop. A sample without such questions is not cropped. Reports are not changed: do not crop a source whose
+    reports a stage pairs with its images."""
     rotate_deg: float = Field(0.0, ge=0, le=180)
     """Turn by up to this many degrees. Keep what may leave the image in mind: answers other than boxes, counts and
     masks do not change. A box becomes the bounds of what it held, which are larger where the image is turned. Samples
@@ -120,21 +121,16 @@ def augment(
     [(D,) H, W] or [K, (D,) H, W]. Boxes of which less than half remains are dropped, and so is a question for boxes
     that are all dropped. A crop or shift that would leave no question of some task is skipped, so that a stage of that
     task can still use the sample; so is a turn, zoom or elastic change. Raises RecipeError if a crop would make a count
-    wrong that has no boxes to count again, and for volumes that are to be cropped, shifted or turned by 90 degrees.
+    wrong that has no boxes to count again.
     """
     import numpy as np
 
     axes = len(sample.media[0].size)
-    if axes == 3 and (config.crop or config.shift_px or config.rotate90):
-        raise RecipeError(
-            f"data.{sample.source}.augment: crop, shift_px and rotate90 are for images, and {sample.key} is a volume;"
-            " use rotate_deg, scale, elastic and flip"
-        )
     # Of their own, so that they do not change the random numbers of the others.
-    of_warp, of_light, of_patch = rng.spawn(3)
+    of_warp, of_light, of_patch, of_slices = rng.spawn(4)
     if config.patch is not None:
         array, sample, masks = config.patch.cut(array, sample, masks or {}, of_patch)
-    moves, moved = _plan(array.shape[axes - 2 : axes], sample, config, rng, of_warp)
+    moves, moved = _plan(sample, config, rng, of_warp, of_slices)
     array = _move(array, moves, axes, nearest=False)
     if config.lights:
         array = change_intensities(array, axes, _draw_light(config, axes, rng, of_light), rng.standard_normal)
@@ -161,23 +157,28 @@ Move = Callable[["np.ndarray", bool], "np.ndarray"]
 
 
 def _plan(
-    size: tuple[int, ...], sample: Sample, config: Augment, rng: np.random.Generator, of_warp: np.random.Generator
+    sample: Sample,
+    config: Augment,
+    rng: np.random.Generator,
+    of_warp: np.random.Generator,
+    of_slices: np.random.Generator,
 ) -> tuple[list[Move], Sample]:
-    """The moves to apply to every array of the medium, and the sample after them. size: (height, width)."""
+    """The moves to apply to every array of the medium, and the sample after them."""
     import numpy as np
 
     moves: list[Move] = []
+    stored = sample.media[0].size
+    size = (stored[-2], stored[-1])
     # Always draw all of them, so that one option does not change the random numbers of another.
     share, top, left, down, right, mirrored, turned = rng.random(7)
     if config.crop is not None and any(map(_follows_crops, sample.questions)):
-        cut = _cut(size, config.crop[0] + share * (config.crop[1] - config.crop[0]), top, left)
+        places = (*of_slices.random(len(stored) - 2), top, left)
+        cut = _cut(stored, config.crop[0] + share * (config.crop[1] - config.crop[0]), places)
         croppable = _keep_croppable(sample)
         inside = _follow(croppable, cut)
         if _list_tasks(inside) == _list_tasks(croppable):
-            y, x = int(-cut.offset[0]), int(-cut.offset[1])
-            height, width = size = _size(cut)
-            moves.append(lambda array, _: array[y : y + height, x : x + width])
-            sample = inside
+            moves.append(partial(_take_inside, cut))
+            sample, size = inside, _size(cut)
     if config.warps:
         warp = _draw_warp((size[0], size[1]), config, of_warp)
         bent = _follow(sample, warp)
@@ -222,11 +223,21 @@ def _move(array: np.ndarray, moves: Sequence[Move], axes: int, nearest: bool) ->
     return np.ascontiguousarray(np.moveaxis(turned, range(-before, 0), range(before)) if before else turned)
 
 
-def _cut(shape: tuple[int, ...], share: float, top: float, left: float) -> Canvas:
-    """A crop with `share` of the area and the image's proportions, at a place given by two numbers in [0, 1)."""
-    height, width = (max(1, round(pixels * share**0.5)) for pixels in shape[:2])
-    y, x = int(top * (shape[0] - height + 1)), int(left * (shape[1] - width + 1))
-    return crop((shape[0], shape[1]), y, x, (height, width))
+def _cut(shape: tuple[int, ...], share: float, places: Sequence[float]) -> Canvas:
+    """A crop with `share` of the area or volume and its proportions, at a place given by numbers in [0, 1)."""
+    size = tuple(max(1, round(pixels * share ** (1 / len(shape)))) for pixels in shape)
+    first = (int(place * (whole - kept + 1)) for place, whole, kept in zip(places, shape, size, strict=True))
+    return Canvas(size, (1.0,) * len(shape), tuple(float(-at) for at in first))
+
+
+def _take_inside(cut: Canvas, array: np.ndarray, nearest: bool) -> np.ndarray:
+    """The part of an array [H, W, ...] or [H, W, ..., D] that a crop keeps."""
+    (height, width), (y, x) = cut.size[-2:], (int(-at) for at in cut.offset[-2:])
+    kept = array[y : y + height, x : x + width]
+    if len(cut.size) == 2:
+        return kept
+    z = int(-cut.offset[0])
+    return kept[..., z : z + cut.size[0]]
 
 
 def _keep_croppable(sample: Sample) -> Sample:
@@ -259,7 +270,7 @@ def _follows_warps(question: Question) -> bool:
 def _follow(sample: Sample, canvas: Canvas) -> Sample:
     """The sample with truths, size and spacing for the canvas instead of the stored image, or of its slices."""
     medium = sample.media[0]
-    if len(medium.size) == 3:
+    if len(medium.size) == 3 and len(canvas.size) == 2:
         canvas = replace(canvas, size=(medium.size[0], *canvas.size), scale=(1.0, *canvas.scale),
                          offset=(0.0, *canvas.offset))  # fmt: skip
     spacing_mm = canvas.convert_spacing_mm(medium.spacing_mm) if medium.spacing_mm else None
@@ -291,4 +302,4 @@ def _shift(array: np.ndarray, dy: int, dx: int) -> np.ndarray:
 
 
 def _size(canvas: Canvas) -> tuple[int, int]:
-    return canvas.size[0], canvas.size[1]
+    return canvas.size[-2], canvas.size[-1]

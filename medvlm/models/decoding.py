@@ -27,6 +27,7 @@ class Labelled:
     of the medium of its encoder, int64 [Q]. labels: decoder -> int64 [Q] or [Q, *size] for exclusive classes, else [Q,
     K] or [Q, K, *size] (see core/decoder_config.py). keys: of the samples, for messages. others: decoder -> how many of
     its labels, the last ones, are of samples that are mixed into the media, each of which has `share` of itself.
+    cut: the decoders whose masks are of both samples already.
     prompts: decoder -> what shows the object of each of its rows, of a decoder that takes prompts."""
 
     media: dict[str, torch.Tensor]
@@ -35,11 +36,12 @@ class Labelled:
     keys: tuple[str, ...] = ()
     others: dict[str, int] = field(default_factory=dict)
     share: float = 1.0
+    cut: frozenset[str] = frozenset()
     prompts: dict[str, Prompts] = field(default_factory=dict)
 
     def list_shares(self, decoder: str) -> list[tuple[float, slice]]:
         """The factors of the labels of a decoder, and which of them have it."""
-        if self.share == 1:
+        if self.share == 1 or decoder in self.cut:
             return [(1.0, slice(None))]
         own = len(self.labels[decoder]) - self.others.get(decoder, 0)
         return [(self.share, slice(own)), (1 - self.share, slice(own, None))]

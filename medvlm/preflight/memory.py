@@ -98,25 +98,29 @@ def _sum_section(step: Step, name: str, recompute: Recompute | None, share: floa
     parts = dict.fromkeys(("gradients", "optimiser", *BATCH_PARTS), 0.0)
     for owner, size in step.sections[name].items():
         parts[_name_part(owner)] = parts.get(_name_part(owner), 0.0) + size
-    for stack, saved in _list_savings(step, name) if recompute else ():
+    for stack, part, saved in _list_savings(step, name) if recompute else ():
         if recompute(stack):  # type: ignore[misc]
-            part = _name_part(module_of(stack))
-            parts[part] = max(0.0, parts[part] - saved)
+            parts[part] = max(0.0, parts.get(part, 0.0) - saved)
     for part in BATCH_PARTS if name != "step" else ():
         parts[part] *= share
     return parts
 
 
-def _list_savings(step: Step, section: str) -> Iterator[tuple[str, float]]:
-    """(stack, bytes that recomputing its layers saves in this section). A recomputed layer keeps its input only."""
+def _list_savings(step: Step, section: str) -> Iterator[tuple[str, str, float]]:
+    """(stack, part, bytes that recomputing its layers saves of this part in this section). A recomputed layer keeps its
+    input only. Copies of weights are there until autocast ends, which is after the forward pass."""
     number, _, where = section.partition(" ")
-    for i, (stack, (kept, given, _, depth)) in enumerate(step.layers.items()):
+    numbers = list(step.copies or step.layers)
+    for stack, (kept, given, _, depth) in step.layers.items():
+        i = numbers.index(stack)
         is_before = section == "forward" or (number.isdigit() and int(number) > i)
         # In the backward pass of its last layer, that one layer is held completely.
         is_in_last = (number, where) == (str(i), "last")
         layers = depth if is_before else depth - 1 if is_in_last else 0
         if kept > given:
-            yield stack, layers * (kept - given)
+            yield stack, _name_part(module_of(stack)), layers * (kept - given)
+        if section != "forward" and stack in step.copies:
+            yield stack, COPIES, layers * step.copies[stack]
 
 
 def _shard_parts(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from medvlm.preflight.ledger import Ledger
-from medvlm.preflight.precision import wrap_model
+from medvlm.preflight.precision import COPIES, wrap_model
 
 BETWEEN = "between"
 SHALLOW = 2
@@ -27,12 +27,15 @@ class Step:
     """sections: `forward`, the sections of the backward pass and `step` -> bytes by part at the peak, without weights.
 
     held: bytes by part when the backward pass begins. layers: stack -> (bytes that one layer keeps for the backward
-    pass, bytes of its input, floating-point operations of its forward pass, depth). flops: of the whole micro-batch."""
+    pass, copies of weights aside, bytes of its input, floating-point operations of its forward pass, depth). flops: of
+    the whole micro-batch. copies: stack -> bytes of the copies of one layer's weights, in the order by which sections
+    of the backward pass are numbered; 0 for a stack that did not run."""
 
     sections: Mapping[str, Mapping[str, float]]
     held: Mapping[str, float]
     flops: float
     layers: Mapping[str, tuple[float, float, float, int]]
+    copies: Mapping[str, float] = field(default_factory=dict)
 
 
 def simulate(
@@ -89,11 +92,12 @@ def simulate(
             sections.setdefault(section, {})[part] = value
         elif kind == "held":
             held[rest] = value
-    layers = {}
+    layers, copied = {}, f"held|{COPIES}"
     for name, slope in slopes.items():
-        kept = sum(v for k, v in slope.items() if k.startswith("held|"))
+        kept = sum(v for k, v in slope.items() if k.startswith("held|") and k != copied)
         layers[name] = (kept, base[f"input|{name}"], slope["forward_flops"], depths[name])
-    return Step(sections, held, whole["flops"], layers)
+    copies = {name: slopes.get(name, {}).get(copied, 0.0) for name in stacks}
+    return Step(sections, held, whole["flops"], layers, copies)
 
 
 def _record_all(model: nn.Module) -> None:

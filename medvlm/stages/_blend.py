@@ -6,7 +6,7 @@ the position in the stream, so they are the same on any number of ranks and afte
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import torch
 from pydantic import Field, model_validator
 
 from medvlm.core.config import Config
+from medvlm.core.decoder_config import MISSING
 from medvlm.core.errors import DataError
 from medvlm.data.order import draw
 
@@ -60,21 +61,39 @@ def blend_pixels(own: torch.Tensor, other: torch.Tensor, mixture: Mixture) -> to
     """own, other: [C, *size], of one size."""
     if mixture.box is None:
         return mixture.share * own + (1 - mixture.share) * other
-    axes = own.ndim - 1
-    side = (1 - mixture.share) ** (1 / axes)
-    found = own.clone()
-    at: list[Any] = [slice(None)]
-    for length, place in zip(own.shape[1:], mixture.box, strict=False):
-        count = round(side * length)
-        start = int(place * (length - count + 1))
-        at.append(slice(start, start + count))
-    found[tuple(at)] = other[tuple(at)]
+    found, at = own.clone(), find_box(own.shape[1:], mixture)
+    found[at] = other[at]
     return found
 
 
-def blend_sample(own: Any, position: int, batch: int, mixture: Mixture, prepare: Callable[[int], Any]) -> Any:
+def cut_masks(own: Sequence[torch.Tensor], others: Sequence[torch.Tensor], mixture: Mixture, axes: int) -> list[Any]:
+    """Masks of which the box is the other sample's, or of nobody's knowledge if that has none. own, others: of the
+    questions of a decoder, int64 [*size] or [K, *size] with `axes` axes of size."""
+    found = [mask.clone() for mask in own]
+    for mask in found:
+        at = find_box(mask.shape[-axes:], mixture)
+        mask[at] = others[0][at] if others else MISSING
+    return found
+
+
+def find_box(size: Sequence[int], mixture: Mixture) -> tuple[Any, ...]:
+    """Where the other sample is, as an index of the last axes."""
+    assert mixture.box is not None
+    side = (1 - mixture.share) ** (1 / len(size))
+    at: list[Any] = [...]
+    for length, place in zip(size, mixture.box, strict=False):
+        count = round(side * length)
+        start = int(place * (length - count + 1))
+        at.append(slice(start, start + count))
+    return tuple(at)
+
+
+def blend_sample(
+    own: Any, position: int, batch: int, mixture: Mixture, prepare: Callable[[int], Any], masks: Sequence[str] = ()
+) -> Any:
     """A LabelledSample with the pixels of two, and the labels of both. prepare: the sample at a position. A sample
-    whose partner is damaged, or of another encoder, is mixed with itself."""
+    whose partner is damaged, or of another encoder, is mixed with itself. masks: the decoders of masks, which are cut
+    like the pixels in CutMix, and count wholly."""
     first = position // batch * batch
     partner = first + (position - first + mixture.shift) % batch
     try:
@@ -83,6 +102,13 @@ def blend_sample(own: Any, position: int, batch: int, mixture: Mixture, prepare:
         other = own
     if other.encoder != own.encoder or not other.labels:
         other = own
-    return replace(
-        own, pixels=blend_pixels(own.pixels, other.pixels, mixture), others=other.labels, share=mixture.share
-    )
+    pixels, cut = blend_pixels(own.pixels, other.pixels, mixture), frozenset[str]()
+    labels, others = own.labels, other.labels
+    if mixture.box is not None:
+        cut, axes = frozenset(masks), own.pixels.ndim - 1
+        labels = {
+            name: cut_masks(found, others.get(name, ()), mixture, axes) if name in cut else found
+            for name, found in labels.items()
+        }
+        others = {name: found for name, found in others.items() if name not in cut}
+    return replace(own, pixels=pixels, labels=labels, others=others, share=mixture.share, cut=cut)

@@ -16,8 +16,9 @@ from medvlm.models.decoding import Labelled
 @dataclass(frozen=True)
 class LabelledSample:
     """The first medium of a sample. labels: decoder -> the labels of the questions that it answers. others: the labels
-    of the sample that it is mixed with; it has `share` of the pixels itself. prompts: decoder -> what shows the object
-    of each of its labels, of a decoder that takes prompts."""
+    of the sample that it is mixed with; it has `share` of the pixels itself. cut: the decoders whose masks
+    are of both samples already. prompts: decoder -> what shows the object of each of its labels, of a decoder that
+    takes prompts."""
 
     key: str
     encoder: str
@@ -26,6 +27,7 @@ class LabelledSample:
     source: str = ""
     others: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     share: float = 1.0
+    cut: frozenset[str] = frozenset()
     prompts: dict[str, list[Prompt]] = field(default_factory=dict)
 
 
@@ -56,5 +58,6 @@ def collate_labelled(items: list[LabelledSample], decoders: Mapping[str, Any]) -
         keys=tuple(item.key for item in items),
         others=dict(others),
         share=kept[0].share if kept else 1.0,
+        cut=kept[0].cut if kept else frozenset(),
         prompts={name: stack_prompts(own) for name, own in prompts.items()},
     )

@@ -90,8 +90,6 @@ class Config(StageConfig):
                 yield Problem(("blend",), f"a mixture of two samples has no {name} of its own; remove it")
             if self.blend is not None and takes_prompts(decoder):
                 yield Problem(("blend",), f"a prompt of {name} shows an object of one sample; remove it")
-            if self.blend is not None and self.blend.cutmix and output == "maps":
-                yield Problem(("blend", "cutmix"), f"does not cut the masks of {name}; use mixup")
             if not losses:
                 yield Problem(path, f"names no loss; expected at least one of {', '.join(kinds(SLOT))}")
             if why := explain_unanswered(name, decoder, cards):
@@ -165,9 +163,12 @@ class Heads(Base):
             return own
         position, batch = item.place.position, self.config.batch
         mixture = draw_mixture(self.config.blend, batch, self.setup.seed, self.config.name, position // batch)
-        found: LabelledSample = blend_sample(
-            own, position, batch, mixture, lambda other: super(Heads, self)._prepare_item(self.stream.item(other))
-        )
+        masks = [name for name, each in self.decoders.items() if component("decoders", each.kind).OUTPUT == "maps"]
+
+        def prepare(other: int) -> LabelledSample:
+            return super(Heads, self)._prepare_item(self.stream.item(other))  # type: ignore[no-any-return]
+
+        found: LabelledSample = blend_sample(own, position, batch, mixture, prepare, masks)
         return found
 
     def _find_questions(self, sample: Sample, encoder: str) -> Iterator[tuple[str, Question]]:

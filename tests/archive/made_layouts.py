@@ -205,7 +205,7 @@ def rocov2(root: Path, cases: int = 1, zoom: int = 1) -> None:
             {
                 "image": picture(case, zoom),
                 "image_id": f"ROCOv2_2023_{name}_{case:06d}",
-                "caption": "CT of the chest.",
+                "caption": ("CT of the chest.", "MR of the head.")[(case - number * cases) % 2],
                 "cui": ["C0040405", "C0817096"],
             }
             for case in range(number * cases, (number + 1) * cases)
@@ -266,10 +266,16 @@ def mimic_cxr(root: Path, cases: int = 1, zoom: int = 1) -> None:
         "Pleural Effusion": "",
         "Pneumothorax": "0.0",
     }
+    # Every other patient has the opposite, so that there is something to tell.
+    firsts = {subject + case for case in range(0, cases, 2) for subject, *_ in MIMIC}
+    opposite = {name: {"1.0": "0.0", "0.0": "1.0"}.get(value, value) for name, value in labels.items()}
     put_csv(
         root,
         "mimic-cxr-2.0.0-chexpert.csv",
-        [{"subject_id": a, "study_id": b, **labels} for a, b in dict.fromkeys(row[:2] for row in found)],
+        [
+            {"subject_id": a, "study_id": b, **(labels if a in firsts else opposite)}
+            for a, b in dict.fromkeys(row[:2] for row in found)
+        ],
     )
     for number, (subject, study, dicom, *_) in enumerate(found):
         folder = f"files/p{str(subject)[:2]}/p{subject}/s{study}"

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from medvlm.core.errors import RecipeError
 from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.data.augment import Augment, augment
 from medvlm.data.order import draw
@@ -82,11 +81,45 @@ def test_colours_slices_and_masks_that_overlap_are_moved_alike() -> None:
     assert np.array_equal(coloured[..., 1], augment(film[..., 1], frames, config, draw(3))[0])
 
 
-@pytest.mark.parametrize("change", [{"crop": (0.5, 0.9)}, {"shift_px": 2}, {"rotate90": True}], ids=str)
-def test_what_is_not_for_volumes_is_refused(change: dict[str, Any]) -> None:
-    sample = Sample("k", "s", "train", (Medium("ct", "0.npy", (5, *SIZE)),))
-    with pytest.raises(RecipeError, match=r"data\.s\.augment: crop, shift_px and rotate90 are for images, and k is a"):
-        augment(np.zeros((5, *SIZE), np.int16), sample, Augment(**change), draw(0))
+@pytest.mark.parametrize("planes", [0, 2], ids=["one map of labels", "masks that overlap"])
+def test_masks_of_volumes_go_where_the_voxels_go(planes: int) -> None:
+    """The mask is painted into the volume: whatever becomes of the voxels becomes of it, to the voxel."""
+    shapes, size = set(), (12, 30, 20)
+    mask_of = Question("Where?", make_truth("mask", member="m", classes=("a",)), "mask")
+    for seed in range(200):
+        mask = np.random.default_rng(seed).integers(0, 256, (planes, *size) if planes else size, np.uint8)
+        volume = np.ascontiguousarray(np.moveaxis(np.concatenate([mask, mask[:1]]), 0, -1)) if planes else mask
+        medium = Medium("ct", "0.npy", size, (4.0, 1.0, 0.5))
+        sample = Sample("k", "s", "train", (medium,), questions=(mask_of,))
+        change = Augment(
+            flip=bool(seed & 1), rotate90=bool(seed & 2), crop=(0.2, 0.9) if seed & 4 else None, shift_px=3 * (seed & 8)
+        )
+        moved, after, masks = augment(volume, sample, change, draw(seed), {"m": mask})
+        assert np.array_equal(masks["m"], np.moveaxis(moved, -1, 0)[:planes] if planes else moved)
+        assert after.media[0].size == moved.shape[:3] and masks["m"].shape[-3:] == moved.shape[:3]
+        is_turned = after.media[0].spacing_mm == (4.0, 0.5, 1.0)
+        assert is_turned or after.media[0].spacing_mm == (4.0, 1.0, 0.5)
+        if not seed & 4:
+            assert moved.shape[:3] == ((12, 20, 30) if is_turned else size)
+        again = augment(volume, sample, change, draw(seed), {"m": mask})
+        assert np.array_equal(again[0], moved) and again[1] == after
+        shapes.add(moved.shape)
+    assert len(shapes) > 20, len(shapes)
+    assert len({shape[0] for shape in shapes}) > 2, "slices are left out too"
+
+
+def test_a_crop_of_a_volume_has_its_share_and_anywhere() -> None:
+    size, mask_of = (10, 20, 40), Question("Where?", make_truth("mask", member="m", classes=("a",)), "mask")
+    place = np.arange(np.prod(size), dtype=np.int32).reshape(size)
+    sample = Sample("k", "s", "train", (Medium("ct", "0.npy", size),), questions=(mask_of,))
+    firsts = set()
+    for seed in range(80):
+        moved, after, _ = augment(place, sample, Augment(crop=(0.125, 0.125)), draw(seed), {})
+        assert after.media[0].size == moved.shape == (5, 10, 20)
+        z, y, x = np.unravel_index(int(moved[0, 0, 0]), size)
+        assert np.array_equal(moved, place[z : z + 5, y : y + 10, x : x + 20])
+        firsts.add((int(z), int(y), int(x)))
+    assert {z for z, _, _ in firsts} == set(range(6)) and len({x for _, _, x in firsts}) > 15
 
 
 def test_an_image_stays_as_it_is_where_a_question_cannot_follow(monkeypatch: pytest.MonkeyPatch) -> None:

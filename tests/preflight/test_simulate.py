@@ -20,6 +20,7 @@ from medvlm.models.vlm import VLM
 from medvlm.preflight import ledger, simulate
 from medvlm.preflight import memory as bytes_of
 from medvlm.preflight.draft import make_draft
+from medvlm.preflight.precision import COPIES
 from medvlm.preflight.samples import look
 from medvlm.preflight.simulate import Step
 from medvlm.preflight.staging import build_stage
@@ -191,6 +192,40 @@ def test_a_part_that_cannot_be_cut_leaves_the_layers_of_the_others_known(monkeyp
         whole = simulate_alone(Pair(), "32-true")
     assert list(found.layers) == ["blocks"] and whole.layers == {}
     assert (found.flops, found.held) == (whole.flops, whole.held)
+
+
+class Deep(nn.Module):
+    """Layers whose weights are much larger than what they keep, as where most patches are left out; after a stack that
+    does not run."""
+
+    def __init__(self, depth: int = 9) -> None:
+        super().__init__()
+        self.text = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4)))
+        layers = (nn.Sequential(nn.Linear(8, 512), nn.GELU(), nn.Linear(512, 8)) for _ in range(depth))
+        self.encoders = nn.ModuleDict({"ct": nn.Sequential(*layers)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.encoders["ct"](x)  # type: ignore[no-any-return]
+
+
+def test_recomputed_layers_keep_their_inputs_and_copies_of_weights_are_no_part_of_the_vision() -> None:
+    """Copies in bfloat16 were taken off what the encoder keeps, of which nothing was left."""
+    with torch.device("meta"):
+        model = Deep()
+        step = simulate_alone(model, "bf16-mixed")
+    kept, given, _, depth = step.layers["encoders.ct"]
+    copies = step.copies["encoders.ct"]
+    assert depth == 9 and copies >= 2 * 2 * 8 * 512 and step.copies["text"] == 0 and next(iter(step.copies)) == "text"
+    assert kept < copies, "weights are not larger than what is kept: the test shows nothing"
+    forward = bytes_of._sum_section(step, "forward", bytes_of.recompute_all, 1.0)
+    assert forward["vision"] >= (depth - 1) * given and forward[COPIES] == pytest.approx(
+        step.sections["forward"][COPIES]
+    )
+    # At the beginning of the backward pass, the last layer is there with its copies, and of the others the inputs.
+    last = bytes_of._sum_section(step, "1 last", bytes_of.recompute_all, 1.0)
+    before = bytes_of._sum_section(step, "1 last", None, 1.0)
+    assert before["vision"] - last["vision"] == pytest.approx((depth - 1) * (kept - given))
+    assert before[COPIES] - last[COPIES] == pytest.approx((depth - 1) * copies)
 
 
 def _make_adamw(model: nn.Module) -> list[torch.optim.Optimizer]:

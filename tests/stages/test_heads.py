@@ -221,7 +221,6 @@ def refuse(packed: Path, message: str, card: dict[str, Any] = CARD, **changes: A
         ({"losses": {"side": [{"kind": "dice", "weigt": 2}]}}, r"weigt: unknown key, did you mean 'weight'"),
         ({"trains": ["decoders.sid"]}, r"trains\.0: there is no decoder 'sid', did you mean 'side'"),
         ({"blend": {}}, r"blend: expected `mixup` or `cutmix` above 0"),
-        ({"blend": {"cutmix": 1}}, r"blend\.cutmix: does not cut the masks of square; use mixup"),
         ({"trains": ["language"]}, r"trains\.0: 'language' is not a part of a heads stage"),
     ],
 )
