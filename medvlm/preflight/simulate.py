@@ -27,9 +27,9 @@ class Step:
     """sections: `forward`, the sections of the backward pass and `step` -> bytes by part at the peak, without weights.
 
     held: bytes by part when the backward pass begins. layers: stack -> (bytes that one layer keeps for the backward
-    pass, copies of weights aside, bytes of its input, floating-point operations of its forward pass, depth). flops: of
-    the whole micro-batch. copies: stack -> bytes of the copies of one layer's weights, in the order by which sections
-    of the backward pass are numbered; 0 for a stack that did not run."""
+    pass, copies of weights and states of optimizers aside, bytes of its input, floating-point operations of its forward
+    pass, depth). flops: of the whole micro-batch. copies: stack -> bytes of the copies of one layer's weights, in the
+    order by which sections of the backward pass are numbered; 0 for a stack that did not run."""
 
     sections: Mapping[str, Mapping[str, float]]
     held: Mapping[str, float]
@@ -94,7 +94,7 @@ def simulate(
             held[rest] = value
     layers, copied = {}, f"held|{COPIES}"
     for name, slope in slopes.items():
-        kept = sum(v for k, v in slope.items() if k.startswith("held|") and k != copied)
+        kept = sum(v for k, v in slope.items() if k.startswith("held|") and k not in (copied, "held|optimiser"))
         layers[name] = (kept, base[f"input|{name}"], slope["forward_flops"], depths[name])
     copies = {name: slopes.get(name, {}).get(copied, 0.0) for name in stacks}
     return Step(sections, held, whole["flops"], layers, copies)
