@@ -207,7 +207,7 @@ class Heads(Base):
             logits = outputs[name_output(decoder, side)]
             if _is_joint(loss):
                 every, labels, own = gathered[decoder]
-                if decoder in self._observing and model.training:
+                if decoder in self._observing and self.model.training:
                     self._seen[decoder] = every.detach(), labels
                 total = component(SLOT, loss.kind).add_up(loss, every, labels, self.decoders[decoder], own)
                 total = loss.weight * total + 0 * every.sum()  # in the graph, whatever the labels are
