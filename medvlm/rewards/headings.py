@@ -32,7 +32,7 @@ class Config(RewardConfig):
         names = [name.strip().casefold() for name in headings]
         if not all(names) or len(set(names)) < len(names):
             raise ValueError("expected different headings, such as Lungs")
-        return headings
+        return tuple(name.strip() for name in headings)
 
 
 def applies(truth: Truth, config: Config) -> bool:
@@ -44,13 +44,14 @@ def score(completion: str, truth: Truth, config: Config) -> float:
     if len(completion) > LONGEST:
         return 0.0
     names = "|".join(re.escape(name) for name in sorted(config.headings, key=len, reverse=True))
-    marks = list(re.finditer(rf"^[ \t]*({names})[ \t]*:", completion, re.IGNORECASE | re.MULTILINE))
+    places = [name.casefold() for name in config.headings]
+    found = re.finditer(rf"^[ \t]*({names})[ \t]*:", completion, re.IGNORECASE | re.MULTILINE)
+    marks = [mark for mark in found if mark[1].casefold() in places]  # a dotless i is an i to the search alone
     if not marks:
         return 0.0
     ends = [*(mark.start() for mark in marks[1:]), len(completion)]
     said = [mark[1].casefold() for mark in marks]
     texts = [completion[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
-    places = [name.casefold() for name in config.headings]
     seen, last, right = set[frozenset[str]](), -1, 0
     for name, text in zip(said, texts, strict=True):
         words = frozenset(re.findall(r"\w+", text.split("<")[0].casefold()))
@@ -77,5 +78,6 @@ EXAMPLES = [
     ("\n".join(f"{name}: no change" for name in ("Lungs", "Pleura", "Heart", "Impression")), _REPORT, 0.25),
     ("Impression: A normal chest.\nHeart: Of normal size.\nLungs: They are clear.", _REPORT, 0.25),
     ("Lungs: <answer>none at all</answer>", _REPORT, 0.0),
+    (_WHOLE.replace("Impression", "\u0131mpression"), _REPORT, 0.75),
     ("", _REPORT, 0.0),
 ]

@@ -34,8 +34,12 @@ _SIDES = {
     **{"w": "w", "width": "w", "h": "h", "height": "h"},
 }
 _STRING = re.compile(
-    r"\"(?:[^\"\\]|\\.)*\"|(?<!\w)'(?:[^'\\]|\\.)*'(?!\w)|<ref>[^<]*</ref>|<\|[^|<>]*\|>|</?[a-z_ ]+/?>"
+    r"(?<!\\)\"(?:[^\"\\]|\\.)*\"|(?<![\w\\])'(?:[^'\\]|\\.)*'(?!\w)|<ref>[^<]*</ref>|<\|[^|<>]*\|>|</?[a-z_ ]+/?>"
 )
+
+_OPEN = re.compile(r"[\[(<][^\[\]()<>0-9.,-]*[0-9.,-][^\[\]()<>]*$|[\[(]\s*$")
+"""No two repetitions of it may share a character, nor may a string of the above begin within another: the time would
+grow with the square of the length of the text."""
 
 
 class Reading(NamedTuple):
@@ -78,7 +82,7 @@ def read_boxes(text: str, extent: Sequence[float] = (), label: str = "") -> Read
 
 def is_cut(tail: str) -> bool:
     """Whether what follows the last box is the beginning of another one."""
-    return re.search(r"[\[(<][^\[\]()<>]*[0-9.,-][^\[\]()<>]*$|[\[(]\s*$", tail) is not None or tail.count('"') % 2 == 1
+    return _OPEN.search(tail) is not None or tail.count('"') % 2 == 1
 
 
 # --- tokens -----------------------------------------------------------------------------------------

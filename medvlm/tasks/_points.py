@@ -20,7 +20,7 @@ _TWO_LOCS = re.compile(r"<loc(_?)([0-9]+)> ?<loc(_?)([0-9]+)>")
 _TAG = re.compile(r"<points?\b([^<>]*)>(?:[^<>]*</points?>)?")
 _SIDE = re.compile(rf"\b([xy])([0-9]{{0,3}})=[\"']?{_N}[\"']?")
 _BARE = re.compile(rf"{_N}[, ]{_N}")
-_UNREAD = re.compile(r"[\[(][^\[\]()]*[0-9][^\[\]()]*[\])]|<loc|\b[xy][12]?[\"']? ?[:=]")
+_UNREAD = re.compile(r"[\[(][^\[\]()0-9]*[0-9][^\[\]()]*[\])]|<loc|\b[xy][12]?[\"']? ?[:=]")
 """Numbers in brackets that are no points, such as boxes."""
 
 

@@ -21,6 +21,9 @@ from medvlm.tasks._words import words
 
 SHARE = 0.5
 """More than this share of the words of a sentence, and of a step, must be said."""
+MOST_WORDS = 30
+"""A sentence with more of them, and more than twice those of what it should say, is a list of words, which would say
+everything."""
 EMPTY = list_words(
     "a an the this that these those it its there here is are was were be been being has have had do does did can could"
     " may might will would should of in on at to from by with for as and or but so if then than which who what where"
@@ -68,7 +71,7 @@ def find_steps(rationale: str, steps: Mapping[str, str]) -> StepsSaid:
     right = [
         each
         for each in spoken
-        if any(_says(each, part) or _says(part, each) for parts in references.values() for part in parts)
+        if any(_says_part(each, part) or _says(part, each) for parts in references.values() for part in parts)
     ]
     path = sorted(places, key=lambda name: places[name])  # equal places: in the order of the steps
     return StepsSaid(tuple(path), len(right), len(spoken))
@@ -115,11 +118,15 @@ def _drop_plural(word: str) -> str:
 
 def _find_place(spoken: list[Sentence], parts: tuple[Sentence, ...]) -> int | None:
     """The first sentence that says a part of a step; None if too little of the step is said."""
-    places = [next((at for at, each in enumerate(spoken) if _says(each, part)), None) for part in parts]
+    places = [next((at for at, each in enumerate(spoken) if _says_part(each, part)), None) for part in parts]
     total = sum(len(part.words) for part in parts)
     said = sum(len(part.words) for part, place in zip(parts, places, strict=True) if place is not None)
     found = [place for place in places if place is not None]
     return min(found) if found and said > SHARE * total else None
+
+
+def _says_part(sentence: Sentence, part: Sentence) -> bool:
+    return len(sentence.words) <= max(MOST_WORDS, 2 * len(part.words)) and _says(sentence, part)
 
 
 def _says(sentence: Sentence, part: Sentence) -> bool:

@@ -167,7 +167,8 @@ def place(truth: Truth, canvas: Canvas | None, writing: Writing) -> Truth:
             f"its boxes lie on stored {truth.of}s, and the model is shown another plane (model.views) or none; use"
             " plane: stored, or leave `indexed_boxes` out of `tasks`"
         )
-    kept = [each for number, box in truth.placed if (each := _place(truth, canvases, number, box, writing))]
+    found = (_place(truth, canvases, number, box, writing) for number, box in truth.placed)
+    kept = list(dict.fromkeys(filter(None, found)))  # one slice may be seen of several that have the same box
     if truth.boxes and not kept:
         raise DataError("no box lies on what the model sees; use preprocess.fit: squash, or drop the question")
     extents = tuple(writing.extent(each) for each in canvases)
@@ -242,9 +243,7 @@ MEASURES = (
 def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> str:
     """Of the commonest answers in `truths`, the one that is best for the measure."""
     judge = {HIT_RATE: hit_rate, NUMBERS: find_right_numbers}.get(measure.metric if measure else "", score)
-    commonest = [
-        answer for answer, _ in Counter(_write(truth.placed, truth) for truth in truths).most_common(CANDIDATES)
-    ]
+    commonest = [each for each, _ in Counter(_write(truth.placed, truth) for truth in truths).most_common(CANDIDATES)]
     judges = [truths[i * len(truths) // JUDGES] for i in range(JUDGES)] if len(truths) > JUDGES else truths
     return max(commonest, key=lambda answer: sum(judge(answer, truth) for truth in judges))
 

@@ -190,6 +190,11 @@ _STEPS = (
 )
 _CHOICE = Truth(steps=_STEPS, final="yes", choices=("yes", "no"))
 _OPEN = Truth(steps=_STEPS, final="pneumonia")
+_DUMP = (
+    "frontal chest radiograph dense opacity right lower lobe air bronchograms pneumonia effusion nodule mass edema"
+    " fracture atelectasis consolidation pneumothorax heart lung aorta hilum bone rib spine trachea mediastinum tube"
+    " device hernia emphysema fibrosis"
+)
 _SAID = "1. Frontal chest radiograph.\n2. A dense opacity in the right lower lobe.\n3. Air bronchograms: pneumonia.\n"
 
 EXAMPLES: list[tuple[Any, Truth, float]] = [
@@ -203,8 +208,9 @@ EXAMPLES: list[tuple[Any, Truth, float]] = [
     ("It is a knee.\nAnswer: yes", _CHOICE, 0.5),
     ("It is a knee.\nAnswer: no", _CHOICE, 0.0),
     ("There is a dense opacity in the left lower lobe.\nAnswer: effusion", _OPEN, 0.0),
-    # The answer alone, steps alone, several answers, all of them, and an answer that is denied or changed.
+    # The answer alone, steps alone, many words, several answers, all of them, and an answer that is denied or changed.
     ("Answer: yes", _CHOICE, 0.0),
+    (f"{_DUMP}\nAnswer: no", _CHOICE, 0.0),
     (" ".join(_STEPS), _CHOICE, 0.0),
     (f"{_SAID}Answer: yes\nAnswer: no", _CHOICE, 0.0),
     (f"{_SAID}Answer: yes or no", _CHOICE, 0.0),

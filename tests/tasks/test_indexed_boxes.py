@@ -46,6 +46,12 @@ def test_a_slice_has_the_number_under_which_it_is_seen(slices: tuple[int, ...], 
     assert canvas.find_slice(canvas.num_slices) is None and canvas.find_slice(-1) is None
 
 
+def test_a_box_on_slices_that_are_seen_as_one_is_written_once() -> None:
+    stack = Truth(boxes=((20, 10, 40, 30),) * 4, numbers=(9, 10, 11, 12), of="slice")
+    placed: Any = place(stack, geometry.resize((16, 100, 200), (4, 10, 20)), PIXELS)
+    assert placed.numbers == (3,) and indexed_boxes.is_formatted(placed.answer, placed)
+
+
 def test_painted_slices_show_where_the_resampled_one_lies() -> None:
     canvas = geometry.resize((12, 8, 8), (6, 8, 8))
     volume = np.arange(12)

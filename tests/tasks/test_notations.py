@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from medvlm.core import geometry
 from medvlm.core.config import kinds
 from medvlm.core.sample import Box, truth_from_json
 from medvlm.rewards._compose import Composer
-from medvlm.tasks import boxes
+from medvlm.tasks import boxes, indexed_boxes, points
 from medvlm.tasks._notations import read_boxes
 from medvlm.tasks._writing import Writing
 from medvlm.tasks.boxes import Truth, parse, score
@@ -174,3 +176,15 @@ def test_a_truth_that_is_placed_comes_back_from_json_and_another_has_no_new_fiel
     assert truth_from_json(placed.to_json()) == placed
     assert list(placed.extent) == [1024, 1024]
     assert set(Truth(boxes=tuple(ONE)).to_json()) == {"task", "answer", "boxes", "label"}
+
+
+@pytest.mark.parametrize(
+    "tail", [f"[{'1' * 20000})", '"' + '\\"' * 10000, "[1" * 10000], ids=["cut", "quotes", "brackets"]
+)
+def test_a_long_answer_takes_no_longer_for_what_stands_in_it(tail: str) -> None:
+    """Of an expression in which two repetitions share a character, 20,000 of them took ten seconds."""
+    start = time.perf_counter()
+    score(f"[10, 20, 30, 40] {tail}", Truth(boxes=tuple(ONE)))
+    indexed_boxes.score(f"image 1: [10, 20, 30, 40] {tail}", indexed_boxes.Truth(boxes=tuple(ONE)))
+    points.score(f"[10, 20] {tail}", points.Truth(points=((10, 20),)))
+    assert time.perf_counter() - start < 2
