@@ -112,10 +112,6 @@ class Config(StageConfig):
         return super().scale_down(toy).model_copy(update=small)
 
 
-def find_none(prompt: Prompt, attempt: int) -> None:
-    """No question is replaced by another one."""
-
-
 def build(config: Config, setup: Setup) -> PreferenceRound:
     return PreferenceRound(config, setup)
 
@@ -172,7 +168,8 @@ class PreferenceRound(PairStage):
             best, worst = int(rewards_PG[p].argmax()), int(rewards_PG[p].argmin())
             top, bottom = float(rewards_PG[p, best]), float(rewards_PG[p, worst])
             is_right_said = any(answer.ids == list(prompt.right) for answer in group)
-            if prompt.right and top < config.least and not is_right_said:
+            is_judged = bool(drawn.scored[p][0][1])  # else they only seem to have failed
+            if prompt.right and is_judged and top < config.least and not is_right_said:
                 pairs.append([Answer(list(prompt.right)), group[worst]])
                 counts.append(1.0)
                 from_data += 1

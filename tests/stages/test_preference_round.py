@@ -109,6 +109,14 @@ def test_the_right_answer_of_the_data_is_preferred_where_no_drawn_one_is_good(fo
     assert sum(float(each.abs().sum()) for each in found if each is not None) == 0
 
 
+def test_answers_that_no_reward_could_score_have_not_failed(folder: Path) -> None:
+    """A judge that cannot be reached makes no right answer of the worst one."""
+    stage = make(folder, right_answers="failed")
+    stage.composer.score = lambda text, case: (0.0, {})
+    (micro,) = stage.make_micros(first(stage), 1)
+    assert micro.counts_N.tolist() == [0.0] * 4 and micro.terms["from_data"] == (0.0, 4)
+
+
 def test_the_heaviest_micro_batch_needs_no_answers(folder: Path) -> None:
     stage = make(folder)
     heaviest = stage.make_heaviest(first(stage))
