@@ -14,9 +14,13 @@ from medvlm.core.sample import Box, Truth, make_truth
 from medvlm.tasks._notations import read_boxes
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
-_IMAGE = re.compile(rf"\s*it(?:'s| is) in the (?P<nth>{'|'.join(ORDINALS)}) image[.:]?\s*", re.IGNORECASE)
+_IMAGE = re.compile(rf"\s*it(?:'s| is) in the (?P<nth>{'|'.join(ORDINALS)}) image[.:]?\s*", re.IGNORECASE | re.ASCII)
 _LABEL = re.compile(r"\s*(?:<ref>|<\|object_ref_start\|>)(?P<label>[^<]*)(?:</ref>|<\|object_ref_end\|>)\s*")
-_BOXES = re.compile(r"\s*(?:<box>.*</box>|<\|box_start\|>.*<\|box_end\|>|\[[-0-9.,\s\[\]]+\])\s*\.?\s*", re.DOTALL)
+_BOXES = re.compile(
+    r"\s*(?:(?:<box>(?:(?!</?box>).)*</box>[\s,;]*)+|(?:<\|box_start\|>(?:(?!<\|box_).)*<\|box_end\|>[\s,;]*)+"
+    r"|\[[-0-9.,\s\[\]]+\])\s*\.?\s*",
+    re.DOTALL,
+)
 
 
 class TextBoxes(Config):

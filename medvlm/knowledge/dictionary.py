@@ -24,6 +24,8 @@ class Config(KnowledgeConfig):
     def _has_terms(self) -> Config:
         if bool(self.terms) == bool(self.file):
             raise ValueError("give either `terms` or a `file` of them")
+        if not all(text.strip() for pair in self.terms.items() for text in pair):
+            raise ValueError("a term or its meaning is empty")
         return self
 
 
@@ -52,7 +54,11 @@ def _fold(text: str) -> str:
 
 
 def _read(path: str) -> dict[str, str]:
-    found = yaml.safe_load(read_file(path))
-    if not isinstance(found, dict) or not found or not all(isinstance(x, str) for pair in found.items() for x in pair):
+    try:
+        found = yaml.safe_load(read_file(path))
+    except yaml.YAMLError as reason:
+        raise RecipeError(f"knowledge: {path}: neither YAML nor JSON ({' '.join(str(reason).split())})") from None
+    texts = [text for pair in found.items() for text in pair] if isinstance(found, dict) else []
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise RecipeError(f"knowledge: {path}: expected terms and their meanings, e.g. atelectasis: collapse of a lobe")
-    return found
+    return dict(found)

@@ -59,11 +59,11 @@ def look(asked: str, scene: Scene, whole: bool = False) -> View:
     """whole: whether a volume may be looked at without naming slices. Raises DataError for an image or a slice that
     there is not."""
     match = _ABOUT.match(asked)
-    image, first, last = (int(text) if text else 0 for text in match.groups()) if match else (0, 0, 0)
-    number = max(1, image)
+    image, first, last = (None if text is None else int(text) for text in match.groups()) if match else (None,) * 3
+    number = 1 if image is None else image
     if not scene.first:
         raise DataError("there is no image to look at")
-    if number > scene.first or (image == 0 and match and match[1]):
+    if not 1 <= number <= scene.first:
         raise DataError(f"there is no image {image}, but 1 to {scene.first}")
     medium, seen = scene.sample.media[number - 1], scene.find_canvas()
     stored = scene.files[medium.member]
@@ -71,14 +71,14 @@ def look(asked: str, scene: Scene, whole: bool = False) -> View:
     canvas = seen.of_medium(number - 1) if seen else None
     view = View(medium, pixels, canvas, asked[match.end() :] if match else asked)
     if view.is_film:
-        if first:
+        if first is not None:
             raise DataError("there is an image, and no slices")
         return view
-    if not first:
+    if first is None:
         if not whole:
             raise DataError("there is a volume; say which slice, as in slice 3")
         return view
-    return _choose_slices(view, first, last or first)
+    return _choose_slices(view, first, first if last is None else last)
 
 
 def _choose_slices(view: View, first: int, last: int) -> View:

@@ -17,7 +17,7 @@ from medvlm.core.tool_config import ToolConfig
 from medvlm.tools._contract import Scene, Shown
 from medvlm.tools._pictures import look, name_member
 
-_TWO = re.compile(r"\[?(-?[0-9]+(?:\.[0-9]+)?)[ ,;]+(-?[0-9]+(?:\.[0-9]+)?)\]?")
+_TWO = re.compile(r"\[?(-?[0-9]{1,9}(?:\.[0-9]{1,9})?)[ ,;]+(-?[0-9]{1,9}(?:\.[0-9]{1,9})?)\]?")
 
 
 class Config(ToolConfig):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from medvlm.archive.text_boxes import TextBoxes, read_text_boxes
 from medvlm.core.card import Card, load_card
 from medvlm.core.config import component
 from medvlm.core.contracts import RawSample
@@ -105,6 +106,24 @@ def test_without_its_term_a_card_makes_other_samples(
     whole, less = read(card, root), read(change(card, edit), root)
     assert whole and len(whole) == len(less)
     assert [(s.questions, s.media, s.groups) for s in whole] != [(s.questions, s.media, s.groups) for s in less]
+
+
+ONE_BOX = "<box>[[1, 2, 50, 60]]</box>"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"<ref>liver</ref>{ONE_BOX}<ref>spleen</ref>{ONE_BOX}",
+        f"{ONE_BOX} The lungs show an effusion. {ONE_BOX}",
+        f"It's in the first image. {ONE_BOX} It's in the second image. {ONE_BOX}",
+        f"It's in the f\u0131rst image. {ONE_BOX}",
+    ],
+)
+def test_boxes_of_several_names_and_boxes_in_a_report_stay_text(answer: str) -> None:
+    assert read_text_boxes(TextBoxes(), answer, 2, lambda number: (99, 99)) is None
+    both: Any = read_text_boxes(TextBoxes(), f"<ref>node</ref>{ONE_BOX}, {ONE_BOX}.", 1, lambda number: (99, 99))
+    assert both.boxes == ((1, 2, 50, 60),) * 2 and both.label == "node"
 
 
 def test_the_region_of_a_question_has_its_sentence_of_the_record(roots: Callable[[str], Path]) -> None:

@@ -87,9 +87,16 @@ def test_a_model_consults_what_files_hold(tmp_path: Path) -> None:
 
 def test_files_in_another_form_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("- effusion")
+    (tmp_path / "b.yaml").write_text("effusion: [fluid")
+    (tmp_path / "c.yaml").write_text('"": fluid')
     (tmp_path / "a.jsonl").write_text('{"passage": 1}')
     (tmp_path / "empty.txt").write_text("\n")
-    wrong = [("dictionary", "a.yaml", "terms and their meanings"), ("retrieval", "a.jsonl", "a line for each passage")]
+    wrong = [
+        ("dictionary", "a.yaml", "terms and their meanings"),
+        ("dictionary", "b.yaml", "b.yaml: neither YAML nor JSON"),
+        ("dictionary", "c.yaml", "terms and their meanings"),
+        ("retrieval", "a.jsonl", "a line for each passage"),
+    ]
     for kind, name, why in [
         *wrong,
         ("retrieval", "empty.txt", "no passage"),
@@ -99,6 +106,8 @@ def test_files_in_another_form_are_named(tmp_path: Path) -> None:
             open_provider(consult({"kind": kind, "file": str(tmp_path / name)})[1].provider)
     with pytest.raises(Exception, match="either `terms` or a `file`"):
         component("knowledge", "dictionary").Config(kind="dictionary")
+    with pytest.raises(Exception, match="a term or its meaning is empty"):
+        component("knowledge", "dictionary").Config(kind="dictionary", terms={" ": "fluid"})
 
 
 CONTEXT = ContextConfig.model_validate({"provider": {"kind": "dictionary", "terms": {"side": "left or right"}}})

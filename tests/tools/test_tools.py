@@ -90,7 +90,7 @@ def test_a_window_becomes_black_and_white() -> None:
         medium.unit == "HU" and shown.dtype == np.int16 and shown.tolist() == [[[-1000, -1000, -200], [0, 1000, 1000]]]
     )
     assert only(use("window", "[-160, 240]", on))[0].member != only(use("window", "-160 241", on))[0].member
-    for wrong in ("bone", "240 -160", ""):
+    for wrong in ("bone", "240 -160", "", f"0 {'9' * 400}"):
         with pytest.raises(
             DataError, match="expected a low and a high intensity, as in window -160 240, or one of soft"
         ):
@@ -203,6 +203,9 @@ def test_further_images_and_slices_are_looked_at_by_their_numbers() -> None:
         (f"image 2 slice 5 {BOX}", "expected slices from 1 to 4"),
         (f"image 2 slices 3-2 {BOX}", "expected slices from 1 to 4"),
         (f"slice 1 {BOX}", "there is an image, and no slices"),
+        (f"slice 0 {BOX}", "there is an image, and no slices"),
+        (f"image 2 slice 0 {BOX}", "expected slices from 1 to 4"),
+        (f"image 2 slices 2-0 {BOX}", "expected slices from 1 to 4"),
         ("image 2 slice 1", r"expected boxes, as in zoom slice 1 \[250, 250, 500, 500\]"),
     ],
 )
