@@ -76,9 +76,11 @@ def train(films_NE: torch.Tensor, notes_NT: torch.Tensor, texts: list[str], step
         while len(order) < BATCH:
             order += random.Random(f"{seed} {len(order)} {scale.item()}").sample(range(len(texts)), len(texts))
         drawn, order = order[:BATCH], order[BATCH:]
-        pairs = [normalize(head(each[drawn]), dim=-1) for head, each in zip(heads, (films_NE, notes_NT), strict=True)]
+        films_BE, notes_BE = (
+            normalize(head(each[drawn]), dim=-1) for head, each in zip(heads, (films_NE, notes_NT), strict=True)
+        )
         same = same_NN[drawn][:, drawn]
-        loss = clip.pair_loss(clip.Config(kind="clip"), *pairs, slice(0, BATCH), scale, None, same) / BATCH
+        loss = clip.pair_loss(clip.Config(kind="clip"), films_BE, notes_BE, slice(0, BATCH), scale, None, same) / BATCH
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def read_counts(root: Path) -> tuple[list[Path], np.ndarray]:
     paths, counts = [], []
     for raw in component("archive.readers", card.reader.kind).read(card.reader, root):
         asked = {q.template: q.truth for q in raw.sample.questions} if isinstance(raw, RawSample) else {}
-        truth = asked.get("count:red blood cell") or asked.get("count:RBC")
+        truth: Any = asked.get("count:red blood cell") or asked.get("count:RBC")
         if truth is not None:
             paths.append(Path(next(iter(raw.files.values()))))
             counts.append(float(truth.count))

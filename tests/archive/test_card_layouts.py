@@ -413,7 +413,8 @@ def test_a_volume_of_vocomni_has_the_mask_of_its_number(tmp_path):
     assert [raw.sample.patient for raw in raws] == ["VoComni_0", "VoComni_1"]
     for raw in raws:
         (question,) = raw.sample.questions
-        assert question.template == "organs" and len(question.truth.classes) == 20
+        truth: Any = question.truth
+        assert question.template == "organs" and len(truth.classes) == 20
         labels = raw.files["0.mask"].args[0]
         assert labels.read_text() == f"{raw.sample.patient}_mask" and labels.parent.name == "labelsTr"
         assert raw.sample.media[0].unit == "HU"

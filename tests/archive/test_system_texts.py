@@ -151,7 +151,8 @@ def test_a_box_of_medsg_lies_on_the_image_that_its_answer_names(roots: Callable[
     """In the pixels of that image, so it stays where it is if the images are shown at sizes of their own."""
     samples = read(load_card(CARDS / "med_sg.yaml"), roots("med_sg"))
     asked = {q.template: q for sample in samples for q in sample.questions}
-    named, silent = asked["referring"].truth, asked["registered_diff"].truth
+    named: Any = asked["referring"].truth
+    silent: Any = asked["registered_diff"].truth
     assert isinstance(named, Indexed) and isinstance(silent, Indexed)
     assert (named.numbers, silent.numbers) == ((2,), (2,)) and named.boxes == ((2, 3, 14, 12),)
     task: Any = find_task(named.task)

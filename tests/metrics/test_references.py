@@ -97,9 +97,15 @@ COMPARED = {
     "order exact": "tasks/test_order_and_change.py:test_an_order_earns_kendalls_tau",
     "change changes_right": "tasks/test_order_and_change.py:test_a_part_of_a_change_earns_its_share",
     "change exact": "tasks/test_order_and_change.py:test_a_part_of_a_change_earns_its_share",
+    "stepwise score": "tasks/test_steps.py:test_a_step_less_costs_its_share_of_the_half",
+    "stepwise right": "tasks/test_steps.py:test_a_step_less_costs_its_share_of_the_half",
+    "stepwise process": "tasks/test_steps.py:test_a_step_less_costs_its_share_of_the_half",
 }
 """Measure -> the test that compares it. One with a suffix, such as a section, is the same function."""
-SHARES = {f"{task} unreadable" for task in ("count", "boxes", "indexed_boxes", "points", "measure", "order", "change")}
+SHARES = {
+    f"{task} unreadable"
+    for task in ("count", "boxes", "indexed_boxes", "points", "measure", "order", "change", "stepwise")
+}
 """How many answers cannot be read, which has no reference but the readers' own tests."""
 
 

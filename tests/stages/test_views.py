@@ -113,6 +113,6 @@ def test_an_embedded_study_is_that_of_training(stage_of: Make) -> None:
 
 
 def test_terms_read_one_film(stage_of: Make) -> None:
-    terms = {"local": {"kind": "word_regions", "width": 8}}
+    terms: Any = {"local": {"kind": "word_regions", "width": 8}}
     with pytest.raises(Exception, match=r"views.*terms read the patches of one medium; leave it at 1"):
         stage_of("contrastive", terms=terms, views=2, trains=[*PAIR["trains"], "terms"])

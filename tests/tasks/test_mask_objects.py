@@ -14,6 +14,7 @@ from medvlm.core.measure import Measure
 from medvlm.metrics.bootstrap import value
 from medvlm.tasks import mask
 from medvlm.tasks._candidates import HIGHEST, LOWEST, RATES, find_candidates
+from medvlm.tasks._marked import read_mask
 from medvlm.tasks._objects import label_components
 from medvlm.tasks._runs import drop_candidates, read_numbers, write_numbers, write_runs
 from medvlm.tasks.mask import Truth
@@ -182,7 +183,7 @@ def test_classes_have_objects_of_their_own_and_unmarked_pixels_count_for_nothing
     """Labels: class 0 is 1, 3, 5 ..., class 1 is 2, 4, 6 ..."""
     labels = by_hand("1033", "1000", "2299", "0000")
     truth = make_truth(labels, ("a", "b"), unmarked=9)
-    planes, unmarked = mask._planes(truth, labels)
+    planes, unmarked = read_mask(truth, labels)
     assert np.array_equal(planes, [(labels == 1) | (labels == 3), labels == 2]) and unmarked is not None
     answer = say((labels == 1) | (labels == 9), labels == 2)
     assert [measure("object_f1", [answer], [truth], name) for name in ("a", "b")] == pytest.approx([2 / 3, 1])
