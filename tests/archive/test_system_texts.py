@@ -153,7 +153,7 @@ def test_a_box_of_medsg_lies_on_the_image_that_its_answer_names(roots: Callable[
     asked = {q.template: q for sample in samples for q in sample.questions}
     named: Any = asked["referring"].truth
     silent: Any = asked["registered_diff"].truth
-    assert isinstance(named, Indexed) and isinstance(silent, Indexed)
+    assert {type(named), type(silent)} == {Indexed}
     assert (named.numbers, silent.numbers) == ((2,), (2,)) and named.boxes == ((2, 3, 14, 12),)
     task: Any = find_task(named.task)
     canvases = [replace(resize((24, 32), size), further=()) for size in ((24, 32), (48, 96))]
