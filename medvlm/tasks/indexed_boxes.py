@@ -185,11 +185,12 @@ def _place(truth: Truth, canvases: Sequence[Canvas], number: int, box: Box, writ
 
 
 def follow(truth: Truth, canvas: Canvas) -> Truth | None:
-    """Boxes on the first medium, which alone is changed; slices keep their numbers."""
+    """Boxes on the first medium, which alone is changed, and the numbers of its slices."""
     kept = []
     for number, box in truth.placed:
+        at = canvas.see_slice(number - 1) if truth.of == SLICE else number - 1
         moved = canvas.clip_box(box) if truth.of == SLICE or number == 1 else box
-        kept += [(number, moved)] if moved is not None else []
+        kept += [(at + 1, moved)] if at is not None and moved is not None else []
     was_sorted = list(truth.placed) == sorted(truth.placed)
     return truth.keep(sorted(kept) if was_sorted else kept) if kept or not truth.boxes else None
 

@@ -10,7 +10,9 @@ import pytest
 from medvlm.core import geometry
 from medvlm.core.errors import DataError
 from medvlm.core.geometry import join_canvases
-from medvlm.core.sample import Medium
+from medvlm.core.sample import Medium, Question, Sample
+from medvlm.data.augment import Augment, augment
+from medvlm.data.order import draw
 from medvlm.tasks import indexed_boxes
 from medvlm.tasks._writing import Writing
 from medvlm.tasks.indexed_boxes import Config, Truth, follow, from_text, parse, place
@@ -66,6 +68,21 @@ def test_only_boxes_of_the_first_image_follow_its_changes() -> None:
     cut: Any = follow(FOUND, geometry.crop((100, 200), 50, 100, (50, 100)))
     assert cut is not None and cut.placed == ((2, (10, 10, 20, 30)),)
     assert follow(FOUND.keep([(1, (20, 10, 40, 30))]), geometry.crop((100, 200), 50, 100, (50, 100))) is None
+
+
+def test_a_box_stays_on_its_slice_where_slices_are_cut_off() -> None:
+    volume = np.zeros((16, 20, 20), np.uint8)
+    volume[9, 5:12, 6:14] = 200
+    truth = Truth(boxes=((6, 5, 14, 12),), numbers=(10,), of="slice")
+    sample = Sample("k", "s", "train", (Medium("ct", "0.npy", volume.shape),), questions=(Question("?", truth, "t"),))
+    numbers = set()
+    for seed in range(20):
+        cut, after, _ = augment(volume, sample, Augment(crop=(0.3, 0.6)), draw(seed))
+        (question,) = after.questions
+        (number,) = question.truth.numbers  # type: ignore[attr-defined]
+        assert cut[number - 1].any()
+        numbers.add(number)
+    assert len(numbers) > 2
 
 
 @pytest.mark.parametrize(
