@@ -42,6 +42,8 @@ class Address(Config):
     @field_validator("url")
     @classmethod
     def _is_an_address(cls, url: str) -> str:
+        if "@" in urlsplit(url).netloc:
+            raise ValueError("holds a user or a password; leave them out, and put the key into `key_variable`")
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
             raise ValueError(f"{url!r} is no address of a server; expected e.g. http://localhost:8000/v1")
         return url.rstrip("/")

@@ -167,9 +167,8 @@ class PreferenceRound(PairStage):
         for p, (prompt, group) in enumerate(zip(drawn.prompts, drawn.groups, strict=True)):
             best, worst = int(rewards_PG[p].argmax()), int(rewards_PG[p].argmin())
             top, bottom = float(rewards_PG[p, best]), float(rewards_PG[p, worst])
-            is_right_said = any(answer.ids == list(prompt.right) for answer in group)
             is_judged = bool(drawn.scored[p][0][1])  # else they only seem to have failed
-            if prompt.right and is_judged and top < config.least and not is_right_said:
+            if prompt.right and is_judged and top < config.least and not self._is_right_said(prompt, group):
                 pairs.append([Answer(list(prompt.right)), group[worst]])
                 counts.append(1.0)
                 from_data += 1
@@ -185,6 +184,10 @@ class PreferenceRound(PairStage):
         if self.policy.reference:
             micro.reference_N2 = self._add_up(self.policy.compute_reference(micro.batch), micro)
         return micro
+
+    def _is_right_said(self, prompt: Prompt, group: Sequence[Answer]) -> bool:
+        """By their texts: templates write more behind the end of an answer than a model generates."""
+        return self.policy.read(prompt.right) in (self.policy.read(answer.ids) for answer in group)
 
     def _measure(self, drawn: Drawn, counts: Sequence[float], from_data: int) -> Terms:
         is_cut = [self.drawer.is_cut(answer) for answer in drawn.answers]

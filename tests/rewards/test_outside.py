@@ -145,6 +145,9 @@ def test_a_judge_that_hangs_is_left_after_its_time_and_one_that_died_stops_the_r
     with pytest.raises(RecipeError, match=r"rewards\.judge_score: \d of the last 4 answers got no score \(.*no"):
         for number in range(200):  # nobody listens any more
             composer.find_parts(f"answer {number}", LOBE)
+    with pytest.raises(RecipeError, match="holds a user or a password") as refused:
+        Composer({"judge_score": {"weight": 1, "url": "http://me:word@localhost:8000/v1"}})
+    assert "word@" not in str(refused.value)
     with pytest.raises(RecipeError, match=r"rewards\.judge_score\.url: .* is another machine"):
         Composer({"judge_score": {"weight": 1, "url": "http://judge.example/v1"}}).score("x", LOBE)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,17 @@ def test_answers_that_no_reward_could_score_have_not_failed(folder: Path) -> Non
     stage.composer.score = lambda text, case: (0.0, {})
     (micro,) = stage.make_micros(first(stage), 1)
     assert micro.counts_N.tolist() == [0.0] * 4 and micro.terms["from_data"] == (0.0, 4)
+
+
+def test_a_right_answer_that_earns_too_little_is_not_preferred_to_others(folder: Path) -> None:
+    """It was drawn, but without what a template writes behind the end of an answer."""
+    stage = make(folder, lambda text: 0.1, right_answers="failed")
+    prompts = first(stage)
+    groups = [[Answer([*prompt.right]), *[Answer([5, 6])] * 3] for prompt in prompts]
+    stage.drawer.rollouts.draw = lambda *_: groups
+    longer = [replace(prompt, right=(*prompt.right, stage.setup.tokenizer.eos_token_id)) for prompt in prompts]
+    (micro,) = stage.make_micros(longer, 1)
+    assert micro.terms["from_data"] == (0.0, 4) and micro.counts_N.tolist() == [0.0] * 4
 
 
 def test_the_heaviest_micro_batch_needs_no_answers(folder: Path) -> None:
