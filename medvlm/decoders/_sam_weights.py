@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import nn
@@ -15,6 +16,9 @@ from medvlm.core.weight_files import list_files
 from medvlm.core.weights import is_on_meta
 
 PARTS = ("prompt_encoder.", "mask_decoder.")
+SHARED, FREQUENCIES = (
+    f"{part}.positional_embedding" for part in ("shared_image_embedding", "prompt_encoder.shared_embedding")
+)
 FEED_FORWARD = {"0": "proj_in", "1": "layers.0", "2": "proj_out"}
 ORIGINAL = (
     (r"\bnorm(\d|_final_attn)\b", r"layer_norm\1"),
@@ -40,6 +44,8 @@ def read_published(module: nn.Module, model: str, weights: str) -> None:
     if is_on_meta():
         return published.mark(module, fresh)
     stored = _read(model, weights)
+    if SHARED in stored:  # transformers stores the frequencies once, for both parts that have them
+        stored.setdefault(FREQUENCIES, stored[SHARED])
     if any(".output_upscaling." in name for name in stored):
         stored = {rename(name): tensor for name, tensor in stored.items()}
     where = f"model.decoders: {'model' if model else 'weights'}"
@@ -73,6 +79,6 @@ def _read(model: str, weights: str) -> dict[str, torch.Tensor]:
             return found
         files = [Path(weights)] if weights else list_files(model)
         return {name: tensor for file in files for name, tensor in load_file(file).items()}
-    except (OSError, SafetensorError) as reason:
+    except (OSError, EOFError, LookupError, RuntimeError, ValueError, UnpicklingError, SafetensorError) as reason:
         where = f"weights: {Path(weights).name}" if weights else f"model: {model}"
         raise CheckpointError(f"model.decoders: {where} cannot be read ({reason})") from None

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 from torch.nn.functional import interpolate, normalize
 
@@ -24,12 +24,12 @@ from medvlm.decoders._maps import count_maps
 from medvlm.decoders._reduced import Grid, MixedForward, Patches, ReducedAttention, find_conv, to_map, to_tokens
 
 OUTPUT = "maps"
-Scales = tuple[int, ...]
+Scales = tuple[PositiveInt, ...]
 
 
 class Config(DecoderConfig):
     kind: Literal["dual_attention"]
-    widths: Scales = (64, 128, 320)
+    widths: Scales = Field((64, 128, 320), min_length=1)
     depths: Scales = (2, 2, 2)
     heads: Scales = (1, 2, 5)
     reductions: Scales = (4, 2, 1)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 from torch.nn.functional import silu
 
@@ -30,7 +30,7 @@ Order = Literal["rows", "rows_back", "columns", "columns_back", "through", "thro
 
 class Config(DecoderConfig):
     kind: Literal["mamba_unet"]
-    widths: tuple[int, ...] = Field((48, 96, 192, 384), min_length=2)
+    widths: tuple[PositiveInt, ...] = Field((48, 96, 192, 384), min_length=2)
     """Channels of each scale; each has half of the pixels of the one before along each axis."""
     blocks: int = Field(1, gt=0)
     """Residual blocks of each scale of the encoding half."""
@@ -62,12 +62,17 @@ def scale_down(config: Config) -> Config:
 def facts(
     config: Config, width: int | None, grid: tuple[int, ...] | None, input_shape: tuple[int, ...] | None
 ) -> DecoderFacts:
-    """Raises ShapeError for an input that the scales do not divide."""
+    """Raises ShapeError for an input that the scales do not divide, and for one of which one voxel is left, which an
+    instance norm cannot norm."""
     if input_shape is not None:
         least = config.stride * 2 ** (len(config.widths) - 1)
         if any(side % least for side in input_shape[1:]):
             by = " x ".join(map(str, input_shape[1:]))
             raise ShapeError(f"mamba_unet of {len(config.widths)} scales takes multiples of {least}, not {by} pixels")
+        if all(side == least for side in input_shape[1:]):
+            raise ShapeError(
+                f"mamba_unet of {len(config.widths)} scales leaves one voxel of {least} pixels a side; give fewer"
+            )
     return DecoderFacts((count_maps(config), *(input_shape or ())[1:]))
 
 

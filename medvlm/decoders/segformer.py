@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 from torch.nn.functional import interpolate, relu
 
@@ -21,7 +21,7 @@ from medvlm.decoders._maps import count_maps
 from medvlm.decoders._reduced import Grid, MixedForward, Patches, ReducedAttention, find_conv, to_map
 
 OUTPUT = "maps"
-Four = tuple[int, int, int, int]
+Four = tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt]
 
 
 class Config(DecoderConfig):

@@ -10,6 +10,7 @@ from medvlm.report.answers import draw_answer
 from medvlm.report.markup import Child, tag
 from medvlm.report.page import Section, make_data, make_section
 from medvlm.report.reading import Record
+from medvlm.report.results import is_number
 
 LISTED = 20_000
 """Most questions in a list. A page with 20,000 has some 6 MB."""
@@ -61,7 +62,7 @@ def _make_row(answers: Sequence[Record]) -> list[Any]:
         _cut(first.get("question")),
         _cut(drawings[0].truth),
         said,
-        [round(float(s), 4) if isinstance(s, int | float) else None for s in scores],
+        [round(float(s), 4) if is_number(s) else None for s in scores],
     ]
 
 

@@ -10,6 +10,13 @@ class TrainedPart(TypedDict, total=False):
     moved: bool | None
 
 
+class Environment(TypedDict, total=False):
+    """Other values are shown as they are."""
+
+    gpus: dict[str, int] | None
+    packages: dict[str, str] | None
+
+
 StageEnd = TypedDict(
     "StageEnd",
     {
@@ -23,7 +30,7 @@ StageEnd = TypedDict(
         "teachers": dict[str, str],
         "trains": dict[str, TrainedPart] | None,
         "frozen": dict[str, str] | None,
-        "environment": dict[str, Any] | None,
+        "environment": Environment | None,
     },
     total=False,
 )
@@ -97,7 +104,7 @@ class EvaluatedSplit(TypedDict, total=False):
     shards: EvaluatedShards | None
     judge: ShownJudge | None
     not_checked: dict[str, str] | None
-    environment: dict[str, Any] | None
+    environment: Environment | None
 
 
 class ShownDifference(TypedDict, total=False):

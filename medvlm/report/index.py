@@ -29,7 +29,8 @@ def report(folder: Path) -> Path:
 
 
 def find_runs(folder: Path) -> list[RunFolder]:
-    """The runs in a folder and in its folders, by name. A run within a run is left out."""
+    """The runs in a folder and in its folders, by name. A run within a run is left out, and a link to one that is
+    listed already."""
     found: list[RunFolder] = []
     for path in sorted(each for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []:
         run = RunFolder(path)
@@ -37,7 +38,9 @@ def find_runs(folder: Path) -> list[RunFolder]:
             found.append(run)
         elif not path.name.startswith("."):
             found += [each for each in map(RunFolder, sorted(path.iterdir())) if is_run(each)]
-    return found
+    found.sort(key=lambda run: run.root.is_symlink() or run.root.parent.is_symlink())  # what is linked itself first
+    listed = {run.root.resolve(): run for run in reversed(found)}
+    return sorted(listed.values(), key=lambda run: run.root)
 
 
 def write_index(folder: Path, to: Path) -> Path:

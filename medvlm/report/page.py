@@ -88,7 +88,7 @@ def _read_script() -> str:
 
 def make_data(value: Any) -> Html:
     """Data for page.js, which no browser runs or shows."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return tag("script", Html(text), type="application/json")
 
 

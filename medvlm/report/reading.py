@@ -110,7 +110,8 @@ def read_run(run: RunFolder) -> RunRecord:
     plugins = recipe.get("plugins")
     permit(plugins if isinstance(plugins, list) else ())  # the answers may be of their tasks
     logs = {} if recipe.get("stages") == [] else _read_logs(run.metrics, notes)
-    written = [s for s in recipe.get("stages") or [] if isinstance(s, dict)]
+    listed = recipe.get("stages")
+    written = [s for s in listed if isinstance(s, dict)] if isinstance(listed, list) else []
     settings = {str(s.get("name", f"stage {i + 1}")): s for i, s in enumerate(written)}
     names = [*settings, *(n for n in logs if n not in settings)]
     if not names:

@@ -71,7 +71,7 @@ def title_of(group: str) -> str:
 
 def is_usable(row: Record) -> bool:
     """Whether a result has a number. If there was nothing to score it has none, and is only in the table."""
-    return _is_number(row.get("value"))
+    return is_number(row.get("value"))
 
 
 def is_lower_better(row: Record) -> bool:
@@ -172,7 +172,7 @@ def describe_verdict(row: Record) -> Html:
     paired = row.get("paired") or {}
     if not get_baselines(row):
         return tag("span", "no baseline was measured", class_="verdict part")
-    if not _is_number(paired.get("difference")):
+    if not is_number(paired.get("difference")):
         return tag("span", "no paired difference was measured", class_="verdict")
     difference, ci = paired["difference"], get_interval(paired)
     gain = -difference if is_lower_better(row) else difference
@@ -261,7 +261,7 @@ def _make_table(caption: str, results: list[Record]) -> Html:
                 tag("span", numbers.format_interval(get_interval(row)), class_="nowrap"),
                 _describe_number(row),
                 *(numbers.format_value(baselines.get(n)) for n in names),
-                against if _is_number(difference) else "\N{EN DASH}",
+                against if is_number(difference) else "\N{EN DASH}",
             ]
         )
     columns = ["data", "task", "metric", "value", "95 % interval", "n", *names, "paired difference"]
@@ -294,15 +294,16 @@ def _split_metric(row: Record) -> tuple[str, str]:
 
 
 def get_baselines(row: Record) -> dict[str, float]:
-    return {str(n): v for n, v in (row.get("baselines") or {}).items() if _is_number(v)}
+    return {str(n): v for n, v in (row.get("baselines") or {}).items() if is_number(v)}
 
 
 def get_interval(row: Record) -> list[float] | None:
     ci = row.get("ci")
-    return list(ci) if isinstance(ci, list) and len(ci) == 2 and all(map(_is_number, ci)) else None
+    return list(ci) if isinstance(ci, list) and len(ci) == 2 and all(map(is_number, ci)) else None
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether it is a finite one; a score may be NaN, which the JSON of a browser does not have."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from medvlm.core.config import component, permit
 from medvlm.core.contracts import Features, Level
 from medvlm.core.decoder_config import WithTerms
+from medvlm.core.errors import ShapeError
 from medvlm.decoders import mamba_unet
 from medvlm.recipe.load import load
 
@@ -197,3 +198,26 @@ def learn(config: Any, losses: Any) -> tuple[float, torch.Tensor]:
     ) + sum(values.mean() for values in found.terms.values())  # fmt: skip
     (slope,) = torch.autograd.grad(total, pixels)
     return float(total), slope
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"kind": "segformer", "heads": [0, 2, 5, 8]}, "greater than 0"),
+        ({"kind": "dual_attention", "heads": [0, 2, 5]}, "greater than 0"),
+        ({"kind": "dual_attention", "widths": [], "depths": [], "heads": [], "reductions": []}, "at least 1"),
+        ({"kind": "mamba_unet", "widths": [0, 8]}, "greater than 0"),
+    ],
+)
+def test_numbers_that_make_no_network_are_refused(settings: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        component("decoders", settings["kind"]).Config.model_validate({"classes": CLASSES, **settings})
+
+
+def test_scales_that_leave_one_voxel_are_refused() -> None:
+    module = component("decoders", "mamba_unet")
+    config = module.scale_down(module.Config(kind="mamba_unet", classes=CLASSES))
+    with pytest.raises(ShapeError, match="leaves one voxel of 8 pixels a side; give fewer"):
+        module.facts(config, None, None, (1, 8, 8, 8))
+    pixels = torch.randn(2, 1, 16, 8)
+    assert build(config, (1, 16, 8)).train()(see(pixels)).shape == (2, 3, 16, 8)

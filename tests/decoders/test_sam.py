@@ -194,11 +194,22 @@ def test_a_file_of_segment_anything_gives_the_same_weights(theirs: Any, file: Pa
     torch.testing.assert_close(one.mask_decoder.iou_token.weight, theirs.mask_decoder.iou_token.weight)
 
 
+def test_a_folder_that_transformers_saved_gives_the_same_weights(theirs: Any, file: Path, tmp_path: Path) -> None:
+    """It has the frequencies under one of their two names only."""
+    theirs.save_pretrained(tmp_path)
+    one, other = build(weights=str(file)), build(weights=str(tmp_path / "model.safetensors"))
+    for name, tensor in one.state_dict().items():
+        torch.testing.assert_close(tensor, other.state_dict()[name], rtol=0, atol=0, msg=name)
+
+
 def test_weights_of_another_size_are_refused_by_name(file: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"found nothing; give a SAM or MedSAM of the width, layers"):
         build(weights=str(file), layers=2)
     with pytest.raises(CheckpointError, match=r"lacking\.safetensors cannot be read"):
         build(weights=str(tmp_path / "lacking.safetensors"))
+    (tmp_path / "no.pth").write_bytes(b"hello")
+    with pytest.raises(CheckpointError, match=r"no\.pth cannot be read"):
+        build(weights=str(tmp_path / "no.pth"))
     with pytest.raises(ValueError, match="give `model` or `weights`, not both"):
         config(model="a/b", weights="c")
     assert component("decoders", "sam").standalone(config(weights="c")).weights == ""

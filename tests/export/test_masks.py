@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 
 from medvlm import api
+from medvlm.core.config import component
+from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import RecipeError
-from medvlm.core.run import RunFolder
+from medvlm.core.run import RunFolder, write_json
 from medvlm.export.proof import bundle_child, parity, stock_child
+from medvlm.export.targets import monai_bundle
 from medvlm.io.images import decode, encode_png
 from tests.test_mask_runs import GREY, UNET, write
 from tests.tiny_run import trained, written
@@ -135,6 +139,49 @@ def test_a_volume_comes_back_on_its_own_grid(
     agreement = (theirs == labels).mean()
     assert agreement > 0.9, "libraries interpolate differently"
     assert all((np.flip(theirs, axis) == labels).mean() < agreement - 0.05 for axis in range(3)), "no axis is turned"
+
+
+HOSTILE = "$__import__('pathlib').Path('PLACE').touch()"
+
+
+@pytest.mark.parametrize(
+    ("classes", "exclusive", "ending", "shape", "values"),
+    [
+        (["a", "b", "c"], True, ".png", (50, 70), [0, 1, 2, 3]),
+        (["a"], True, ".png", (50, 70), [0, 255]),
+        (["a", "b"], False, ".nii.gz", (70, 50, 1, 2), [0, 1]),
+        ([HOSTILE, "%LAA", "@network_def"], True, ".png", (50, 70), [0, 1, 2, 3]),
+    ],
+)
+def test_an_image_of_several_classes_keeps_them(
+    classes: list[str], exclusive: bool, ending: str, shape: tuple[int, ...], values: list[int], tmp_path: Path
+) -> None:
+    """Whatever they are called: MONAI runs and looks up texts that begin with a sign."""
+    import torch
+    from monai.bundle import load
+
+    classes = [each.replace("PLACE", str(tmp_path / "ran")) for each in classes]
+    module, (folder, images) = component("decoders", "monai"), (tmp_path / "bundle", tmp_path / "images")
+    before = Preprocess.model_validate({"size": [32, 32], **GREY})
+    config = module.Config.model_validate({**UNET, "classes": classes, "exclusive": exclusive})
+    torch.manual_seed(1)
+    net = module.build(config, 8, (2, 2), before.shape).net
+    network = module.describe_network(config, before.shape)
+    for each in (folder / "models", images):
+        each.mkdir(parents=True)
+    torch.save(net.state_dict(), folder / "models" / "model.pt")
+    write_json(folder / "configs" / "inference.json", monai_bundle.describe_inference(network, before, config))
+    trained_: Any = SimpleNamespace(recipe=SimpleNamespace(name="n"))
+    about = monai_bundle.describe_bundle(trained_, config, network, before)
+    write_json(folder / "configs" / "metadata.json", about)
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 70)).astype(np.uint8)
+    (images / "a.png").write_bytes(encode_png(pixels))
+    file = run_bundle(folder, images)["a"]
+    stored: Any = None if ending == ".png" else nibabel.load(file)
+    drawn = decode(file.read_bytes(), "a") if stored is None else np.asarray(stored.dataobj)
+    assert file.name.endswith(ending) and drawn.shape == shape and np.unique(drawn).tolist() == values
+    load("bundle", bundle_dir=tmp_path, workflow_type="inference", device="cpu")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.slow

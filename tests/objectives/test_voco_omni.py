@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from medvlm.core.config import component
-from medvlm.core.decoder_config import MISSING
+from medvlm.core.decoder_config import MISSING, join_background
+from medvlm.core.errors import ShapeError
 from medvlm.objectives.ssl._base import Moment
 
 ENCODER: dict[str, Any] = {
@@ -68,6 +69,16 @@ def test_a_mask_is_cut_and_mirrored_as_its_crop_is() -> None:
     again = objective.draw(labels[None].double(), np.random.default_rng(5))
     assert all(torch.equal(plain[name], again[name]) for name in plain), "masks change what is drawn"
     assert (again["masks"] == MISSING).all() and not again["has_mask"]
+
+
+def test_a_mask_that_speaks_of_some_of_many_classes_keeps_its_label() -> None:
+    """Which has a bit for each class that it does not speak of, more than a float has."""
+    _, objective = build()
+    label = join_background([0, 30, 59])
+    found = objective.draw(
+        torch.zeros(1, *objective.canvas), np.random.default_rng(0), torch.full(objective.canvas, label)
+    )
+    assert found["masks"].unique().tolist() == [label]
 
 
 def test_masks_cost_dice_and_cross_entropy_as_in_monai() -> None:
@@ -145,3 +156,13 @@ def test_a_decoder_or_a_loss_that_does_not_fit_is_refused(change: dict[str, Any]
     method = component("objectives.ssl", "voco_omni")
     assert reason in method.Config.model_validate({**LOSS, **change}).explain_unfit()
     assert method.Config.model_validate(LOSS).explain_unfit() == ""
+
+
+def test_a_decoder_with_losses_of_its_own_draws_without_them() -> None:
+    decoder = {"kind": "guided_attention", "width": 8, "classes": ["organ", "tumor"], "answers": "organs"}
+    with pytest.raises(ShapeError, match=r"guided_attention has losses of its own \(codes, restored\).*set them to 0"):
+        build(decoder=decoder)
+    encoder, objective = build(decoder={**decoder, "codes": 0, "restored": 0})
+    objective.train()
+    views = draw_views(objective)
+    assert objective(encoder, views)["logits"].shape == (8, 3, 32, 32)

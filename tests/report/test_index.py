@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,34 @@ def test_every_run_has_a_row_with_its_state_and_results(tmp_path: Path, parse: P
     assert values["phantom:test Questions: accuracy"][:2] == [0.931, "0.93 (0.91 to 0.95)"]
     assert json.loads(second.attributes["data-values"]) == {}
     assert str(tmp_path) not in page.read_text()
+
+
+def test_a_link_to_a_run_is_no_further_run(tmp_path: Path, parse: Parse) -> None:
+    fake_run(tmp_path / "one")
+    (tmp_path / "all").symlink_to(tmp_path)
+    (tmp_path / "an alias").symlink_to(tmp_path / "one")
+    (body,) = parse(api.report(tmp_path)).all("tbody")
+    assert [row.words().split()[0] for row in body.all("tr")] == ["one"]
+
+
+def test_a_run_with_wrong_values_is_shown_without_them(tmp_path: Path, parse: Parse) -> None:
+    """A score that is NaN is none in the list of answers, as JSON has no such number and no browser reads it."""
+    run = fake_run(tmp_path / "runs" / "one", finished=5)
+    run.recipe.write_text("name: one\nstages: 3\n")
+    first, *others = run.answers.read_text().splitlines()
+    run.answers.write_text("\n".join([json.dumps({**json.loads(first), "score": math.nan}), *others]))
+    split = {"dataset": "phantom", "split": "test", "environment": {"gpus": ["H100"], "packages": {"torch": "2"}}}
+    run.results.with_name("protocol.json").write_text(json.dumps([split]))
+    page = parse(write_report(run))
+    assert "evaluate/protocol.json is damaged and was left out" in page.words()
+    (block,) = page.all("div", "answer-list")
+
+    def refuse(number: str) -> None:
+        raise AssertionError(number)
+
+    listed = json.loads(block.all("script")[0].text, parse_constant=refuse)
+    assert listed["rows"][0][-1] == [None] and listed["rows"][1][-1] != [None]
+    assert parse(api.report(tmp_path / "runs")).all("tbody")[0].all("tr")
 
 
 def test_a_run_gets_its_report_and_a_folder_without_runs_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Preprocess
-from medvlm.core.decoder_config import list_drawing
+from medvlm.core.decoder_config import DecoderConfig, list_drawing
 from medvlm.core.run import write_json
 from medvlm.export.audit import Audit, account, list_tensors
 from medvlm.export.fits import library_of
@@ -96,12 +96,12 @@ def write(trained: Trained, folder: Path) -> Audit:
     torch.save(stored, folder / "models" / "model.pt")
     decoder = list_drawing(trained.recipe.model.decoders, draws=False)[name]
     network = component("decoders", decoder.kind).describe_network(decoder, before.shape)
-    write_json(folder / "configs" / "inference.json", describe_inference(network, before, decoder.exclusive))
+    write_json(folder / "configs" / "inference.json", describe_inference(network, before, decoder))
     write_json(folder / "configs" / "metadata.json", describe_bundle(trained, decoder, network, before))
     return audit
 
 
-def describe_inference(network: dict[str, Any], before: Preprocess, exclusive: bool) -> dict[str, Any]:
+def describe_inference(network: dict[str, Any], before: Preprocess, decoder: DecoderConfig) -> dict[str, Any]:
     """The workflow of a bundle: files of `dataset_dir` -> masks in `output_dir`."""
     if before.spacing_mm is None:
         inferer: dict[str, Any] = {"_target_": "SimpleInferer"}
@@ -124,7 +124,7 @@ def describe_inference(network: dict[str, Any], before: Preprocess, exclusive: b
         },
         "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1, "num_workers": 0},
         "inferer": inferer,
-        "postprocessing": {"_target_": "Compose", "transforms": list_steps_back(before, exclusive)},
+        "postprocessing": {"_target_": "Compose", "transforms": list_steps_back(before, decoder)},
         "handlers": [
             {
                 "_target_": "CheckpointLoader",
@@ -145,11 +145,17 @@ def describe_inference(network: dict[str, Any], before: Preprocess, exclusive: b
     }
 
 
-def list_steps_back(before: Preprocess, exclusive: bool) -> list[dict[str, Any]]:
-    """From logits to a mask on the grid of its file."""
+def list_steps_back(before: Preprocess, decoder: DecoderConfig) -> list[dict[str, Any]]:
+    """From logits to a mask on the grid of its file. Of an image, a PNG of 0 and 255, or of the numbers of classes that
+    exclude each other; others of several classes are a NIfTI with a channel for each, which a PNG cannot hold."""
+    exclusive = decoder.exclusive
     back = {"transform": "@preprocessing", "orig_keys": "image", "nearest_interp": False, "to_tensor": True}
     chosen: dict[str, Any] = {"argmax": True} if exclusive else {"threshold": 0.5}
-    picture = {"output_ext": ".png", "scale": 255, "resample": False} if len(before.size) == 2 else {}
+    picture: dict[str, Any] = {}
+    if len(before.size) == 2:
+        is_png, is_one = exclusive or len(decoder.classes) == 1, len(decoder.classes) == 1
+        picture = {"output_ext": ".png" if is_png else ".nii.gz", "resample": False}
+        picture |= {"scale": 255} if is_one else {}  # which makes 1 of all numbers above it
     stored = {"output_dir": "@output_dir", "output_dtype": "$np.uint8", **picture}
     return [
         {"_target_": "Activationsd", "keys": "pred", "softmax": exclusive, "sigmoid": not exclusive},
@@ -199,6 +205,11 @@ def list_transforms(before: Preprocess) -> list[dict[str, Any]]:
     return [*steps, {"_target_": "NormalizeIntensityd", "keys": "image", **normal}]
 
 
+def _quote(name: str) -> str:
+    """MONAI runs, looks up or reads from a file what begins with one of these signs."""
+    return f"class {name}" if name.startswith(("$", "@", "%")) else name
+
+
 def describe_bundle(trained: Trained, decoder: Any, network: dict[str, Any], before: Preprocess) -> dict[str, Any]:
     """metadata.json. Each class is a channel; the background is the first one where classes exclude each other."""
     import monai
@@ -241,7 +252,7 @@ def describe_bundle(trained: Trained, decoder: Any, network: dict[str, Any], bef
                     "dtype": "float32",
                     "value_range": [],
                     "is_patch_data": before.spacing_mm is not None,
-                    "channel_def": {str(number): name for number, name in enumerate(names)},
+                    "channel_def": {str(number): _quote(name) for number, name in enumerate(names)},
                 }
             },
         },

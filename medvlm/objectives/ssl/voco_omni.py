@@ -27,7 +27,8 @@ from torch import nn
 
 from medvlm.core.config import Slot, component
 from medvlm.core.contracts import Features, Outputs
-from medvlm.core.decoder_config import HEAD_LOSSES, MISSING, HeadLosses, reads_levels
+from medvlm.core.decoder_config import HEAD_LOSSES, MISSING, HeadLosses, WithTerms, reads_levels
+from medvlm.core.errors import ShapeError
 from medvlm.objectives.ssl._base import Moment, Tensors, encode, widen
 from medvlm.objectives.ssl._views import Changes, change
 from medvlm.objectives.ssl._voco import Voco, VocoConfig
@@ -75,7 +76,8 @@ class Config(VocoConfig):
 
 
 def build(config: Config, encoder: Any) -> Omni:
-    """Raises ShapeError for a number of bases, or a decoder, that does not fit the encoder."""
+    """Raises ShapeError for a number of bases, or a decoder, that does not fit the encoder, and for a decoder that adds
+    losses of its own."""
     return Omni(config, encoder)
 
 
@@ -89,6 +91,11 @@ class Omni(Voco):
         self.decoder: nn.Module = module.build(
             config.decoder, encoder.width, encoder.grid, encoder.input_shape, **levels
         )
+        if terms := getattr(self.decoder, "terms", ()):
+            raise ShapeError(
+                f"loss.decoder: {config.decoder.kind} has losses of its own ({', '.join(terms)}), which are not added"
+                " here; set them to 0"
+            )
 
     def draw(
         self, pixels: torch.Tensor, rng: np.random.Generator, labels: torch.Tensor | None = None
@@ -109,7 +116,8 @@ class Omni(Voco):
         """The labels of a crop, mirrored as its pixels are."""
         box = tuple(slice(at, at + side) for at, side in zip(start, self.size, strict=True))
         flips = Changes(flip=self.config.changes.flip)
-        return change(labels[box][None].float(), flips, rng)[0].to(labels.dtype)
+        # As integers: a label may have a bit for each of 61 classes, which no float holds.
+        return change(labels[box][None], flips, rng)[0]
 
     def forward(self, encoder: nn.Module, views: Tensors, own: Outputs | None = None) -> Outputs:
         """As VoCo, with `logits` [N * C, maps, *size]. Of the teacher, `drawn`: the classes that it draws, int64
@@ -149,7 +157,8 @@ class Omni(Voco):
                 pixels=pixels.to(dtype),
             )
         )
-        logits: torch.Tensor = found[0] if isinstance(found, list | tuple) else found
+        found = found.logits if isinstance(found, WithTerms) else found
+        logits: torch.Tensor = found[0] if isinstance(found, list) else found
         return logits
 
     def weigh(self, views: Tensors) -> dict[str, float]:
