@@ -1,8 +1,8 @@
 """The interface of knowledge providers.
 
 A kind is a module of medvlm/knowledge with a `Config` (a KnowledgeConfig) and build(config) -> Provider. Providers are
-built once a process. fingerprint(config) -> str, optional: of the files that it reads, so that a stage is not resumed
-with others. Raises RecipeError for files that are missing or in another form.
+built once a process, and again after a file was described. fingerprint(config) -> str, optional: of the files that it
+reads, so that a stage is not resumed with others. Raises RecipeError for files that are missing or in another form.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ def describe_context(config: ContextConfig) -> dict[str, Any]:
 
 
 def hash_file(path: str) -> str:
+    _open.cache_clear()  # a file that has changed since is read again: what is described is what is asked
     return hashlib.sha256(read_file(path).encode()).hexdigest()[:16]
 
 

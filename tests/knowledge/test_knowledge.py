@@ -80,8 +80,9 @@ def test_a_model_consults_what_files_hold(tmp_path: Path) -> None:
     call = module.write_call(config, make_truth("boxes", boxes=((0, 0, 1, 1),), label="effusion"))
     assert call == make_truth("open", "consult effusion")
     before = module.fingerprint(config)
-    (tmp_path / "texts.txt").write_text("other")
+    (tmp_path / "texts.txt").write_text("an effusion is other")
     assert module.fingerprint(config) != before
+    assert module.use(config, "an effusion", SCENE).text == "an effusion is other", "what is described is what is asked"
     assert open_provider(config.provider) is open_provider(config.provider), "read once"
 
 
