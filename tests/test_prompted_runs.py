@@ -14,8 +14,10 @@ import torch
 from medvlm import api
 from medvlm.compositions._open import open_model
 from medvlm.core.ask import Ask
+from medvlm.core.config import component
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
+from medvlm.data.prompts import draw_prompt
 from medvlm.io.images import decode, encode_png
 from tests.labelled_run import ENCODER, FIT, recipe, write_run
 from tests.stages.batches import first
@@ -134,6 +136,9 @@ def test_a_file_is_marked_where_a_box_or_a_point_shows_it(run: RunFolder, tmp_pa
     for wrong, message in (
         ({}, "marks what a prompt shows; add --box"),
         ({"box": [(3, 4, 70, 30)]}, "--box: reaches beyond the 60 x 40 pixels"),
+        ({"box": [(5, 5, 5, 9)]}, r"--box: \(5, 5, 5, 9\) has no area"),
+        ({"box": [(5, 5, 9)]}, r"--box: \(5, 5, 9\) has no area"),
+        ({"point": [(5, 5)]}, "--point: .* is not x, y and whether"),
         ({"box": [(3, 4, 20, 30)], "flip": ["width"]}, "--flip: what a prompt shows"),
         ({"box": [(3, 4, 9, 9), (9, 9, 12, 12)], "point": [(4, 4, True)]}, "points are of one object"),
     ):
@@ -176,6 +181,19 @@ def test_lora_of_the_encoder_trains_adapters_alone(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(decoder: Any, stage: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=message):
         api.validate(write(tmp_path, {**BOXED, **decoder}, **stage))
+
+
+def test_a_graph_of_pixels_alone_is_refused(path: Path) -> None:
+    with pytest.raises(RecipeError, match="takes prompts, and this graph takes pixels alone"):
+        api.validate(path, overrides=["export.target=onnx"])
+
+
+def test_a_rough_mask_may_be_shifted_out_of_the_input() -> None:
+    config = component("decoders", "sam").Config.model_validate({**SAM, "jitter_px": 15, "prompts": ["rough_mask"]})
+    rng, mask = np.random.default_rng(0), np.zeros((8, 12), bool)
+    mask[2:5, 3:7] = True
+    shifted = [draw_prompt(mask, 0, config, rng).mask for _ in range(60)]
+    assert {int(each.sum()) for each in shifted if each is not None} >= {0, 12}
 
 
 def test_objects_of_one_film_are_marked_one_at_a_time() -> None:

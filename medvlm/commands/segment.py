@@ -118,6 +118,7 @@ def _list_shown(
         return [Prompt(number, ("class",)) for number in numbers]
     if points and len(boxes) > 1:
         raise RecipeError("--point: points are of one object, and there are several boxes; mark them one after another")
+    _check_numbers(boxes, points)
     height, width = medium.size[-2:]
     for left, top, right, bottom in (*boxes, *((x, y, x, y) for x, y, _ in points)):
         if not (0 <= left <= right <= width and 0 <= top <= bottom <= height):
@@ -127,6 +128,16 @@ def _list_shown(
     form = (*(["box"] if boxes else []), *(["point"] if points else []))
     each_box: Sequence[Any] = boxes or [None]
     return [Prompt(numbers[0], form, each, places, inside) for each in each_box]
+
+
+def _check_numbers(boxes: Sequence[Sequence[float]], points: Sequence[Sequence[float]]) -> None:
+    """Of Python; those of the command line are checked when they are read."""
+    for box in boxes:
+        if len(box) != 4 or not (box[0] < box[2] and box[1] < box[3]):
+            raise RecipeError(f"--box: {box} has no area; give its left, top, right and bottom edges")
+    for point in points:
+        if len(point) != 3:
+            raise RecipeError(f"--point: {point} is not x, y and whether that is on the object")
 
 
 def _choose_decoder(masks: Sequence[str], asked: str) -> str:

@@ -125,6 +125,7 @@ def _choose(among_HW: np.ndarray, count: int, rng: np.random.Generator) -> tuple
 def _shift(mask_HW: np.ndarray, down: int, right: int) -> np.ndarray:
     """What is shifted out of the image is lost."""
     height, width = mask_HW.shape
+    down, right = max(-height, min(down, height)), max(-width, min(right, width))
     shifted = np.zeros_like(mask_HW)
     shifted[max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)] = mask_HW[
         max(-down, 0) : height + min(-down, 0), max(-right, 0) : width + min(-right, 0)

@@ -48,19 +48,24 @@ def write_index(folder: Path, to: Path) -> Path:
     runs = find_runs(folder)
     if not runs:
         raise RecipeError(f"{folder}: has no run (a folder with recipe.resolved.yaml); give a run, or a folder of runs")
-    records = [read_run(run) for run in runs]
-    rows = [_make_row(run, record, to.parent) for run, record in zip(runs, records, strict=True)]
-    attributes = [{"data_values": json.dumps(_list_results(record))} for record in records]
+    rows, attributes, lost, states = list[list[Child]](), list[dict[str, str]](), set[str](), list[str]()
+    for run in runs:
+        record = read_run(run)  # one at a time: a record has all answers of its run
+        rows.append(_make_row(run, record, to.parent))
+        attributes.append({"data_values": json.dumps(_list_results(record))})
+        lost |= {f"{run.root.name}: {note}" for note in _pick(record)}
+        states.append(_find_state(run, record)[0])
     table = make_table(f"{len(runs)} runs", COLUMNS, rows, {4, 5, 6, 7, 8, 9}, attributes)
     body = tag("div", table, class_="filter-rows")
-    lost = sorted({f"{run.root.name}: {n}" for run, record in zip(runs, records, strict=True) for n in _pick(record)})
-    states = [_find_state(run, record)[0] for run, record in zip(runs, records, strict=True)]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     return write_page(
         to,
         title=folder.resolve().name,
         eyebrow="runs",
-        head=[tag("p", f"{len(runs)} runs: {counts}.", class_="lead"), make_notes("What could not be read", lost)],
+        head=[
+            tag("p", f"{len(runs)} runs: {counts}.", class_="lead"),
+            make_notes("What could not be read", sorted(lost)),
+        ],
         sections=[make_section("Runs", "runs", body, about=ABOUT)],
     )
 

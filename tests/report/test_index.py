@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 from medvlm import api
 from medvlm.core.errors import RecipeError
+from medvlm.core.run import RunFolder
+from medvlm.report import index
 from medvlm.report.overlaid import make_overlaid_section
 from medvlm.report.reading import read_run
 from medvlm.report.run import write_report
@@ -44,6 +47,22 @@ def test_a_link_to_a_run_is_no_further_run(tmp_path: Path, parse: Parse) -> None
     (tmp_path / "an alias").symlink_to(tmp_path / "one")
     (body,) = parse(api.report(tmp_path)).all("tbody")
     assert [row.words().split()[0] for row in body.all("tr")] == ["one"]
+
+
+def test_the_answers_of_many_runs_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        fake_run(tmp_path / str(number))
+    read: list[Any] = []
+
+    def watch(run: RunFolder) -> Any:
+        record = read_run(run)
+        read.append(weakref.ref(record))
+        assert sum(each() is not None for each in read) <= 2
+        return record
+
+    monkeypatch.setattr(index, "read_run", watch)
+    index.report(tmp_path)
+    assert len(read) == 6
 
 
 def test_a_run_with_wrong_values_is_shown_without_them(tmp_path: Path, parse: Parse) -> None:

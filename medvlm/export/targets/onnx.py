@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.functional import normalize
 
+from medvlm.core.decoder_config import find_encoder, takes_prompts
 from medvlm.core.errors import RecipeError
 from medvlm.export.audit import Audit
 from medvlm.export.fits import choose_encoder
@@ -36,8 +37,13 @@ print({out.name: value.shape for out, value in zip(session.get_outputs(), sessio
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
-    """Takes any encoder. Whether ONNX has all of its operators shows only at export."""
-    return choose_encoder(model, part)[2] or None
+    """Takes any encoder, without a decoder that takes prompts. Whether ONNX has all of its operators shows only at
+    export."""
+    name, _, why = choose_encoder(model, part)
+    for decoder, config in model.decoders.items() if name else ():
+        if takes_prompts(config) and find_encoder(decoder, config, model.encoders) == name:
+            return f"decoders.{decoder} takes prompts, and this graph takes pixels alone; export the folder of medvlm"
+    return why or None
 
 
 def write_reference(trained: Trained, folder: Path) -> None:
