@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 
@@ -9,7 +10,8 @@ _NAMES = {"cjk": "han", "hiragana": "kana", "katakana": "kana"}
 
 
 def find_script(text: str) -> str:
-    """That of most of its letters; "" for a text without letters."""
-    counts = Counter(unicodedata.name(letter, "").partition(" ")[0].casefold() for letter in text if letter.isalpha())
+    """That of most of its letters, of which those of tags such as <box> are none; "" for a text without letters."""
+    letters = filter(str.isalpha, re.sub(r"<[^<>]*>", "", text))
+    counts = Counter(unicodedata.name(letter, "").partition(" ")[0].casefold() for letter in letters)
     name = next((name for name, _ in counts.most_common(1)), "")
     return _NAMES.get(name, name)

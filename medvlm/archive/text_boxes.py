@@ -43,7 +43,7 @@ def read_text_boxes(
     rest = answer[named.end() :] if named else answer
     label = _LABEL.match(rest)
     rest = rest[label.end() :] if label else rest
-    if not images or not _BOXES.fullmatch(rest) or (found := read_boxes(rest)) is None or not found.boxes:
+    if not images or not _BOXES.fullmatch(rest) or (found := read_boxes(rest)) is None or not found.written:
         return None
     if found.written != len(found.boxes):
         raise DataError("an answer has a box without an area")

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from medvlm.archive.scripts import find_script
 from medvlm.archive.text_boxes import TextBoxes, read_text_boxes
 from medvlm.core.card import Card, load_card
 from medvlm.core.config import component
 from medvlm.core.contracts import RawSample
+from medvlm.core.errors import DataError
 from medvlm.core.geometry import resize
 from medvlm.core.sample import Sample
 from medvlm.core.tasks import find_task
@@ -124,6 +126,14 @@ def test_boxes_of_several_names_and_boxes_in_a_report_stay_text(answer: str) -> 
     assert read_text_boxes(TextBoxes(), answer, 2, lambda number: (99, 99)) is None
     both: Any = read_text_boxes(TextBoxes(), f"<ref>node</ref>{ONE_BOX}, {ONE_BOX}.", 1, lambda number: (99, 99))
     assert both.boxes == ((1, 2, 50, 60),) * 2 and both.label == "node"
+
+
+def test_a_box_without_an_area_is_refused_and_tags_are_of_no_language() -> None:
+    for boxes in ("[[9, 2, 9, 60]]", "[[1, 2, 50, 60], [9, 2, 9, 60]]"):
+        with pytest.raises(DataError, match="without an area"):
+            read_text_boxes(TextBoxes(), f"<box>{boxes}</box>", 1, lambda number: (99, 99))
+    assert find_script("\u809d\u810f\u5728\u54ea\u91cc<ref>\u809d</ref><box>[[1, 2, 50, 60]]</box>") == "han"
+    assert find_script("<ref>liver</ref>") == "latin" and find_script("<box>[[1, 2, 50, 60]]</box>") == ""
 
 
 def test_the_region_of_a_question_has_its_sentence_of_the_record(roots: Callable[[str], Path]) -> None:
