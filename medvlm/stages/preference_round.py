@@ -146,8 +146,9 @@ class PreferenceRound(PairStage):
         return micros
 
     def make_heaviest(self, items: list[Prompt]) -> Pairs:
-        """Every answer has the maximum length."""
-        ids = [len(self.setup.tokenizer) - 1] * self.config.max_new_tokens
+        """Every answer has the maximum length, or that of the longest right one."""
+        longest = max([self.config.max_new_tokens, *(len(item.right) for item in items)])
+        ids = [len(self.setup.tokenizer) - 1] * longest
         pairs = [[self.turns.make_longest(item, ids) if self.turns else Answer(ids)] * 2 for item in items]
         blank = torch.zeros(len(items), 2) if self.objective.NEEDS_REFERENCE else None
         return self._collate(items, pairs, torch.ones(len(items)), {}, blank)

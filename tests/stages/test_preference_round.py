@@ -134,6 +134,8 @@ def test_the_heaviest_micro_batch_needs_no_answers(folder: Path) -> None:
     heaviest = stage.make_heaviest(first(stage))
     assert stage.compute_loss(stage.model, heaviest, 0)[LOSS].weight == 4
     assert heaviest.lengths_A.tolist() == [5] * 8
+    longer = [replace(prompt, right=(7,) * 9) for prompt in first(stage)]  # right answers of the data have no limit
+    assert stage.make_heaviest(longer).lengths_A.tolist() == [9] * 8
 
 
 def test_two_rounds_train_one_after_the_other_and_store_what_they_drew(folder: Path) -> None:
