@@ -27,6 +27,8 @@ READS_CASE = True
 WAITS = True
 TRIES = 2
 """How often an answer is sent to a server that is busy or cannot be reached."""
+AROUND = " \t.,;!\"'#>_-()[]{}\u200b\ufeff"
+"""What may stand around the line that a judge replies with, in an answer that talks to it."""
 KEPT = 1 << 16
 """Verdicts that are not asked for again."""
 
@@ -50,7 +52,7 @@ def score(completion: str, case: Case, config: Config) -> float:
     assert rubric is not None
     if not completion.strip() or is_too_long(completion, case.truth):
         return 0.0
-    if any(rubric.read(line) is not None for line in completion.splitlines()):
+    if any(rubric.read(line.strip(AROUND)) is not None for line in completion.splitlines()):
         return 0.0
     return _open(config.model_dump_json()).score(rubric, case.question, reference, completion)
 
