@@ -141,6 +141,19 @@ def test_a_volume_comes_back_on_its_own_grid(
     assert all((np.flip(theirs, axis) == labels).mean() < agreement - 0.05 for axis in range(3)), "no axis is turned"
 
 
+@pytest.mark.parametrize("window", [None, [0, 1000]])
+def test_pictures_of_16_bits_keep_their_range(window: list[int] | None, tmp_path: Path) -> None:
+    from monai.bundle import ConfigParser
+
+    before = Preprocess.model_validate({"size": [4, 8], **GREY, "window": window})
+    transforms = ConfigParser({"before": {"_target_": "Compose", "transforms": monai_bundle.list_transforms(before)}})
+    pixels = (np.arange(32).reshape(4, 8) * (30 if window else 2000)).astype(np.uint16)
+    (tmp_path / "a.png").write_bytes(encode_png(pixels))
+    seen = transforms.get_parsed_content("before")({"image": str(tmp_path / "a.png")})["image"]
+    expected = (pixels / (1000 if window else 65535) - 0.5) / 0.5
+    np.testing.assert_allclose(np.asarray(seen)[0], expected, atol=1e-5)
+
+
 HOSTILE = "$__import__('pathlib').Path('PLACE').touch()"
 
 

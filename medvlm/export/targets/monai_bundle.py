@@ -169,8 +169,7 @@ def list_transforms(before: Preprocess) -> list[dict[str, Any]]:
     """MONAI's transforms for one file, in the order of medvlm: intensities first, so that black is what lies outside,
     then the size, then mean and standard deviation."""
     if len(before.size) == 2:
-        mode = "RGB" if before.channels == 3 else "L"
-        reader = {"_target_": "PILReader", "converter": f"$lambda file: file.convert('{mode}')"}
+        reader = {"_target_": "PILReader", "converter": _write_converter(before)}
         steps: list[dict[str, Any]] = [
             {"_target_": "LoadImaged", "keys": "image", "reader": reader},
             {"_target_": "EnsureChannelFirstd", "keys": "image"},
@@ -208,6 +207,16 @@ def list_transforms(before: Preprocess) -> list[dict[str, Any]]:
 def _quote(name: str) -> str:
     """MONAI runs, looks up or reads from a file what begins with one of these signs."""
     return f"class {name}" if name.startswith(("$", "@", "%")) else name
+
+
+def _write_converter(before: Preprocess) -> str:
+    """Of a picture by Pillow, which makes white of all that is above 255 in one of 16 bits. Without a window their
+    range is that of 8 bits; with one, values stay as they are."""
+    mode = "RGB" if before.channels == 3 else "L"
+    is_plain = before.window is None and before.percentiles is None
+    deep = "file.convert('F')" + (".point(lambda grey: grey * (1 / 257) + 0)" if is_plain else "")
+    deep += f".convert('L').convert('{mode}')" if mode != "L" else ""
+    return f"$lambda file: {deep} if file.mode.startswith('I') else file.convert('{mode}')"
 
 
 def describe_bundle(trained: Trained, decoder: Any, network: dict[str, Any], before: Preprocess) -> dict[str, Any]:
