@@ -62,7 +62,7 @@ def _make_row(answers: Sequence[Record]) -> list[Any]:
         _cut(first.get("question")),
         _cut(drawings[0].truth),
         said,
-        [round(float(s), 4) if is_number(s) else None for s in scores],
+        [round(float(s), 4) if isinstance(s, int | float) and is_number(s) else None for s in scores],
     ]
 
 
