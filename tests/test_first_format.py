@@ -60,6 +60,8 @@ READS_COUNTS = "count", "total", "format"
 
 LATER = ("report", "image")
 """Groups of rows that did not exist then."""
+LATER_ROWS = ("boxes ap50",)
+"""How other rows begin that did not."""
 
 
 def list_measured(rows: Sequence[Any], *baselines: str) -> dict[str, dict[str, Any]]:
@@ -77,7 +79,9 @@ def list_measured(rows: Sequence[Any], *baselines: str) -> dict[str, dict[str, A
             },
         }
         for row in rows
-        if row["task"] not in LATER and not (row["task"] == "retrieval" and not row["metric"].endswith("_top1"))
+        if row["task"] not in LATER
+        and not f"{row['task']} {row['metric']}".startswith(LATER_ROWS)
+        and not (row["task"] == "retrieval" and not row["metric"].endswith("_top1"))
     }
 
 

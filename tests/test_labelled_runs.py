@@ -54,7 +54,7 @@ def records(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def test_a_target_for_other_models_is_refused_with_the_reason(path: Path) -> None:
-    with pytest.raises(RecipeError, match="no stock class holds this model: it has 2 decoders"):
+    with pytest.raises(RecipeError, match="no stock class holds this model: it has 3 decoders"):
         load(path, ["export.target=stock"])
 
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from medvlm.core.card import Card, load_card
 from medvlm.core.config import Slot, component, kinds
+from medvlm.core.contracts import RewardConfig
 from medvlm.core.document import Document, KeyPath, read_yaml
 from medvlm.core.errors import RecipeError
 from medvlm.recipe.load import find_shipped, load
@@ -46,8 +47,13 @@ def schema_keys(annotation: Any, data: Any, path: KeyPath = ()) -> Iterator[tupl
             has_slot = any(isinstance(m, Slot) for m in fields[key].metadata)
             yield from schema_keys(inner if has_slot else fields[key].annotation, value, (*path, key))
     elif get_origin(annotation) is dict:
+        inner = get_args(annotation)[1]
         for key, value in data.items() if isinstance(data, dict) else ():
-            yield from schema_keys(get_args(annotation)[1], value, (*path, key))
+            reward = value.get("kind", key) if inner is RewardConfig and isinstance(value, dict) else ""
+            own = component("rewards", reward).Config if reward in kinds("rewards") else inner
+            if own is not inner:  # without `kind`, its name is refused as a reward that there is not
+                value = {name: each for name, each in value.items() if name != "kind"}
+            yield from schema_keys(own, value, (*path, key))
     elif get_origin(annotation) in (tuple, list):
         for i, value in enumerate(data if isinstance(data, list) else ()):
             yield from schema_keys(get_args(annotation)[0], value, (*path, i))

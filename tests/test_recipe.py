@@ -395,7 +395,7 @@ NO_LANGUAGE = ("  language: {kind: causal, config: {model_type: qwen2, hidden_si
             [("[films:test]", "[films:test], baselines: [blnd]")],
             (
                 "33:42 evaluate.baselines.0: unknown baseline 'blnd', did you mean 'blind'?"
-                " (accepts blind, shuffled, majority, chance, nearest)"
+                " (accepts blind, shuffled, majority, chance, nearest, filled, misplaced)"
             ),
         ),
         # routes

@@ -10,6 +10,12 @@ from torch import nn
 from medvlm.core.lora_config import Lora
 from medvlm.core.quantize import is_quantized
 from medvlm.models import lora as adapters
+from medvlm.models.parts import matches
+
+
+def has_place(model: nn.Module, lora: Lora) -> bool:
+    """Whether a model has modules that adapters of an earlier stage are of."""
+    return any(matches(name, target) for name, _ in model.named_parameters() for target in lora.targets)
 
 
 def attach(model: nn.Module, lora: Lora, seed: int) -> None:

@@ -99,6 +99,8 @@ def build_stage(draft: Draft, number: int, world: int, looks: Mapping[str, Look]
     )
     with torch.device("meta"):
         stage = component("stages", config.kind).build(config, setup)
+    if lora and config.lora is None and not adapters.has_place(stage.model, lora):
+        lora = None  # they stay with the modules that this stage does not have
     if lora:
         try:
             adapters.attach(stage.model, lora, recipe.seed)

@@ -12,7 +12,7 @@ from medvlm.report.markup import Child, tag
 from medvlm.report.page import Section, make_section, make_table
 from medvlm.report.reading import Record, RunRecord
 
-ABOUT = "Of local folders only the last part of the path is shown. Where data lies is in places.json, not here."
+ABOUT = "Of local folders only the last part of the path is shown. Where data lies is not said here."
 
 
 def make_settings_section(run: RunRecord) -> Section | None:

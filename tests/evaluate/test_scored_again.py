@@ -32,6 +32,8 @@ from tests.evaluate.toy import Noisy, axis_of, make_sample
 SAMPLES = 24
 OF_PICTURES = {"corruptions", "option_orders", "rewordings", "shift"}
 """Need real pictures and settings of their own: `evaluate_pictures` scores their answers again in every test."""
+OF_MASKS = {"u_score"}
+"""Needs masks: tests/evaluate/test_u_score.py."""
 STEPS = {"modality": "Chest radiograph", "feature": "a round opacity"}
 
 
@@ -88,7 +90,7 @@ def done(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ru
     training, places = ([(split, i) for i in range(SAMPLES)] for split in ("train", "test"))
     rows = evaluate(
         [Able()], shards, dataset="toy", split="test", places=places, training=lambda: training, out=run,
-        protocols=[find_settings(kind) for kind in kinds(FOLDER) if kind not in OF_PICTURES], resamples=20,
+        protocols=[find_settings(kind) for kind in kinds(FOLDER) if kind not in OF_PICTURES | OF_MASKS], resamples=20,
         recipe="a" * 64,
     )  # fmt: skip
     return run, rows
@@ -97,7 +99,7 @@ def done(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ru
 def test_every_protocol_scores_to_the_same_bytes_in_another_process(done: tuple[RunFolder, list[Row]]) -> None:
     run, _ = done
     (saved,) = read_saved(run.answers.parent)
-    assert {kind for kind, records in saved.records.items() if records} | OF_PICTURES == set(kinds(FOLDER))
+    assert {kind for kind, records in saved.records.items() if records} | OF_PICTURES | OF_MASKS == set(kinds(FOLDER))
     code = (
         "import json, sys; from pathlib import Path; from medvlm.evaluate.saved import rescore;"
         "print(json.dumps(rescore(Path(sys.argv[1])), indent=1, ensure_ascii=False))"
