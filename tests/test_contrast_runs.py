@@ -100,6 +100,7 @@ def test_it_is_evaluated_and_exported_without_what_the_losses_added(run: RunFold
     assert names and not any("terms" in name for name in names)
 
 
+@pytest.mark.slow
 def test_it_is_rehearsed_and_planned(path: Path, tmp_path: Path) -> None:
     blank = ["data.films.root=''"]
     (stage,) = plan(load(path, blank), tmp_path / "runs", None).stages

@@ -30,6 +30,7 @@ def load(name: str) -> Any:
     return module
 
 
+@pytest.mark.slow
 def test_it_is_built_without_a_warning(tmp_path: Path) -> None:
     """--strict: of links, anchors, and pages that the navigation lacks, too."""
     words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]

@@ -129,6 +129,7 @@ def test_a_plan_tells_parameters_and_memory(loss: dict[str, Any], tmp_path: Path
     assert stage.flops > 0 and not stage.notes
 
 
+@pytest.mark.slow
 def test_a_dry_run_goes_through_all_of_it(path: Path, tmp_path: Path) -> None:
     lines = dry_run(load(path, ["data.films.root=''"]), tmp_path, lambda line: None)
     done = {line.what: line.done for line in lines}

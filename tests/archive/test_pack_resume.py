@@ -199,6 +199,7 @@ def test_what_is_damaged_is_packed_anew(tmp_path, raw, whole, damage):
     assert contents(tmp_path / "out") == contents(whole) and leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_another_archive_root_or_card_is_not_gone_on_with(tmp_path, raw, whole, monkeypatch):
     """A row less near the top of the table, in the same place; the same archive in another place; another salt."""
     mine = archive(tmp_path / "mine", 30)

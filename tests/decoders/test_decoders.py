@@ -167,6 +167,7 @@ def test_sizes_grow_evenly_and_end_at_the_input() -> None:
     assert compute_sizes((3, 4), (3, 4), None) == [(3, 4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [2, 3])
 def test_a_mask_can_be_learnt_from_tokens_and_lies_where_the_tokens_are(axes: int) -> None:
     """One token differs from the others: the mask of its patch is fitted to more than nine tenths of its pixels."""

@@ -38,6 +38,7 @@ def evaluate_reports(shards: Any, folder: Path, said: list[str]) -> dict[str, An
     return {row["metric"]: row for row in rows}
 
 
+@pytest.mark.slow
 @needs_java
 def test_scores_are_those_of_the_program_and_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pycocoevalcap.meteor.meteor import Meteor as Program

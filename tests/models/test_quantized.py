@@ -79,6 +79,7 @@ def test_it_learns_and_goes_on_from_a_checkpoint_to_the_last_bit(run: RunFolder,
     assert not any(tensor.dtype == torch.uint8 for tensor in kept.values()), "4-bit weights and scales are published"
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_and_exported_with_the_weights_that_were_computed_with(run: RunFolder, tmp_path: Path) -> None:
     assert evaluation.evaluate(run.root)
     (receipt,) = exporting.export(run, tmp_path / "out")

@@ -112,6 +112,7 @@ def test_it_is_planned(lab: Path) -> None:
     assert all(stage in said for stage in STAGES)
 
 
+@pytest.mark.slow
 def test_it_is_dry_run(lab: Path) -> None:
     said = call("dry-run", "recipe.yaml")
     for stage in STAGES:
