@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from medvlm.compositions._around import Around
 from medvlm.core.ask import Ask
 from medvlm.core.composition import Assembly
 from medvlm.core.context_config import ContextConfig
@@ -28,22 +29,12 @@ def give_context(models: Sequence[Any], context: ContextConfig | None) -> list[A
     return [WithContext(model, context) if {"answer", "weigh"} & model.can else model for model in models]
 
 
-class WithContext:
-    """model: an opened model that answers. Everything else is asked of it unchanged."""
+class WithContext(Around):
+    """A model that answers with the context of each question."""
 
     def __init__(self, model: Any, context: ContextConfig):
-        self._model, self._context = model, context
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    @property
-    def max_new_tokens(self) -> int:
-        return int(self._model.max_new_tokens)
-
-    @max_new_tokens.setter
-    def max_new_tokens(self, most: int) -> None:
-        self._model.max_new_tokens = most
+        super().__init__(model)
+        self._context = context
 
     @property
     def identity(self) -> Mapping[str, Any]:

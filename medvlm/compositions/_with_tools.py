@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+from medvlm.compositions._around import Around
 from medvlm.core.ask import Ask, CutAnswer
 from medvlm.core.tool_config import Environment
 from medvlm.tasks._writing import Writing
@@ -20,23 +21,12 @@ class FinalAnswer(str):
     steps: tuple[Step, ...] = ()
 
 
-class WithTools:
-    """model: an opened model that answers. Everything else is asked of it unchanged; `weigh` computes the probabilities
-    of answers without tools."""
+class WithTools(Around):
+    """`weigh` computes the probabilities of answers without tools."""
 
     def __init__(self, model: Any, environment: Environment, open_expert: OpenExpert):
-        self._model, self._environment, self._open_expert = model, environment, open_expert
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    @property
-    def max_new_tokens(self) -> int:
-        return int(self._model.max_new_tokens)
-
-    @max_new_tokens.setter
-    def max_new_tokens(self, most: int) -> None:
-        self._model.max_new_tokens = most
+        super().__init__(model)
+        self._environment, self._open_expert = environment, open_expert
 
     @property
     def identity(self) -> Mapping[str, Any]:

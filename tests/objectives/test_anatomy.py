@@ -132,7 +132,7 @@ def test_a_loss_and_its_gradient_are_those_of_loops(name: str, expect: Any) -> N
 
 
 def test_two_ranks_add_up_to_the_loss_of_the_joint_batch() -> None:
-    """What they would gather is given to each by hand; tests/train/test_ranks.py has them gather."""
+    """What they would gather is given to each by hand."""
     term, seen = build(), see()
     read = read_all(term)
     outputs = term(seen, read)
