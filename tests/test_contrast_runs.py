@@ -88,6 +88,7 @@ def test_a_stopped_stage_resumes_to_the_same_bits(run: RunFolder, path: Path, tm
     assert trace(run, "pair") == trace(again, "pair") and not differing(weights(run, "pair"), weights(again, "pair"))
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_and_exported_without_what_the_losses_added(run: RunFolder, tmp_path: Path) -> None:
     assert any(name.startswith("terms.") for name in weights(run, "pair"))
     assert cli.main(["evaluate", str(run.root)]) == 0

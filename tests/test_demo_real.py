@@ -81,6 +81,7 @@ def test_sizes_and_licences_are_shown(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_folder_goes_through_all_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

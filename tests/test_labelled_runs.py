@@ -109,9 +109,10 @@ def test_a_stopped_stage_resumes_to_the_same_bits(run: RunFolder, path: Path, tm
     assert not differing(weights(run, "fit"), weights(again, "fit")) and trace(run, "fit") == trace(again, "fit")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
-    [pytest.param([], id="archive", marks=pytest.mark.slow), pytest.param(["data.films.root=''"], id="made up")],
+    [pytest.param([], id="archive"), pytest.param(["data.films.root=''"], id="made up")],
 )
 def test_a_dry_run_goes_through_all_of_it(overrides: list[str], path: Path, tmp_path: Path) -> None:
     lines = dry_run(load(path, overrides), tmp_path, lambda line: None)

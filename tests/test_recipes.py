@@ -43,10 +43,8 @@ def shortened(recipe: str, tmp_path: Path, real_data: Path | None) -> list[str]:
     return [*overrides, "evaluate.samples=6", "evaluate.bootstrap=50", "engine.workers=0"]
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    ["phantom", *(pytest.param(name, marks=pytest.mark.slow) for name in ("phantom_3d", *ROOTS))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["phantom", "phantom_3d", *ROOTS])
 def test_a_shipped_recipe_trains_evaluates_exports_and_reports(
     recipe: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

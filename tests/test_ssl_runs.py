@@ -100,6 +100,7 @@ def test_a_copy_of_the_network_is_taken_once_and_resumes_to_the_same_bits(tmp_pa
     assert any(not torch.equal(found[name], of_step[6][name]) for name in found if name.startswith("encoders."))
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_by_its_neighbours_and_exported_without_the_method(run: RunFolder, tmp_path: Path) -> None:
     assert cli.main(["evaluate", str(run.root)]) == 0
     rows = {(row["task"], row["metric"]) for row in json.loads(run.results.read_text())}

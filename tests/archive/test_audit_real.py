@@ -40,6 +40,7 @@ def findings(*sets, against=()):
     ]
 
 
+@pytest.mark.slow
 def test_cxr_cohen_holds_cases_that_were_published_twice(real_data, tmp_path):
     """Patients 97 and 178 are one woman, from two publishers: the same two films, looked at, and the notes of one
     case."""

@@ -429,6 +429,7 @@ def test_an_archive_needs_its_root(tmp_path, root):
         pack(card(), root, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_of_several_processes_one_packs_and_all_get_the_receipt(tmp_path):
     script = """
 import json, sys

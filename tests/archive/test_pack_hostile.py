@@ -100,12 +100,14 @@ def test_a_sample_that_never_ends_is_ended(tmp_path):
     assert children() == before
 
 
+@pytest.mark.slow
 def test_an_answer_that_stops_in_its_middle_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(decoders, "STALL_SECONDS", 1)
     receipt, reasons = pack_around(["mumbles"], tmp_path / "out", workers=1)
     assert reasons == {"mumbles": "its decoder was killed by SIGKILL"} and sum(receipt.samples.values()) == 1
 
 
+@pytest.mark.slow
 def test_a_sample_that_is_made_in_the_decoder_may_break_it_too(tmp_path):
     cases = ["eats_memory", "is_killed", "no_such_case"]
     receipt, reasons = pack_around(cases, tmp_path / "out", workers=1, deferred=True)

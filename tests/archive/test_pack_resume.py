@@ -146,6 +146,7 @@ def test_only_what_came_after_the_last_commit_is_decoded_again(tmp_path, raw, wh
     assert contents(tmp_path / "out") == contents(whole)
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_no_sample_is_lost_or_repeated(tmp_path, raw, whole):
     out = tmp_path / "out"
     for _ in range(4):
@@ -221,6 +222,7 @@ def test_another_archive_root_or_card_is_not_gone_on_with(tmp_path, raw, whole, 
         assert contents(out) == contents(straight)
 
 
+@pytest.mark.slow
 def test_no_decoder_outlives_a_killed_packer(tmp_path, raw, whole):
     """The lock is free at once, and the decoders are gone soon."""
     waits, says = os.pipe()

@@ -361,6 +361,7 @@ def test_a_right_answer_that_was_cut_counts_as_none_for_every_task(shards: Shard
     assert rescore(tmp_path / "evaluate") == kept
 
 
+@pytest.mark.slow
 def test_splits_are_collected_and_replaced(shards: ShardSet, tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     first = run_it(Noisy(), shards, tmp_path, limit=30)

@@ -40,6 +40,7 @@ VOLUME = {
 }
 
 
+@pytest.mark.slow
 def test_films_and_volumes_in_one_model_are_proven_with_medvlm(tmp_path: Path, run: RunFolder) -> None:
     trained = trained_of(recipe_of({}, {"tie_word_embeddings": True}, target="custom", ct=VOLUME))
     with pytest.raises(RecipeError, match=r"2 encoders \(film, ct\).*export\.target: custom"):

@@ -22,6 +22,7 @@ from medvlm.recipe.targets import resolve
 from .conftest import SMALL, prove_here, recipe_of, trained_of
 
 
+@pytest.mark.slow
 def test_embeddings_are_those_of_the_trained_model(tmp_path: Path, run: RunFolder) -> None:
     receipt = export(run, tmp_path / "dual", trained_of(recipe_of({}, None)), "stock")
     proof = json.loads((receipt.folder / "medvlm" / "parity.json").read_text())

@@ -68,6 +68,7 @@ def test_a_network_of_timm_loads_by_timm(exported: Any, net: dict[str, Any]) -> 
     assert "library_name: timm" in (receipt.folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_encoder_of_volumes_becomes_a_graph_with_its_connector(exported: Any) -> None:
     receipt = exported("encoder.ct", ct=VOLUME)
     assert receipt.kind == "onnx" and set(receipt.parity["diffs"]) == {"image_patches", "image_pooled", "image_tokens"}

@@ -17,6 +17,7 @@ from tests.tiny_run import INSTRUCT, recipe, written
 from .conftest import prove_here
 
 
+@pytest.mark.slow
 def test_from_audit_to_model_card(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ def test_every_shipped_recipe_runs_dry(path: Path, tmp_path: Path, capsys: pytes
     assert "parity proven" in said or not load(path).recipe.stages
 
 
+@pytest.mark.slow
 def test_a_recipe_of_published_models_runs_in_little_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

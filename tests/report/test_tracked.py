@@ -115,6 +115,7 @@ def test_tensorboard_keeps_them(run: RunFolder) -> None:
     assert [event.value for event in found.Scalars("evaluate/phantom:test/vqa accuracy")] == [pytest.approx(0.931)]
 
 
+@pytest.mark.slow
 def test_wandb_keeps_them_offline(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     (tracker,) = make_trackers(TrackConfig(wandb=WandbConfig(project="x")), {"name": "x"}, "x", run.root)

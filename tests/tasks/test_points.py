@@ -132,6 +132,7 @@ def test_points_that_cannot_be_shown_are_refused() -> None:
         check(truth, (Medium("film", "0.png", (5, 5)),))
 
 
+@pytest.mark.slow
 def test_the_best_constant_is_best_for_each_measure() -> None:
     from medvlm.tasks.points import MEASURES
 

@@ -41,6 +41,7 @@ def killed_at_every_moment(folder: Path, every: int, timeout: float = 300) -> di
     return deaths  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_of_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     deaths = killed_at_every_moment(tmp_path, every=1000)
     assert deaths["sync"] == deaths["async"] > 30, "the same is written in the background, in the same order"

@@ -44,6 +44,7 @@ def test_what_is_neither_steps_nor_a_time_is_refused(save_every: Any, tmp_path: 
         load(written(tmp_path, recipe(stages=[{**INSTRUCT, "save_every": save_every}])))
 
 
+@pytest.mark.slow
 def test_checkpoints_are_as_far_apart_as_the_time_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step takes three looks at the clock; four without the time. Training is the same."""
     saved, traces = {}, []
