@@ -47,9 +47,9 @@ def require_type(value: Any, hint: Any, at: str = "") -> None:
 
     hint: str, int, float, bool, None, Any, Literal, unions, list, dict, tuple (a list in JSON), or a TypedDict, which
     may have more keys. Numbers are finite, and at most LARGEST in size. at: the place of the value, for the message."""
-    origin, inner = get_origin(hint), get_args(hint)
     if hint is Any:
         return
+    origin, inner = _take_apart(hint)
     if origin in (Union, UnionType):
         if not any(_fits(value, each) for each in inner):
             # A list that holds something wrong is described by its content, not by its kind.
@@ -64,6 +64,11 @@ def require_type(value: Any, hint: Any, at: str = "") -> None:
         _require_values(value, hint, inner, at)
     elif not _is_plain(value, hint):
         _refuse(at, _name(hint), value)
+
+
+@cache
+def _take_apart(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(hint), get_args(hint)
 
 
 def _has_content(hint: Any) -> bool:
@@ -90,10 +95,10 @@ def _require_values(value: Any, hint: Any, inner: tuple[Any, ...], at: str) -> N
             require_type(item, inner[1] if inner else Any, f"{at}.{key}")
         return
     for key, of in _hints_of(hint).items():
-        is_optional = get_origin(of) is NotRequired or not hint.__total__
+        origin, inner = _take_apart(of)
         if key in value:
-            require_type(value[key], get_args(of)[0] if get_origin(of) is NotRequired else of, f"{at}.{key}")
-        elif not is_optional:
+            require_type(value[key], inner[0] if origin is NotRequired else of, f"{at}.{key}")
+        elif origin is not NotRequired and hint.__total__:
             raise Misfit(f"{_place(f'{at}.{key}')}is missing")
 
 
@@ -114,6 +119,8 @@ def require_fields(record: dict[str, Any], of: type, at: str = "") -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    if hint in _NAMES:  # without the cost of an exception
+        return _is_plain(value, hint)
     try:
         require_type(value, hint)
     except Misfit:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Box, truth_from_json
+from medvlm.core.sample import Box, Truth, truth_from_json
 from medvlm.core.tasks import Drawing, find_task
 from medvlm.report import numbers
 from medvlm.report.images import DrawnBox, draw_box_key, draw_picture, read_png_size
@@ -20,6 +22,8 @@ SHOWN = 24
 """Number of images over all data sets. It keeps the page below a few megabytes."""
 LONG = 400
 """Number of characters of an answer that are shown. The page says how many are cut off."""
+KEPT = 100_000
+"""Drawings and truths that are kept: several sections show the same answers, and many answers have the same truth."""
 CUT = "cut at evaluate.max_new_tokens"
 WITHOUT = {
     "blind": "without the image",
@@ -120,12 +124,27 @@ def get_frame(scale: Any) -> tuple[float, float]:
 def draw_answer(answer: Record) -> Drawing:
     """The drawing of an answer. If it cannot be read as an answer of its task, because the run is damaged or from
     another installation, it is shown as text."""
-    record, said = answer.get("truth") or {}, answer.get("answer")
+    return _draw(json.dumps([answer.get("truth") or {}, answer.get("answer")]))
+
+
+@lru_cache(KEPT)
+def _draw(text: str) -> Drawing:
+    record, said = json.loads(text)
     try:
-        truth = truth_from_json(record)
+        truth = read_truth(record)
         return find_task(truth.task).describe(said, truth)
     except (DataError, KeyError, TypeError, ValueError):
         return Drawing(str(record.get("answer", "")))
+
+
+def read_truth(record: Record) -> Truth:
+    """Each distinct truth is checked once. Raises what `truth_from_json` raises."""
+    return _read_truth(json.dumps(record))
+
+
+@lru_cache(KEPT)
+def _read_truth(text: str) -> Truth:
+    return truth_from_json(json.loads(text))
 
 
 def _boxes_of(drawing: Drawing) -> Iterable[DrawnBox]:

@@ -48,12 +48,25 @@ def write_comparison(path: Path, found: Sequence[Comparison], models: Mapping[st
 
 def _make_run_sections(models: Mapping[str, Sequence[Path]]) -> list[Section | None]:
     runs = {
-        name if len(folders) == 1 else f"{name}, {folder.name}": read_run(RunFolder(folder))
+        f"{name}{seed}": read_run(RunFolder(folder))
         for name, folders in models.items()
-        for folder in folders
+        for seed, folder in _name_seeds(folders).items()
     }
     firsts = {name: read_run(RunFolder(folders[0])).answers for name, folders in models.items()}
     return [make_overlaid_section(runs), make_paired_list(firsts)]
+
+
+def _name_seeds(folders: Sequence[Path]) -> dict[str, Path]:
+    """What follows the name of the model -> the run folder: nothing for a single one, else as many last parts of its
+    path as tell the folders apart."""
+    if len(folders) == 1:
+        return {"": folders[0]}
+    places = [folder.resolve() for folder in folders]
+    for depth in range(1, max(len(place.parts) for place in places)):
+        names = ["/".join(place.parts[-depth:]) for place in places]
+        if len({*names}) == len(names):
+            break
+    return {f", {name}": folder for name, folder in zip(names, folders, strict=True)}
 
 
 def make_comparison_sections(found: Sequence[Comparison]) -> list[Section | None]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from medvlm.core.errors import DataError
-from medvlm.core.sample import truth_from_json
 from medvlm.core.tasks import Decision, find_task
 from medvlm.report import numbers
+from medvlm.report.answers import read_truth
 from medvlm.report.markup import Child, Html, tag
 from medvlm.report.page import Section, make_section, make_table
 from medvlm.report.reading import Record
@@ -26,7 +26,7 @@ def collect_decisions(answers: Iterable[Record]) -> Decisions:
     longest: dict[str, list[str]] = {}
     for answer in answers:
         try:
-            truth = truth_from_json(answer.get("truth") or {})
+            truth = read_truth(answer.get("truth") or {})
             decide = find_task(truth.task).decide
             decisions = decide(answer.get("answer"), truth, answer.get("points") or {}) if decide else ()
         except (DataError, KeyError, TypeError, ValueError):

@@ -14,7 +14,7 @@ import pytest
 from medvlm import api
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
-from medvlm.report import index
+from medvlm.report import comparison, index
 from medvlm.report.overlaid import make_overlaid_section
 from medvlm.report.reading import read_run
 from medvlm.report.run import write_report
@@ -104,3 +104,12 @@ def test_curves_of_runs_lie_over_each_other(tmp_path: Path, parse: Parse) -> Non
     data = json.loads(page.all("figure")[0].all("script")[0].text)
     assert [line["xs"][-1] for line in data["lines"]] == [400, 400]
     assert make_overlaid_section({"a": runs["a"]}) is None
+
+
+def test_each_seed_has_a_curve_also_if_their_folders_are_called_the_same(tmp_path: Path, parse: Parse) -> None:
+    seeds = [fake_run(tmp_path / place / "films").root for place in ("seed-1", "seed-2")]
+    other = fake_run(tmp_path / "other").root
+    curves = comparison._make_run_sections({"films": seeds, "other": [other]})[0]
+    assert curves is not None
+    legend = parse(curves.html).all("figure")[0].all("span", "legend")[0].words()
+    assert [legend.count(name) for name in ("films, seed-1/films", "films, seed-2/films", "other")] == [1, 1, 1]
