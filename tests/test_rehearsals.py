@@ -131,6 +131,7 @@ FULL = {
     "ct_rate": (300, 512, 512),
     "ct_rate_labels": (300, 512, 512),
     "iu_xray": (2048, 2496),
+    "kvasir_seg": (1072, 1920),
     "llava_med_instruct": (1500, 1500),
     "med_mat": (1000, 1000),
     "med_multi_points": (1072, 1920),

@@ -88,8 +88,16 @@ def inline_configs(recipe: Recipe) -> Recipe:
         name: inline_tower(encoder, f"model.encoders.{name}") for name, encoder in recipe.model.encoders.items()
     }
     stages = tuple(_inline_texts(stage) for stage in recipe.stages)
-    changed = {"encoders": encoders, "language": inline_language(recipe.model.language)}
+    decoders = {name: _leave_out_weights(decoder) for name, decoder in recipe.model.decoders.items()}
+    changed = {"encoders": encoders, "decoders": decoders, "language": inline_language(recipe.model.language)}
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=changed), "stages": stages})
+
+
+def _leave_out_weights(decoder: Any) -> Any:
+    from medvlm.core.config import component
+
+    standalone = getattr(component("decoders", decoder.kind), "standalone", None)
+    return standalone(decoder) if standalone else decoder
 
 
 def inline_language(config: Any, where: str = "model.language") -> Any:

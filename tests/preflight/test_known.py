@@ -32,7 +32,7 @@ def test_a_described_model_has_as_many_parameters_as_the_published_one(path: Pat
     record = json.loads(path.read_text())
     config = dict(record["config"])
     kind = config.pop("model_type")
-    towers = ("siglip", "clip", "dinov2", "bert", "longformer")
+    towers = ("siglip", "clip", "dinov2", "bert", "longformer", "sam")
     whole = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM
     auto = AutoModelForImageTextToText if kind in kinds("families") else AutoModel if kind in towers else whole
     with torch.device("meta"):
