@@ -81,6 +81,7 @@ SIZES: dict[str, Callable[[Path], None]] = {
     "chexpert": partial(made_layouts.chexpert, cases=6, zoom=12),
     "ct_rate": partial(made_layouts.ct_rate, cases=4, make=make_ct),
     "ct_rate_labels": partial(made_layouts.ct_rate, cases=4, make=make_ct),
+    "dsb2018_boxes": partial(made_layouts.dsb2018_boxes, cases=5, zoom=12),
     "iu_xray": partial(made_layouts.iu_xray, cases=24, zoom=12),
     "kvasir_seg": partial(made_layouts.kvasir_seg, cases=8, zoom=12),
     "llava_med_instruct": partial(made_layouts.llava_med_instruct, cases=6, zoom=12),

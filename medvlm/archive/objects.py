@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from medvlm.archive.box_form import find_fault, reaches_beyond
 from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config
-from medvlm.core.content import name_asked
+from medvlm.core.content import Offer, name_asked
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Box, Question, Truth, make_truth
 
@@ -38,6 +38,14 @@ class ObjectQuestions(Config):
     """For boxes and points: an image with more objects of the class is not asked to locate them; 0: no limit."""
 
 
+class DetectQuestion(Config):
+    """Asks for the objects of all classes at once, also where there is none; a decoder answers with boxes."""
+
+    wordings: tuple[str, ...] = Field(("Where is what?",), min_length=1)
+    template: str = "detect"
+    """What the question is called: a decoder of this name, or that `answers` it, is trained on it."""
+
+
 class AsksAboutObjects(Config):
     """Settings that all readers of boxes share."""
 
@@ -55,6 +63,8 @@ class AsksAboutObjects(Config):
     Point-Detect-Count (github.com/simula/PointDetectCount)."""
     counted_points: ObjectQuestions | None = None
     """As `points`, with their number before them, `{"counts": 2, "points": ...}`."""
+    detect: DetectQuestion | None = Field(None, exclude_if=lambda asked: asked is None)
+    """Not asked of an image in which a class is unclear or has more objects than boxes."""
 
     @model_validator(mode="after")
     def _asks_about_its_classes(self) -> AsksAboutObjects:
@@ -138,6 +148,15 @@ def questions(
     yield from _ask("points", config.points, _point, config, clear, boxes, key, uncounted)
     yield from _ask("counted_boxes", config.counted_boxes, _locate_counted, config, clear, boxes, key, uncounted)
     yield from _ask("counted_points", config.counted_points, _point_counted, config, clear, boxes, key, uncounted)
+    if config.detect and all(name in clear and name not in uncounted for name in config.classes):
+        found = [(box, number) for number, name in enumerate(config.classes) for box in sorted(boxes[name])]
+        truth = make_truth(
+            "detect",
+            classes=tuple(config.classes),
+            boxes=tuple(box for box, _ in found),
+            of=tuple(number for _, number in found),
+        )
+        yield Question(choose(config.detect.wordings, key, config.detect.template), truth, config.detect.template)
 
 
 def _ask(
@@ -172,7 +191,15 @@ def list_object_tasks(config: AsksAboutObjects | None) -> frozenset[str]:
         boxes=config.boxes or config.counted_boxes,
         choice=config.presence,
         points=config.points or config.counted_points,
+        detect=config.detect,
     )
+
+
+def list_object_offers(config: AsksAboutObjects | None) -> dict[str, Offer]:
+    """Template -> its question about objects that decoders answer."""
+    if config is None or config.detect is None:
+        return {}
+    return {config.detect.template: Offer("detect", tuple(config.classes))}
 
 
 def fill_names(wording: str, names: ObjectClass) -> str:

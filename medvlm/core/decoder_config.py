@@ -231,6 +231,9 @@ UNCERTAIN = -2
 MOST_OPEN = 61
 """Classes of a decoder whose masks may speak of some of them only: labels are int64, of which each takes a bit."""
 
+MOST_BOXES = 256
+"""Objects of an image, at most, for a decoder of boxes: labels of all samples have one size."""
+
 
 def join_background(absent: Iterable[int]) -> int:
     """The label of pixels of none of the classes that a mask speaks of, where it does not speak of these (0 is the

@@ -141,16 +141,24 @@ class ComposedPrepare:
         return tuple(mm * n / side for mm, n, side in zip(medium.spacing_mm, medium.size, new, strict=True))
 
     def labels(
-        self, sample: Sample, question: Question, files: Mapping[str, Any], decoder: DecoderConfig
+        self,
+        sample: Sample,
+        question: Question,
+        files: Mapping[str, Any],
+        decoder: DecoderConfig,
+        canvas: Canvas | None = None,
     ) -> np.ndarray:
-        """The target of a decoder for a question: int64, see core/decoder_config.py. Raises DataError for a question
-        that the decoder cannot answer."""
+        """The target of a decoder for a question: int64, see core/decoder_config.py. canvas: that see() gave.
+
+        Raises DataError for a question that the decoder cannot answer."""
         truth, task = question.truth, find_task(question.truth.task)
         if self.is_estimate:
             return make_blank_labels(decoder, self.preprocess[self.routes[sample.media[0].kind]].size)
         try:
             if task.target is None:
                 raise DataError(f"decoders cannot answer task {truth.task!r}; a language model can")
+            if task.NEEDS_CANVAS and not truth.members:
+                truth = task.place(truth, canvas, self.boxes)
             return task.target(truth, self._masks(sample, truth, files), decoder.classes, decoder.exclusive)
         except DataError as reason:
             raise DataError(f"{question.template}: {reason}") from None

@@ -142,7 +142,8 @@ class Heads(Base):
         return replace(sample, questions=tuple(q for q in sample.questions if q.template in asked))
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> LabelledSample:
-        encoder, pixels = self.setup.prepare.see(sample, files).media[0]
+        seen = self.setup.prepare.see(sample, files)
+        encoder, pixels = seen.media[0]
         labels: dict[str, list[torch.Tensor]] = {}
         prompts: dict[str, list[Prompt]] = {}
         for name, question in self._find_questions(sample, encoder):
@@ -153,7 +154,7 @@ class Heads(Base):
                     labels.setdefault(name, []).append(label)
                     prompts.setdefault(name, []).append(prompt)
                 continue
-            found = self.setup.prepare.labels(sample, question, files, self.decoders[name])
+            found = self.setup.prepare.labels(sample, question, files, self.decoders[name], seen.canvas)
             labels.setdefault(name, []).append(torch.from_numpy(found))
         return LabelledSample(sample.key, encoder, pixels, labels, prompts=prompts)
 

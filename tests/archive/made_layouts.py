@@ -813,3 +813,14 @@ def kvasir_seg(root: Path, cases: int = 1, zoom: int = 1) -> None:
         mask[zoom : (2 + case % 3) * zoom, zoom : 4 * zoom] = 255
         put(root, f"Kvasir-SEG/images/case{case:03d}.jpg", film(case, zoom, colour=True))
         put(root, f"Kvasir-SEG/masks/case{case:03d}.png", encode_png(mask))
+
+
+def dsb2018_boxes(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """Two nuclei in each image."""
+    for case in range(6 * cases):
+        folder = f"stage1_train/{case:064x}"
+        put(root, f"{folder}/images/{case:064x}.png", film(case, zoom, colour=True))
+        for number in range(2):
+            mask = np.zeros((6 * zoom, 8 * zoom), np.uint8)
+            mask[zoom : 3 * zoom, (1 + 3 * number) * zoom : (3 + 3 * number) * zoom] = 255
+            put(root, f"{folder}/masks/{number:064x}.png", encode_png(mask))

@@ -27,6 +27,7 @@ MOSAIC = "a mosaic: the slices of a volume side by side in one image; split it, 
 CARDS = Path(__file__).parents[2] / "data_cards"
 ROOTS = {
     "bccd": "bccd",
+    "bccd_boxes": "bccd",
     "bccd_cells": "bccd",
     "vqa_rad": "vqa_rad",
     "vqa_rad_folds": "vqa_rad",
@@ -42,6 +43,7 @@ ROOTS = {
     "cxr_hannover_pairs": "cxr_hannover",
     "chase_db1": "chase_db1",
     "chase_db1_patches": "chase_db1",
+    "dsb2018_boxes": "dsb2018_nuclei",
     "dsb2018_patches": "dsb2018_nuclei",
     "dsb2018_nuclei": "dsb2018_nuclei",
     "kvasir_seg": "nc/kvasir_seg_352",

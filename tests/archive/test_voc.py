@@ -180,5 +180,5 @@ def test_objects_become_images_that_are_asked_for_their_class(tmp_path):
 
 
 def test_crops_are_asked_nothing_else(tmp_path):
-    with pytest.raises(ValueError, match="leave out count, boxes, presence and points"):
+    with pytest.raises(ValueError, match="leave out count, boxes, presence, points and detect"):
         read_all(tmp_path, crops={})

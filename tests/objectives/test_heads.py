@@ -281,6 +281,13 @@ def draw_for(decoder: Any, output: str) -> tuple[torch.Tensor, torch.Tensor]:
         return logits, labels
     generator = torch.Generator().manual_seed(0)
     shape = component("decoders", decoder.kind).facts(decoder, None, None, None).shape
+    if output == "anchors":  # four of 8 pixels in a row; the first row has no object
+        anchors = torch.tensor([[0.0, 8 * n, 8, 8 * n + 8] for n in range(4)])
+        found = torch.cat([torch.randn(N, 4, count + 4, generator=generator), anchors.expand(N, -1, -1)], 2)
+        objects = torch.full((N, 3, 5), float(MISSING))
+        objects[1:, 0] = torch.tensor([1.0, 0, 1, 7, 9])
+        objects[2:, 2] = torch.tensor([0.0, 1, 18, 8, 25])
+        return found.requires_grad_(), objects
     logits = torch.randn(N, *shape, generator=generator)
     if output == "vectors":
         return torch.nn.functional.normalize(logits, dim=-1).requires_grad_(), torch.tensor([MISSING, 0, 1, 0, 1])
@@ -305,6 +312,7 @@ DECODERS: list[tuple[str, dict[str, Any]]] = [
     ("dual_attention", {"classes": CLASSES[:2]}),
     ("mamba_unet", {"classes": CLASSES[:2]}),
     ("guided_attention", {"classes": CLASSES[:2]}),
+    ("retina", {"classes": CLASSES}),
     ("ordinal", {"classes": CLASSES}),
     ("quantity", {"classes": ["age"], "std": 3.0}),
     ("proportional_hazards", {"classes": ["death"]}),

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvlm.archive.box_form import BoxSurvey
-from medvlm.archive.objects import AsksAboutObjects, list_object_tasks, questions, report, sort_by_class
+from medvlm.archive.objects import (
+    AsksAboutObjects,
+    list_object_offers,
+    list_object_tasks,
+    questions,
+    report,
+    sort_by_class,
+)
 from medvlm.archive.tables.columns import columns_in, file_in, fill
 from medvlm.archive.tables.records import cell_text, document
 from medvlm.archive.tables.split_files import Files, by_split
@@ -70,7 +77,7 @@ def list_content(config: Config) -> Content:
         tasks=list_object_tasks(config),
         media=frozenset({config.medium}),
         has_reports=bool(config.classes),
-        answered={},
+        answered=list_object_offers(config),
         splits=frozenset(split for split, _ in by_split(config.file) if split),
     )
 

@@ -35,6 +35,7 @@ from medvlm.archive.objects import (
     ObjectClass,
     ObjectQuestions,
     fill_names,
+    list_object_offers,
     list_object_tasks,
     questions,
     report,
@@ -117,6 +118,7 @@ class Config(AsksAboutObjects, FileOptions):
             return self
         others = (
             self.list_asked(),
+            self.detect,
             self.area,
             self.mask,
             self.mask_file,
@@ -125,8 +127,8 @@ class Config(AsksAboutObjects, FileOptions):
         )
         if any(others):
             raise ValueError(
-                "`patches` asks each patch for its class; leave out count, boxes, presence, points, area, mask,"
-                " mask_file, questions and report"
+                "`patches` asks each patch for its class; leave out count, boxes, presence, points, detect, area,"
+                " mask, mask_file, questions and report"
             )
         if self.patches.of not in {each.of for each in self.masks}:
             raise ValueError(f"patches of {self.patches.of!r}, which has no entry in `masks`")
@@ -173,6 +175,8 @@ def list_content(config: Config) -> Content:
     if answered is not None and config.mask:
         classes = config.mask.classes or tuple(dict.fromkeys(each.of for each in config.masks))
         answered[config.mask.template] = Offer("mask", classes)
+    if answered is not None:
+        answered |= list_object_offers(config)
     if answered is not None and config.mask_file:
         answered[config.mask_file.template] = Offer("mask", tuple(config.mask_file.values))
     return Content(

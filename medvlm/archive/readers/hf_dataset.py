@@ -19,7 +19,7 @@ from pydantic import model_validator
 
 from medvlm.archive import arrow_files
 from medvlm.archive.box_form import BoxSurvey
-from medvlm.archive.objects import AsksAboutObjects, list_object_tasks, questions, sort_by_class
+from medvlm.archive.objects import AsksAboutObjects, list_object_offers, list_object_tasks, questions, sort_by_class
 from medvlm.archive.readers._rows import (
     Numbered,
     Rows,
@@ -107,11 +107,12 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
 
 
 def list_content(config: Config) -> Content:
+    offers = list_offers(config.questions)
     return Content(
         tasks=list_tasks_of(config.questions) | list_object_tasks(config.objects),
         media=frozenset(medium.kind for medium in config.media),
         has_reports=bool(config.report),
-        answered=list_offers(config.questions),
+        answered=None if offers is None else {**offers, **list_object_offers(config.objects)},
         splits=list_splits_of(config.split, config.file),
         has_steps=any(asked.steps for asked in config.questions),
     )

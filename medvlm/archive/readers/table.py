@@ -18,7 +18,7 @@ from pydantic import model_validator
 
 from medvlm.archive.mask_labels import MEMBER, TableMask, ask_for_labels, load_labels
 from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
-from medvlm.archive.objects import list_object_tasks, questions, sort_by_class
+from medvlm.archive.objects import list_object_offers, list_object_tasks, questions, sort_by_class
 from medvlm.archive.readers._rows import (
     Numbered,
     Rows,
@@ -152,7 +152,7 @@ def list_content(config: Config) -> Content:
         tasks=list_tasks_of(config.questions) | list_object_tasks(config.objects) | name_asked(mask=config.mask),
         media=frozenset(medium.kind for medium in config.media),
         has_reports=bool(config.report),
-        answered=None if offers is None else {**offers, **mask},
+        answered=None if offers is None else {**offers, **mask, **list_object_offers(config.objects)},
         splits=list_splits_of(config.split, config.file),
         has_steps=any(asked.steps for asked in config.questions),
     )

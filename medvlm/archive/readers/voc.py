@@ -23,6 +23,7 @@ from medvlm.archive.crops import load_crop
 from medvlm.archive.objects import (
     AsksAboutObjects,
     SortedObjects,
+    list_object_offers,
     list_object_tasks,
     questions,
     report,
@@ -64,8 +65,10 @@ class Config(AsksAboutObjects):
 
     @model_validator(mode="after")
     def _asks_about_crops_alone(self) -> Config:
-        if self.crops and self.list_asked():
-            raise ValueError("`crops` asks each object for its class; leave out count, boxes, presence and points")
+        if self.crops and (self.list_asked() or self.detect):
+            raise ValueError(
+                "`crops` asks each object for its class; leave out count, boxes, presence, points and detect"
+            )
         return self
 
 
@@ -97,7 +100,7 @@ def list_content(config: Config) -> Content:
         tasks=name_asked(labels=crops) | list_object_tasks(config),
         media=frozenset({config.medium}),
         has_reports=bool(config.classes),
-        answered={crops.template: Offer("labels", tuple(config.classes))} if crops else {},
+        answered={crops.template: Offer("labels", tuple(config.classes))} if crops else list_object_offers(config),
         splits=frozenset(),
     )
 
