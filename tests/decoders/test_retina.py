@@ -43,7 +43,7 @@ def test_anchors_are_centred_on_their_places_with_the_areas_and_ratios_asked_for
     sides, centres = anchors[:, 2:] - anchors[:, :2], (anchors[:, 2:] + anchors[:, :2]) / 2
     torch.testing.assert_close(sides.prod(1)[:4].sqrt(), torch.tensor([32.0, 32, 64, 64]))
     torch.testing.assert_close((sides[:, 0] / sides[:, 1])[:4], torch.tensor([0.5, 2, 0.5, 2]))
-    assert centres[::4].tolist() == [[y, x] for y in (4.0, 12) for x in (4.0, 12, 20, 28)]
+    torch.testing.assert_close(centres[::4], torch.tensor([[y, x] for y in (4.0, 12) for x in (4.0, 12, 20, 28)]))
     deep = retina.make_anchors(config_of(ratios=(0.5,), scales=(1.0,)), (2, 4, 4), (4, 32, 32))
     assert (deep[0, 3:] - deep[0, :3]).tolist() == pytest.approx([8, 32 * 0.5**0.5, 32 * 2**0.5])
 
@@ -151,27 +151,27 @@ def test_heads_are_those_of_monai_and_lie_beside_their_anchors() -> None:
     torch.testing.assert_close(centre, torch.tensor([6.0, 10, 14]))
 
 
+@pytest.mark.slow
 def test_boxes_can_be_learnt() -> None:
-    """A level whose cell is marked where the object lies; two thirds of all boxes end with an IoU above one half."""
-    config = config_of(scales=(1.0,), size=2.0)
+    """A level whose cell is marked where the object lies, in channels of its class."""
+    config = config_of(scales=(1.0,), size=2.0).model_copy(update={"width": 16})
     decoder, loss = build(config), loss_of()
-    grid = torch.zeros(16, 6, 8, 8)
-    objects = torch.full((16, 1, 5), float(MISSING))
-    for number in range(16):
+    grid = torch.zeros(6, 6, 8, 8)
+    objects = torch.full((6, 1, 5), float(MISSING))
+    for number in range(6):
         y, x = divmod(5 * number % 49, 7)
-        grid[number, :, y, x] = 1
+        grid[number, 3 * (number % 2) : 3 + 3 * (number % 2), y, x] = 1
         objects[number, 0] = torch.tensor([number % 2, 4.0 * y, 4 * x, 4 * y + 8, 4 * x + 8])
-        grid[number, 0, y, x] = number % 2
-    levels = (grid, torch.zeros(16, 8, 4, 4))
+    levels = (grid, torch.zeros(6, 8, 4, 4))
     seen = Features(grid.flatten(2).transpose(1, 2), grid.flatten(2).mean(2), (8, 8), levels)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=0.01)
-    for _ in range(60):
+    for _ in range(80):
         optimizer.zero_grad()
-        (anchor_boxes.add_up(loss, decoder(seen), objects, config) / 16).backward()
+        (anchor_boxes.add_up(loss, decoder(seen), objects, config) / 6).backward()
         optimizer.step()
     found = retina.to_answers(config, decoder(seen).detach())[:, 0]
     iou = torch.stack([anchor_boxes.find_iou(a[None, 2:], b[:, 1:])[0, 0] for a, b in zip(found, objects, strict=True)])
-    assert ((iou > 0.5) & (found[:, 0] == objects[:, 0, 0])).float().mean() > 2 / 3
+    assert (iou > 0.5).all() and torch.equal(found[:, 0], objects[:, 0, 0])
 
 
 @pytest.mark.parametrize("off", ["outline", "mined", "size"])
