@@ -152,6 +152,13 @@ def test_the_losses_of_guided_attention_are_those_of_its_autoencoders() -> None:
 
 
 OFF: list[tuple[str, dict[str, Any]]] = [
+    ("segformer3d", {"reductions": (1, 1, 1, 1)}),
+    ("segformer3d", {"mixes": False}),
+    ("segformer3d", {"fuses": False}),
+    ("u_mamba", {"scanned": ()}),
+    ("u_mamba", {"states": 1}),
+    ("seg_mamba", {"orders": ("rows",)}),
+    ("seg_mamba", {"gated": False}),
     ("trans_dae", {"attends_channels": False}),
     ("trans_dae", {"reductions": (1, 1, 1)}),
     ("trans_dae", {"skips": "plain"}),

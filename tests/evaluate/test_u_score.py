@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from medvlm.compositions._cost import TIMED, WARM, measure_cost
+from medvlm.core.config import component
 from medvlm.core.sample import make_truth
 from medvlm.evaluate.protocols import u_score
+from medvlm.recipe.load import load
 
 POPULATION = {"iou": [0.6, 0.8], "parameters_m": [1.0, 100.0], "gmacs": [1.0, 100.0], "fps": [20.0, 120.0]}
 
@@ -69,3 +71,31 @@ def test_operations_are_counted_and_the_mode_is_kept() -> None:
     assert cost.flops == 2 * (16 * 3 * 8 * 9 + 8 * 16 * 5)
     assert calls == [False] * (1 + WARM + TIMED) and net.training
     assert math.isfinite(cost.inputs_per_s) and cost.inputs_per_s > 0
+
+
+def test_without_a_term_u_bench_trains_or_judges_otherwise() -> None:
+    """The losses of its recipe, and its protocol for a network that costs ten times as much."""
+    recipe = load("systems/u_bench.yaml").recipe
+    decoder, losses = recipe.model.decoders["polyp"], recipe.stages[0].losses["polyp"]
+    logits = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    labels = torch.zeros(2, 1, 8, 8, dtype=torch.long)
+    labels[..., 2:5, 3:7] = 1
+
+    def learn(chosen: Any) -> tuple[float, torch.Tensor]:
+        parts = [(loss.weight, component("objectives.heads", loss.kind), loss) for loss in chosen]
+        total = sum(
+            factor * by.add_up(loss, logits, labels, decoder) / by.weigh(loss, labels, decoder)
+            for factor, by, loss in parts
+        )
+        return total.item(), torch.autograd.grad(total, logits)[0]
+
+    whole, slope = learn(losses)
+    for number in range(2):
+        less, other = learn([loss for place, loss in enumerate(losses) if place != number])
+        assert less != pytest.approx(whole, rel=1e-5) and (slope - other).norm() > 1e-3 * slope.norm()
+    (asked,) = [each for each in recipe.evaluate.protocols if not isinstance(each, str)]
+    population = asked.model_dump(include=set(POPULATION))
+    costs = {"parameters_m": 10.0, "gmacs": 10.0, "fps": 60.0}
+    dear = costs | {"parameters_m": 100.0}
+    cheap, expensive = (u_score.find_u_score(np.array([0.65]), each, population)[0] for each in (costs, dear))
+    assert 0 < expensive < cheap < 1
