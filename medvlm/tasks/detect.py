@@ -64,7 +64,8 @@ def has_coordinates(truth: Truth) -> bool:
 
 
 def follow(truth: Truth, canvas: Canvas) -> Truth | None:
-    kept = [(clip_boxes((box,), canvas), number) for box, number in zip(truth.boxes, truth.of, strict=True)]  # type: ignore[arg-type]
+    own: Any = zip(truth.boxes, truth.of, strict=True)
+    kept = [(clip_boxes((box,), canvas), number) for box, number in own]
     there = [(found[0], number) for found, number in kept if found]
     return replace(truth, boxes=tuple(box for box, _ in there), of=tuple(number for _, number in there))
 

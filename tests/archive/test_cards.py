@@ -57,7 +57,9 @@ ROOTS = {
 }
 SLOW = (
     "bccd_cells",
+    "bccd_boxes",
     "chase_db1_patches",
+    "dsb2018_boxes",
     "dsb2018_patches",
     "vqa_rad_folds",
     "vqa_rad_parts",
@@ -186,6 +188,7 @@ def test_licences_are_those_of_the_archives():
     licences = {name: load_card(CARDS / f"{name}.yaml").licence for name in ROOTS}
     assert {name: (x.id, x.commercial, x.share_alike) for name, x in licences.items()} == {
         "bccd": ("MIT", True, False),
+        "bccd_boxes": ("MIT", True, False),
         "bccd_cells": ("MIT", True, False),
         "vqa_rad": ("CC0-1.0", True, False),
         "vqa_rad_folds": ("CC0-1.0", True, False),
@@ -201,6 +204,7 @@ def test_licences_are_those_of_the_archives():
         "cxr_hannover_pairs": ("CC-BY-3.0", True, False),
         "chase_db1": ("CC-BY-4.0", True, False),
         "chase_db1_patches": ("CC-BY-4.0", True, False),
+        "dsb2018_boxes": ("CC0-1.0", True, False),
         "dsb2018_nuclei": ("CC0-1.0", True, False),
         "dsb2018_patches": ("CC0-1.0", True, False),
         "kvasir_seg": ("custom", False, False),
@@ -216,6 +220,7 @@ def test_licences_are_those_of_the_archives():
 
 COUNTS = {
     "bccd": (275, 1783, 0),
+    "bccd_boxes": (275, 275, 0),
     "bccd_cells": (3688, 3688, 275),
     "vqa_rad": (252, 1812, 0),
     "vqa_rad_folds": (252, 1812, 0),
@@ -231,6 +236,7 @@ COUNTS = {
     "cxr_hannover_pairs": (44, 44, 26),
     "chase_db1": (24, 72, 12),
     "chase_db1_patches": (2880, 2880, 12),
+    "dsb2018_boxes": (42, 84, 0),
     "dsb2018_nuclei": (42, 109, 0),
     "dsb2018_patches": (2520, 2520, 42),
     "kvasir_seg": (80, 320, 0),
