@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 import nibabel as nib
 import numpy as np
@@ -34,7 +35,7 @@ OTHERS = ["bccd", "vqa_rad"]
 
 def make_ct(name: str) -> bytes:
     """A NIfTI file: air around a body of water."""
-    rng = np.random.default_rng(len(name) + sum(map(ord, name)))
+    rng = np.random.default_rng(crc32(name.encode()))  # names of equal letters in another order differ too
     voxels = np.full((40, 48, 24), -1000, np.int16)
     voxels[6:34, 6:42] = rng.integers(-60, 90, (28, 36, 24))
     image = nib.Nifti1Image(voxels, np.diag([6.0, 6.0, 10.0, 1.0]))
@@ -57,7 +58,7 @@ def make_drawn(name: str) -> bytes:
 def make_organs(name: str) -> bytes:
     """The same body, or labels of organs within it."""
     if not name.startswith("label"):
-        return make_ct(name[-4:] * int(name[-4:]))  # the volume differs by the name's length and letters
+        return make_ct(name)
     labels = np.zeros((40, 48, 24), np.uint8)
     for organ in range(13):
         labels[8 + 4 * (organ % 6) : 12 + 4 * (organ % 6), 8 + 10 * (organ // 6) : 16 + 10 * (organ // 6), 4:20] = (
@@ -78,6 +79,7 @@ SIZES: dict[str, Callable[[Path], None]] = {
     # card -> makes an archive of some dozen samples of every split
     "bccd": partial(made_layouts.bccd, cases=30, zoom=16),
     "btcv": partial(made_layouts.btcv, cases=4, make=make_organs),
+    "chest_imagenome": partial(made_layouts.chest_imagenome, cases=8, zoom=12),
     "chexpert": partial(made_layouts.chexpert, cases=6, zoom=12),
     "ct_rate": partial(made_layouts.ct_rate, cases=4, make=make_ct),
     "ct_rate_labels": partial(made_layouts.ct_rate, cases=4, make=make_ct),
@@ -128,6 +130,7 @@ SIZES: dict[str, Callable[[Path], None]] = {
 
 FULL = {
     "bccd": (480, 640),
+    "chest_imagenome": (3056, 2544),
     "chexpert": (320, 390),
     "ct_rate": (300, 512, 512),
     "ct_rate_labels": (300, 512, 512),

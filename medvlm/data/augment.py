@@ -6,7 +6,7 @@ Axes: D slices, H height, W width, K masks that overlap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,10 @@ from medvlm.core.geometry import Canvas, crop, flip, identity, rot90
 from medvlm.core.sample import Question, Sample
 from medvlm.core.tasks import find_task
 from medvlm.data.lighting import Light, change_intensities, draw_bias
+from medvlm.data.moves import Move, apply_moves, bend, find_crop, find_plane, shift_edges, take_inside
 from medvlm.data.patches import Patch
 from medvlm.data.sides import swap_sides
-from medvlm.data.warp import Warp, apply_warp, make_warp
+from medvlm.data.warp import Warp, make_tilt, make_warp
 from medvlm.tasks import _base
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 class Augment(Config):
     """`data.SOURCE.augment`: every field is off by default. Applied in training only, to the first medium of a sample.
-    In volumes, all slices are flipped, turned, zoomed, bent and shifted alike, within their plane; `crop` leaves out
-    slices too."""
+    In volumes, all slices are flipped, turned, zoomed, bent and shifted alike, within their plane, unless `tilt_deg` is
+    set; `crop` leaves out slices too."""
 
     patch: Patch | None = Field(None, exclude_if=lambda patch: patch is None)
     """Show a patch of a medium that is larger than the input, before all other changes."""
@@ -51,6 +52,10 @@ class Augment(Config):
     """Turn by up to this many degrees. Keep what may leave the image in mind: answers other than boxes, counts and
     masks do not change. A box becomes the bounds of what it held, which are larger where the image is turned. Samples
     with questions that cannot follow are not turned, zoomed or bent."""
+    tilt_deg: float = Field(0.0, ge=0, le=180, exclude_if=lambda degrees: not degrees)
+    """Turn volumes out of the plane of their slices, by up to this many degrees around the axes of columns and of rows.
+    `rotate_deg`, `scale` and `elastic` then act in millimetres, and the latter two along all three axes. A box becomes
+    the bounds of what it held in all slices. Questions about slices by number cannot follow. Needs a spacing."""
     scale: tuple[float, float] | None = None
     """[low, high]: zoom by a random factor; above 1 shows things larger. The size of the image stays, and so does its
     spacing in mm, as if the patient was larger."""
@@ -101,7 +106,7 @@ class Augment(Config):
 
     @property
     def warps(self) -> bool:
-        return bool(self.rotate_deg or self.scale or self.elastic)
+        return bool(self.rotate_deg or self.scale or self.elastic or self.tilt_deg)
 
     @property
     def lights(self) -> bool:
@@ -127,14 +132,14 @@ def augment(
 
     axes = len(sample.media[0].size)
     # Of their own, so that they do not change the random numbers of the others.
-    of_warp, of_light, of_patch, of_slices = rng.spawn(4)
+    of_warp, of_light, of_patch, of_slices, of_tilt = rng.spawn(5)
     if config.patch is not None:
         array, sample, masks = config.patch.cut(array, sample, masks or {}, of_patch)
-    moves, moved = _plan(sample, config, rng, of_warp, of_slices)
-    array = _move(array, moves, axes, nearest=False)
+    moves, moved = _plan(sample, config, rng, of_warp, of_slices, of_tilt)
+    array = apply_moves(array, moves, axes, nearest=False)
     if config.lights:
         array = change_intensities(array, axes, _draw_light(config, axes, rng, of_light), rng.standard_normal)
-    changed = {member: _move(mask, moves, axes, nearest=True) for member, mask in (masks or {}).items()}
+    changed = {member: apply_moves(mask, moves, axes, nearest=True) for member, mask in (masks or {}).items()}
     return np.ascontiguousarray(array), moved, changed
 
 
@@ -152,16 +157,13 @@ def _draw_light(config: Augment, axes: int, rng: np.random.Generator, further: n
     )
 
 
-Move = Callable[["np.ndarray", bool], "np.ndarray"]
-"""Takes and returns an array [H, W, ...]; the second argument is whether it holds labels."""
-
-
 def _plan(
     sample: Sample,
     config: Augment,
     rng: np.random.Generator,
     of_warp: np.random.Generator,
     of_slices: np.random.Generator,
+    of_tilt: np.random.Generator,
 ) -> tuple[list[Move], Sample]:
     """The moves to apply to every array of the medium, and the sample after them."""
     import numpy as np
@@ -173,71 +175,57 @@ def _plan(
     share, top, left, down, right, mirrored, turned = rng.random(7)
     if config.crop is not None and any(map(_follows_crops, sample.questions)):
         places = (*of_slices.random(len(stored) - 2), top, left)
-        cut = _cut(stored, config.crop[0] + share * (config.crop[1] - config.crop[0]), places)
+        cut = find_crop(stored, config.crop[0] + share * (config.crop[1] - config.crop[0]), places)
         croppable = _keep_croppable(sample)
         inside = _follow(croppable, cut)
         if _list_tasks(inside) == _list_tasks(croppable):
-            moves.append(partial(_take_inside, cut))
-            sample, size = inside, _size(cut)
+            moves.append(partial(take_inside, cut))
+            sample, size = inside, find_plane(cut)
     if config.warps:
-        warp = _draw_warp((size[0], size[1]), config, of_warp)
+        warp = _draw_warp(sample, (size[0], size[1]), config, of_warp, of_tilt)
         bent = _follow(sample, warp)
         if all(map(_follows_warps, sample.questions)) and _list_tasks(bent) == _list_tasks(sample):
-            moves.append(lambda array, nearest: apply_warp(array, warp, nearest))
+            moves.append(partial(bend, warp))
             sample = bent
     canvas = identity(size)
     if config.shift_px:
         dy, dx = (int(np.floor(n * (2 * config.shift_px + 1))) - config.shift_px for n in (down, right))
-        shift = crop(_size(canvas), -dy, -dx, _size(canvas))
+        shift = crop(find_plane(canvas), -dy, -dx, find_plane(canvas))
         if _list_tasks(_follow(sample, shift)) == _list_tasks(sample):
-            moves.append(lambda array, _: _shift(array, dy, dx))
+            moves.append(lambda array, _: shift_edges(array, dy, dx))
             canvas = shift
     if config.flip and mirrored < 0.5:
         moves.append(lambda array, _: array[:, ::-1])
-        canvas = canvas.then(flip(_size(canvas)))
+        canvas = canvas.then(flip(find_plane(canvas)))
         sample = swap_sides(sample, config.sides)
     if config.rotate90:
         turns = int(turned * 4)
         moves.append(lambda array, _: np.rot90(array, turns))
-        canvas = canvas.then(rot90(_size(canvas), turns))
+        canvas = canvas.then(rot90(find_plane(canvas), turns))
     return moves, _follow(sample, canvas)
 
 
-def _draw_warp(size: tuple[int, int], config: Augment, rng: np.random.Generator) -> Warp:
+def _draw_warp(
+    sample: Sample, size: tuple[int, int], config: Augment, rng: np.random.Generator, of_tilt: np.random.Generator
+) -> Warp:
+    """Raises RecipeError for a volume to be tilted whose spacing is not known."""
     turn, power = rng.random(2)
     low, high = config.scale or (1.0, 1.0)
-    return make_warp(
-        size, (2 * turn - 1) * config.rotate_deg, low * (high / low) ** power, config.elastic, rng.standard_normal
-    )
-
-
-def _move(array: np.ndarray, moves: Sequence[Move], axes: int, nearest: bool) -> np.ndarray:
-    """axes: of the medium, 2 or 3. nearest: of masks, whose axes are the last ones; of pixels, colours are behind."""
-    import numpy as np
-
-    before = array.ndim - 2 if nearest else axes - 2
-    # Slices, and masks that overlap, are moved like colours, behind height and width.
-    turned = np.moveaxis(array, range(before), range(-before, 0)) if before else array
-    for move in moves:
-        turned = move(turned, nearest)
-    return np.ascontiguousarray(np.moveaxis(turned, range(-before, 0), range(before)) if before else turned)
-
-
-def _cut(shape: tuple[int, ...], share: float, places: Sequence[float]) -> Canvas:
-    """A crop with `share` of the area or volume and its proportions, at a place given by numbers in [0, 1)."""
-    size = tuple(max(1, round(pixels * share ** (1 / len(shape)))) for pixels in shape)
-    first = (int(place * (whole - kept + 1)) for place, whole, kept in zip(places, shape, size, strict=True))
-    return Canvas(size, (1.0,) * len(shape), tuple(float(-at) for at in first))
-
-
-def _take_inside(cut: Canvas, array: np.ndarray, nearest: bool) -> np.ndarray:
-    """The part of an array [H, W, ...] or [H, W, ..., D] that a crop keeps."""
-    (height, width), (y, x) = cut.size[-2:], (int(-at) for at in cut.offset[-2:])
-    kept = array[y : y + height, x : x + width]
-    if len(cut.size) == 2:
-        return kept
-    z = int(-cut.offset[0])
-    return kept[..., z : z + cut.size[0]]
+    degrees, zoom, medium = (2 * turn - 1) * config.rotate_deg, low * (high / low) ** power, sample.media[0]
+    if not config.tilt_deg or len(medium.size) == 2:
+        return make_warp(size, degrees, zoom, config.elastic, rng.standard_normal)
+    if medium.spacing_mm is None:
+        raise RecipeError(
+            f"data.{sample.source}.augment.tilt_deg: sample {sample.key} has no spacing, so how far its slices are"
+            " apart is not known; pack it with a spacing, or remove `tilt_deg`"
+        )
+    depth, height, width = medium.size
+    z_mm, y_mm, x_mm = medium.spacing_mm
+    of_columns, of_rows = ((2 * share - 1) * config.tilt_deg for share in of_tilt.random(2))
+    return make_tilt(
+        (depth, height, width), (z_mm, y_mm, x_mm), (degrees, of_columns, of_rows), zoom, config.elastic,
+        rng.standard_normal,
+    )  # fmt: skip
 
 
 def _keep_croppable(sample: Sample) -> Sample:
@@ -290,16 +278,3 @@ def _follow(sample: Sample, canvas: Canvas) -> Sample:
 
 def _list_tasks(sample: Sample) -> set[str]:
     return {q.truth.task for q in sample.questions}
-
-
-def _shift(array: np.ndarray, dy: int, dx: int) -> np.ndarray:
-    import numpy as np
-
-    height, width = array.shape[:2]
-    before, after = (max(dy, 0), max(dx, 0)), (max(-dy, 0), max(-dx, 0))
-    padded = np.pad(array, [*zip(before, after, strict=True), *[(0, 0)] * (array.ndim - 2)], mode="edge")
-    return padded[after[0] : after[0] + height, after[1] : after[1] + width]
-
-
-def _size(canvas: Canvas) -> tuple[int, int]:
-    return canvas.size[-2], canvas.size[-1]

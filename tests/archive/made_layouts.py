@@ -284,6 +284,44 @@ def mimic_cxr(root: Path, cases: int = 1, zoom: int = 1) -> None:
         put(root, f"mimic-cxr-reports/{folder}.txt", report if study != 52000002 else "No heading at all.")
 
 
+def chest_imagenome(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """As mimic_cxr, with a graph of each frontal film but the first: boxes in pixels of the film, and the same in those
+    of a square of 224 x 224."""
+    mimic_cxr(root, cases, zoom)
+    names = (
+        "Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Enlarged Cardiomediastinum", "Fracture",
+        "Lung Lesion", "Lung Opacity", "No Finding", "Pleural Effusion", "Pleural Other", "Pneumonia", "Pneumothorax",
+        "Support Devices",
+    )  # fmt: skip
+    studies = [(subject + case, study + 10 * case) for case in range(cases) for subject, study, *_ in MIMIC]
+    labels = ("1.0", "0.0", "", "-1.0", "")
+    rows = [
+        {"subject_id": a, "study_id": b, **{name: labels[(n + i) % 5] for i, name in enumerate(names)}}
+        for n, (a, b) in enumerate(dict.fromkeys(studies))
+    ]
+    put_csv(root, "mimic-cxr-2.0.0-chexpert.csv", rows)
+    for number, ((subject, study), (*_, dicom, _, view, _, _)) in enumerate(zip(studies, MIMIC * cases, strict=True)):
+        of = number // len(MIMIC)
+        report = (
+            f"FINAL REPORT\n FINDINGS: The cardiac silhouette is {('normal', 'enlarged')[number % 2]} in film {number}."
+            f" No opacity in the left lung. {('The trachea is midline.', 'The aortic arch is calcified.')[of % 2]}\n"
+        )
+        put(root, f"mimic-cxr-reports/files/p{str(subject)[:2]}/p{subject}/s{study}.txt", report)
+        if number and view != "LATERAL":
+            places = {"cardiac silhouette": (3, 2, 6, 5), "left lung": (4, 0, 8, 5), "right lung": (0, 0, 4, 5)}
+            found = [
+                {
+                    "object_id": f"{dicom}{of or ''}_{name}",
+                    **dict(zip(("x1", "y1", "x2", "y2"), (28 * side for side in box), strict=True)),
+                    "bbox_name": name,
+                    **{f"original_{k}": zoom * v for k, v in zip(("x1", "y1", "x2", "y2"), box, strict=True)},
+                }
+                for name, box in (*places.items(), ("right lung base", (0, 3, 4, 5)))
+            ]
+            graph = {"image_id": f"{dicom}{of or ''}", "objects": found, "attributes": [], "relationships": []}
+            put(root, f"silver_dataset/scene_graph/{dicom}{of or ''}_SceneGraph.json", json.dumps(graph))
+
+
 def chexpert_plus(root: Path) -> None:
     rows = [
         {

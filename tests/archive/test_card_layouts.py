@@ -14,7 +14,7 @@ import pytest
 from medvlm.archive.packing.pack import PackReceipt, pack
 from medvlm.core.card import Card, load_card
 from medvlm.core.config import component
-from medvlm.core.contracts import RawSample
+from medvlm.core.contracts import BadSample, RawSample
 from medvlm.core.sample import Sample
 from medvlm.io.images import decode
 from medvlm.io.opening import open_shards
@@ -54,6 +54,15 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
             "no earlier study of the patient": 3,
             "no text or no answer for the question follow-up": 1,
             "sample without a report": 1,
+        },
+    ),
+    "chest_imagenome": (
+        {"train": 2, "val": 1, "test": 2},
+        {"train": 5, "val": 4, "test": 8},
+        {
+            "ViewPosition is not PA or AP": 1,
+            "object of a class that the card does not name": 4,
+            "sample without a file of its objects: nothing is asked about them": 1,
         },
     ),
     "chexpert_plus": (
@@ -180,12 +189,38 @@ def test_the_card_says_that_only_a_synthetic_copy_was_read(name):
     )
 
 
-@pytest.mark.parametrize("name", ["mimic_cxr", "mimic_cxr_pairs", "chexpert_plus", "padchest", "iu_xray"])
+@pytest.mark.parametrize(
+    "name", ["mimic_cxr", "mimic_cxr_pairs", "chest_imagenome", "chexpert_plus", "padchest", "iu_xray"]
+)
 def test_patients_are_known_and_in_one_split_each(packed, name):
     splits: dict[str, set[str]] = {}
     for sample in packed(name).samples:
         splits.setdefault(sample.patient, set()).add(sample.split)
     assert "" not in splits and all(len(where) == 1 for where in splits.values())
+
+
+def test_boxes_of_regions_are_those_in_pixels_of_the_film(packed):
+    for sample in packed("chest_imagenome").samples:
+        boxes = {q.truth.label: q.truth.boxes for q in sample.questions if q.truth.task == "boxes"}
+        places = {"cardiac silhouette": (3, 2, 6, 5), "left lung": (4, 0, 8, 5), "right lung": (0, 0, 4, 5)}
+        assert boxes in ({}, {name: (box,) for name, box in places.items()})
+        (findings,) = [q.truth for q in sample.questions if q.template == "findings"]
+        assert len(findings.classes) == 13 and {True, False, None} >= set(findings.labels)
+
+
+def test_a_file_of_objects_that_is_none_makes_a_bad_sample(packed, tmp_path):
+    card = packed("chest_imagenome").card
+    made_layouts.chest_imagenome(tmp_path)
+    graphs = sorted((tmp_path / "silver_dataset/scene_graph").iterdir())
+    for path, text in zip(graphs, ('{"objects": [1]}', "{", '{"image_id": "x"}'), strict=False):
+        path.write_text(text)
+    found = list(component("archive.readers", card.reader.kind).read(card.reader, tmp_path))
+    reasons = sorted(item.reason for item in found if isinstance(item, BadSample))
+    assert reasons == [
+        "the file of its objects is no JSON, or has no list under the key that the card names",
+        "the file of its objects is no JSON, or has no list under the key that the card names",
+        "the file of its objects lists something other than records",
+    ]
 
 
 def test_slake_asks_in_english_alone(packed):

@@ -14,9 +14,9 @@ from medvlm.recipe.load import load
 from medvlm.stages._captions import draw_texts
 from medvlm.train.accumulate import accumulate, sum_weights
 from medvlm.train.average import Average
-from tests import labelled_run
+from tests import labelled_run, studies
 from tests.stages.batches import first
-from tests.tiny_run import PAIR, staged
+from tests.tiny_run import PAIR, recipe, staged, written
 
 Make = Callable[..., Any]
 KINDS = {"nodule": ["a small round density"], "band": ["a line"], "cavity": ["a ring"], "consolidation": ["a patch"]}
@@ -67,6 +67,26 @@ def test_merlin_without_its_labels_learns_something_else(tmp_path: Path) -> None
         content["model"] = {"encoders": {"film": labelled_run.ENCODER}}
         folder = tmp_path / str(number)
         stages.append(staged(labelled_run.write_run(folder, content), folder, "pair"))
+    compare(*stages)
+
+
+@pytest.mark.parametrize("name", ["places", "clauses", "whole"])
+def test_anatomy_vlm_without_a_loss_learns_something_else(name: str, tmp_path: Path) -> None:
+    settings = read_settings("anatomy_vlm")
+    term = settings["terms"]["anatomy"]
+    term |= {"width": 8, "heads": 2, "layers": 1, "findings": {**term["findings"], "entries": {
+        finding: words for finding, words in term["findings"]["entries"].items() if finding in studies.FINDINGS
+    }}}  # fmt: skip
+    (tmp_path / "data").mkdir()
+    data = {
+        "films": {"card": str(tmp_path / "data" / "card.yaml"), "root": str(studies.write_studies(tmp_path / "data"))}
+    }
+    stages = []
+    for number, weight in enumerate((1.0, 0.0)):
+        own = {key: settings[key] for key in ("loss", "weight", "alike")}
+        own |= {"terms": {"anatomy": {**term, name: weight}}, "batch": 12, "trains": ["encoders", "terms"]}
+        content = recipe(stages=[{**PAIR, **own}], data=data)
+        stages.append(staged(written(tmp_path / str(number), content), tmp_path / str(number), "pair"))
     compare(*stages)
 
 

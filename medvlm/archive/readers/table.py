@@ -8,9 +8,11 @@ what the patient's study before it says: with a medium of `{prior.path}` before 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,13 +36,15 @@ from medvlm.archive.readers._rows import (
 from medvlm.archive.tables.columns import Columns, Row, columns_in, file_in, fill
 from medvlm.archive.tables.questions import list_offers, list_tasks_of
 from medvlm.archive.tables.records import Format, format_of, records
-from medvlm.archive.tables.row_objects import RowObjects, objects_of, survey_boxes
+from medvlm.archive.tables.row_objects import RowObjects, list_object_rows, objects_of, survey_boxes
 from medvlm.archive.tables.split_files import SPLIT, Files, by_split, find_files
 from medvlm.core.content import Content, Offer, name_asked
 from medvlm.core.contracts import BadSample, Deferred, LeftOut, RawSample
 from medvlm.core.errors import DataError
-from medvlm.core.sample import Medium, Unit
+from medvlm.core.sample import Medium, Question, Unit
 from medvlm.io.images import peek_size
+
+FILES_SURVEYED = 1000
 
 
 class TableMedium(FileOptions):
@@ -71,7 +75,7 @@ class Config(Rows):
     mask: TableMask | None = None
     """A file that says what each pixel of the first medium shows."""
     objects: RowObjects | None = None
-    """Boxes of the first medium, one a row."""
+    """Boxes of the first medium, one a row, or in a file of each sample."""
 
     @model_validator(mode="after")
     def _has_a_key(self) -> Config:
@@ -87,7 +91,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | B
     samples, others = _group(config, root)
     yield from others
     if config.objects:
-        every = [row for rows in samples.values() for _, _, row in rows]
+        every = list(_list_surveyed(config.objects, root, samples))
         survey = survey_boxes(config.objects, every, root / by_split(config.file)[0][1], _SizeOfMedium(config, root))
         if doubt := survey.find_doubt():
             yield LeftOut(doubt, survey.boxes)
@@ -100,17 +104,31 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | Deferred | B
             raw, unasked = _read_sample(config, root, key, rows, where)
             left_out = Counter[str]()
             if config.objects:
-                found = objects_of(config.objects, [row for _, _, row in rows])
-                objects = sort_by_class(found, (0, 0), config.objects.classes)
-                asked = questions(config.objects, objects.boxes, key, (), objects.unclear)
+                asked, left_out = _ask_about_objects(config.objects, [row for _, _, row in rows], root, key)
                 raw = replace(raw, sample=replace(raw.sample, questions=(*raw.sample.questions, *asked)))
-                left_out = objects.left_out
         except DataError as reason:
             yield BadSample(key, str(reason), where)
             continue
         yield from (LeftOut(why, n) for why, n in left_out.items())
         yield from (LeftOut(f"no text or no answer for the question {template}", n) for template, n in unasked.items())
         yield raw
+
+
+def _ask_about_objects(
+    config: RowObjects, rows: list[Row], root: Path, key: str
+) -> tuple[list[Question], Counter[str]]:
+    listed = list_object_rows(config, rows, root)
+    if listed is None:
+        return [], Counter(["sample without a file of its objects: nothing is asked about them"])
+    objects = sort_by_class(objects_of(config, listed), (0, 0), config.classes)
+    return list(questions(config, objects.boxes, key, (), objects.unclear)), objects.left_out
+
+
+def _list_surveyed(config: RowObjects, root: Path, samples: Mapping[str, list[Numbered]]) -> Iterator[Row]:
+    """The objects that tell how boxes are written: all rows, or those of the first files, as each has to be opened."""
+    for rows in islice(samples.values(), FILES_SURVEYED) if config.file else samples.values():
+        with suppress(DataError):  # told of the sample that it belongs to
+            yield from list_object_rows(config, [row for _, _, row in rows], root) or ()
 
 
 @dataclass
@@ -202,7 +220,7 @@ def _group(config: Config, root: Path) -> tuple[dict[str, list[Numbered]], list[
     wanted |= {medium.each for medium in config.media if medium.each}
     wanted |= set(columns_in(config.mask.file)) if config.mask else set()
     if config.objects:
-        wanted |= {config.objects.named, *config.objects.corners}
+        wanted |= config.objects.columns
     wanted.discard(SPLIT[1:-1])  # every row has it
     columns = Columns(config, root, wanted)
     return group_rows(config, key, _rows(config, root, columns), columns, config.format)

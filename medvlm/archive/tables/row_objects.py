@@ -1,14 +1,18 @@
-"""Objects listed in a table, one per row: a class and the corners of a box."""
+"""Objects listed in a table, one per row, or in a file of each sample: a class and the corners of a box."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
+
+from pydantic import Field, model_validator
 
 from medvlm.archive.box_form import BoxSurvey
 from medvlm.archive.objects import AsksAboutObjects
-from medvlm.archive.tables.columns import Row
+from medvlm.archive.tables.columns import Row, columns_in, file_in, fill
+from medvlm.archive.tables.records import cell_text, find_value, format_of, records, without_key
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Box
 
@@ -20,6 +24,51 @@ class RowObjects(AsksAboutObjects):
     """Column of the class."""
     corners: tuple[str, str, str, str]
     """Columns of left, top, right and bottom, in pixels of the first medium."""
+    file: str = Field("", exclude_if=lambda file: not file)
+    """A file of JSON with the objects of a sample, in place of rows, e.g. `graphs/{image_id}.json#objects`, where
+    `objects` is the key of their list. `named` and `corners` are keys of each of them. A sample without the file is
+    asked nothing about objects."""
+
+    @model_validator(mode="after")
+    def _names_json(self) -> RowObjects:
+        try:
+            is_json = not self.file or (format_of(self.file) == "json" and bool(columns_in(self.file)))
+        except DataError:
+            is_json = False
+        if not is_json:
+            raise ValueError("file is no JSON of each sample; expected e.g. graphs/{image_id}.json#objects")
+        return self
+
+    @property
+    def keys(self) -> set[str]:
+        return {self.named, *self.corners}
+
+    @property
+    def columns(self) -> set[str]:
+        """Those of the table that are read."""
+        return set(columns_in(self.file)) if self.file else self.keys
+
+
+def list_object_rows(config: RowObjects, rows: Sequence[Row], root: Path) -> list[Row] | None:
+    """The objects of a sample with the columns of its first row; None without their file. rows: of the sample.
+
+    Raises DataError for a file that holds no list of objects."""
+    if not config.file:
+        return list(rows)
+    name = fill(config.file, rows[0])
+    bare = without_key(Path(name))[0]
+    if not name or not (root / bare).is_file():
+        return None
+    file_in(root, str(bare))  # refuses what leads out of the root
+    try:
+        found = [record for _, record in records(root / name, "json")]
+    except DataError:  # its text holds the path, which may name a patient
+        raise DataError(
+            "the file of its objects is no JSON, or has no list under the key that the card names"
+        ) from None
+    if not all(isinstance(record, dict) for record in found):
+        raise DataError("the file of its objects lists something other than records")
+    return [{**rows[0], **{key: cell_text(find_value(each, key)) or "" for key in config.keys}} for each in found]
 
 
 def objects_of(config: RowObjects, rows: Iterable[Row]) -> Iterator[tuple[str, Box]]:
