@@ -11,6 +11,8 @@ from medvlm.core.scoring import name_source
 from medvlm.evaluate.protocols import _robustness, _sensitivity
 
 WIDTH = 110
+SCREEN = 30
+"""Of more rows, those of classes and subgroups are left out."""
 _MARGIN = 2
 
 
@@ -19,11 +21,14 @@ def format_table(rows: Sequence[Row]) -> str:
     beside all baselines, rows that share no baseline are listed apart, each with its own columns. Names that are still
     too long are cut, numbers never.
 
-    A part that equals the whole (the only template of its task, or closed questions if all are closed) is not repeated.
+    More than SCREEN rows are listed without those of classes and subgroups. A part that equals the whole (the only
+    template of its task, or closed questions if all are closed) is not repeated.
     """
     if not rows:
         return "no results"
-    rows = _drop_twins(rows)
+    whole = rows = _drop_twins(rows)
+    if len(rows) > SCREEN:
+        rows = [row for row in rows if not _is_detail(row)]
     blocks = [rows]
     if not _fit(rows, _list_cells(rows)):
         blocks = _split_by_baselines(rows)
@@ -32,8 +37,15 @@ def format_table(rows: Sequence[Row]) -> str:
     for block in blocks:
         of, of_block = _format_block(block, of)
         lines += ([""] if lines else []) + of_block
-    notes = list_notes(rows)
+    notes = list_notes([row for row in whole if row in rows or row["ci"]])
+    if details := len(whole) - len(rows):
+        notes.append(f"{details} rows of classes and subgroups are in results.json and in the report (medvlm report)")
     return "\n".join([*lines, "", *notes] if notes else lines)
+
+
+def _is_detail(row: Row) -> bool:
+    """Of a class, or of a subgroup."""
+    return "=" in row["metric"] or row["metric"].count(":") > 1
 
 
 def _split_by_baselines(rows: Sequence[Row]) -> list[list[Row]]:

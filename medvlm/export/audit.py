@@ -10,6 +10,17 @@ from torch import nn
 
 from medvlm.core.errors import ShapeError
 
+WORDS = {
+    "merged": "with adapters merged in",
+    "replaced": "trained",
+    "copied": "unchanged",
+    "adapters": "adapters merged",
+    "unused": "unused",
+    "shared": "shared",
+    "left_out": "left out",
+    "missing": "missing",
+}
+
 
 @dataclass
 class Audit:
@@ -35,7 +46,7 @@ class Audit:
         return {**{k: len(v) for k, v in vars(self).items()}, "missing": 0}
 
     def summarize(self) -> str:
-        return ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in self.count().items() if v or k == "missing")
+        return ", ".join(f"{count} {WORDS[name]}" for name, count in self.count().items() if count or name == "missing")
 
 
 def list_tensors(prefix: str, module: nn.Module) -> dict[str, Any]:

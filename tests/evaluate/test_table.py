@@ -115,3 +115,14 @@ def test_rows_without_interval_for_the_same_reason_are_one_note() -> None:
     assert format_table(rows).splitlines()[-1] == (
         "phantom:test: no interval, all of its questions are of one patient (vqa accuracy:a, vqa accuracy:b)"
     )
+
+
+def test_many_rows_are_listed_without_those_of_classes_and_subgroups() -> None:
+    plain = [row("labels", f"{name}:findings", 0.5) for name in "abcdefghij"]
+    details = [row("labels", f"{name}:findings:{of}", 0.5) for name in "abcdefghij" for of in ("x", "y")]
+    details += [row("labels", "a:sex=F", 0.5)]
+    details[0]["ci"] = None
+    table = format_table([*plain, *details])
+    assert "a:findings" in table and ":x" not in table and "sex=F" not in table and "no interval" not in table
+    assert table.endswith("21 rows of classes and subgroups are in results.json and in the report (medvlm report)")
+    assert "sex=F" in format_table([*plain, details[-1]]), "few enough"

@@ -227,7 +227,7 @@ def _ask_findings(found: _Columns, yes_no: Mapping[str, str]) -> None:
     labels = {"columns": columns, **({"uncertain": [UNSURE]} if is_unsure else {})}
     text = f"Which of these does this image show: {', '.join(yes_no.values())}?"
     found.questions.append({"text": text, "template": FINDINGS, "labels": labels})
-    found.asks.append(f"yes or no of {list_some(yes_no)}")
+    found.asks.append(f"yes or no of {list_some(yes_no)} (all in one question: {FINDINGS})")
 
 
 def _is_of_image(rows: Sequence[Row], name: str, of: Sequence[str]) -> bool:

@@ -128,7 +128,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     for number, (path, header) in enumerate(scan(root / config.under), 1):
         name, where = path.relative_to(root), f"file {number} under {config.under}"
         if isinstance(header, NotDicom):
-            found.left_out["not a DICOM file"] += 1
+            found.left_out["not a DICOM file"] += not config.reports or path != root / config.reports.file
         elif isinstance(header, DataError) and not path.exists():
             found.left_out["named by the DICOMDIR, but not there"] += 1
         elif isinstance(header, NotAnImage):
@@ -152,7 +152,7 @@ def read(config: Config, root: Path | None) -> Iterator[RawSample | BadSample | 
     _check_units(found, config)
     for number, (study, headers) in enumerate(found.studies.items(), 1):
         yield from _study(config, study, headers, reports, found, f"study {number} of {len(found.studies)}")
-    yield from (LeftOut(reason, n) for reason, n in sorted(found.left_out.items()))
+    yield from (LeftOut(reason, n) for reason, n in sorted(found.left_out.items()) if n)
 
 
 @dataclass
