@@ -305,9 +305,9 @@ class Reward(Protocol):
     """A module. In a recipe, a number stands for a Config with this weight. The score of a task is a reward with the
     name of the task, and needs no module.
 
-    READS_CASE: if it is true, `applies` and `score` get a Case in place of its truth. NEEDS_IMAGE_GAIN: whether the
-    case must have one. WAITS: whether it asks another process, and may raise NoScore. All are optional, like
-    EXAMPLE_SETTINGS, further settings for EXAMPLES, and list_parts(config) -> the Composers that it is made of."""
+    Optional: READS_CASE: `applies` and `score` get a Case in place of its truth. NEEDS_IMAGE_GAIN: it must have one.
+    WAITS: it asks another process, and may raise NoScore; start(config) raises RecipeError, before the first answer, if
+    that is not there. EXAMPLE_SETTINGS: more for EXAMPLES. list_parts(config): the Composers that it is made of."""
 
     Config: type[RewardConfig]
     EXAMPLES: list[tuple[str, Truth | Case, float]]

@@ -93,6 +93,8 @@ class Task(Protocol):
     can be followed. A task without a `follow` follows everything."""
     IS_LONG: bool
     """Whether answers are long texts, such as reports, which the protocol `long_answers` asks for."""
+    READS_THOUGHTS: bool
+    """Whether thoughts in `<think>` are part of an answer. Evaluation scores other answers without them."""
     FREE_TEXT: bool
     """Whether answers are free texts, hardly ever equal. They are not counted, and may identify people."""
     TITLE: str

@@ -27,6 +27,8 @@ LIBRARY = "nnunet"
 SIZES = {"S": (396, 12, 6), "B": (792, 12, 12), "M": (864, 16, 12), "L": (1056, 24, 16)}
 """Width, layers and heads, Table 1 of the paper."""
 TOY = (24, 2, 2)
+TOY_PATCHES = 6
+"""Along each axis, at toy size: 13,824 tokens of a whole chest would take minutes on a CPU."""
 TEMPERATURE = 10_000.0
 
 
@@ -78,7 +80,9 @@ class Config(EncoderConfig, LoadedFile):
 
 def scale_down(config: Config) -> Config:
     width, layers, heads = TOY
-    return config.model_copy(update={"width": width, "layers": layers, "heads": heads, "layer": None})
+    size = tuple(min(n, TOY_PATCHES * p) for n, p in zip(config.preprocess.size, config.patch, strict=True))
+    small: dict[str, Any] = {"preprocess": config.preprocess.model_copy(update={"size": size}), "layer": None}
+    return config.model_copy(update={**small, "width": width, "layers": layers, "heads": heads})
 
 
 def facts(config: Config) -> EncoderFacts:

@@ -14,6 +14,8 @@ from medvlm.rewards._compose import Composer
 
 VERSION = 3
 """Increased whenever the meaning of a number changes; saved with the answers."""
+REWARD = "reward"
+"""The group of the measures of rewards."""
 
 
 def list_measures(tasks: Iterable[str], rewards: Mapping[str, Any] | None) -> list[Measure]:
@@ -68,10 +70,10 @@ def _measure_rewards(composer: Composer) -> list[Measure]:
     def measure_part(name: str) -> Measure:
         return Measure(
             name,
-            "reward",
+            REWARD,
             average(lambda answer, truth: scored(answer, truth)[1][name]),
             lambda template, truth: composer.judges(name, truth),
         )
 
-    total = Measure("total", "reward", average(lambda answer, truth: scored(answer, truth)[0]), applies, headline=True)
+    total = Measure("total", REWARD, average(lambda answer, truth: scored(answer, truth)[0]), applies, headline=True)
     return [total, *map(measure_part, composer.weights)]

@@ -168,6 +168,12 @@ def _explain_cut(answer: Record) -> str:
     return CUT if answer.get("score") else f"{CUT}, so it counts as no answer"
 
 
+def _find_whole(answer: Record) -> str:
+    """What was said with the thoughts before the answer; "" without any."""
+    said = answer.get("said")
+    return str(said.get("answer", "")) if isinstance(said, dict) else ""
+
+
 def _make_question(answer: Record) -> Html:
     rewards = {str(n): v for n, v in (answer.get("rewards") or {}).items() if isinstance(v, int | float)}
     chips = (tag("span", f"{n} {numbers.format_value(v)}", class_="chip") for n, v in rewards.items())
@@ -180,6 +186,7 @@ def _make_question(answer: Record) -> Html:
     pairs = [
         tag("dt", "answer"),
         tag("dd", shorten_text(drawing.answer or answer.get("answer"))),
+        *([tag("dd", shorten_text(whole), class_="muted")] if (whole := _find_whole(answer)) else []),
         *([tag("dd", _explain_cut(answer), class_="muted")] if "answer" in (answer.get("cut") or ()) else []),
         tag("dt", "truth"),
         tag("dd", shorten_text(drawing.truth)),

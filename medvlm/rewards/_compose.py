@@ -56,6 +56,11 @@ class Composer:
         """Whether some reward asks another process."""
         return any(map(self.asks_outside, self.weights))
 
+    def start(self) -> None:
+        """Before the first answer. Raises RecipeError if another process that a reward asks is not there."""
+        for name, judge in self._judges.items():
+            judge.start(self.configs[name])
+
     def asks_outside(self, name: str) -> bool:
         return self._judges[name].waits(self.configs[name])
 

@@ -20,8 +20,8 @@ from medvlm.core.tasks import find_task, list_tasks
 
 @dataclass(frozen=True)
 class Judge:
-    """A reward's module, or a task's score in the form of one. needs_image_gain, waits: for some settings of it, see
-    Reward."""
+    """A reward's module, or a task's score in the form of one. needs_image_gain, waits, start: for some settings of it,
+    see Reward."""
 
     Config: type[RewardConfig]
     applies: Callable[[Truth | Case, Any], bool]
@@ -29,6 +29,7 @@ class Judge:
     is_task: bool = False
     needs_image_gain: Callable[[Any], bool] = lambda config: False
     waits: Callable[[Any], bool] = lambda config: False
+    start: Callable[[Any], None] = lambda config: None
 
 
 def as_case(about: Truth | Case) -> Case:
@@ -110,6 +111,12 @@ def _make_judge(module: Any) -> Judge:
     def list_parts(config: Any) -> Sequence[Any]:
         return module.list_parts(config) if hasattr(module, "list_parts") else ()
 
+    def start(config: Any) -> None:
+        if hasattr(module, "start"):
+            module.start(config)
+        for part in list_parts(config):
+            part.start()
+
     return Judge(
         module.Config,
         lambda about, config: bool(module.applies(read(about), config)),
@@ -118,6 +125,7 @@ def _make_judge(module: Any) -> Judge:
             getattr(module, "NEEDS_IMAGE_GAIN", False) or any(part.needs_image_gain for part in list_parts(config))
         ),
         waits=lambda config: getattr(module, "WAITS", False) or any(part.waits for part in list_parts(config)),
+        start=start,
     )
 
 

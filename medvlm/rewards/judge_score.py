@@ -47,6 +47,10 @@ def applies(case: Case, config: Config) -> bool:
     return bool(case.question) and _find_rubric(case, config) is not None
 
 
+def start(config: Config) -> None:
+    _open(config.model_dump_json()).choose_model()
+
+
 def score(completion: str, case: Case, config: Config) -> float:
     rubric, reference = _find_rubric(case, config), find_task(case.truth.task).write(case.truth)
     assert rubric is not None
@@ -73,9 +77,14 @@ class _Judge:
         self.server = Connection(config, "rewards.judge_score", TRIES)
         self._lock, self._model, self._verdicts = threading.Lock(), "", dict[tuple[str, ...], float]()
 
-    def score(self, rubric: Rubric, question: str, reference: str, answer: str) -> float:
+    def choose_model(self) -> str:
+        """Raises RecipeError if the server cannot be reached, or has several."""
         with self._lock:
             self._model = self._model or self.server.choose_model()
+            return self._model
+
+    def score(self, rubric: Rubric, question: str, reference: str, answer: str) -> float:
+        self.choose_model()
         key = rubric.prompt, question, reference, answer
         found = self._verdicts.get(key)
         if found is None:

@@ -49,6 +49,10 @@ def applies(case: Case, config: Config) -> bool:
     return bool(case.question) and f"radeval_{config.score}" in list_rubrics(case.truth)
 
 
+def start(config: Config) -> None:
+    _open(config.python, config.score, config.timeout_s).start()
+
+
 def score(completion: str, case: Case, config: Config) -> float:
     """Scaled to [0, 1], if its lowest value is below 0."""
     if not completion.strip() or is_too_long(completion, case.truth):
@@ -79,6 +83,11 @@ class _Scorer:
         self.python, self.key, self.timeout_s, self.missing = python, key, timeout_s, Missing(WHERE)
         self._process: RadEvalProcess | None = None
         self._sending, self._waiting, self._queue = threading.Lock(), list[_Asked](), threading.Lock()
+
+    def start(self) -> None:
+        """Raises RecipeError for no interpreter, and no RadEval."""
+        with self._sending:
+            self._process = self._process or RadEvalProcess(self.python, WHERE)
 
     def score(self, reference: str, text: str) -> float:
         own = _Asked(reference, text)

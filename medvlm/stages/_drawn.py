@@ -21,12 +21,14 @@ from medvlm.rewards._compose import Composer
 from medvlm.rollouts._contract import Answer, Prompt, Rollouts, SamplingParams
 from medvlm.stages._policy import Policy
 from medvlm.stages._policy_check import PolicyCheck
-from medvlm.train.terms import Name, OfSource, Term, Terms, join
+from medvlm.train.terms import LOSS, Name, OfSource, Term, Terms, join
 
 Score = tuple[float, dict[str, float]]
 """The composed reward of an answer, and each reward that can judge it."""
 AT_ONCE = 32
 """Answers that are scored at a time, if that waits for other processes."""
+IN_VALIDATION = 64
+"""Prompts that are answered together."""
 FindAnother = Callable[[Prompt, int], Prompt | None]
 """Prompt and number of the attempt -> another question in its place; None if it cannot be used."""
 
@@ -128,6 +130,15 @@ class Drawer:
             asked.append([(each, make_case(each, prompt, gain)) for each, gain in zip(group, own, strict=True)])
         scored, missing = self._score_groups(asked)
         return Drawn(list(prompts), [list(group) for group in groups], scored, missing=missing)
+
+    def validate(self, prompts: Sequence[Prompt]) -> Terms:
+        """The mean reward of greedy answers. Its negative is the loss that `keep: best` and `patience` use."""
+        greedy, total = SamplingParams(1, 0.0, self.config.max_new_tokens), 0.0
+        for at in range(0, len(prompts), IN_VALIDATION):
+            part = prompts[at : at + IN_VALIDATION]
+            answers = [answer for (answer,) in self.rollouts.draw(part, greedy)]
+            total += sum(score for score, _ in self.score(answers, part))
+        return {LOSS: Term(-total, len(prompts)), "reward": Term(total, len(prompts))}
 
     def score(self, answers: Sequence[Answer], prompts: Sequence[Prompt]) -> list[Score]:
         """Of an answer to each prompt."""

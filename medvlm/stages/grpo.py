@@ -17,7 +17,7 @@ from medvlm.data.prepare import choose
 from medvlm.objectives.policies._contract import SLOT, Tokens
 from medvlm.objectives.policy import correct, divergence
 from medvlm.rewards._compose import Composer
-from medvlm.rollouts._contract import Answer, Prompt, Rollouts, SamplingParams
+from medvlm.rollouts._contract import Answer, Prompt, Rollouts
 from medvlm.rollouts._turns import Turns
 from medvlm.stages._base import Base, Setup, split_evenly
 from medvlm.stages._drawn import Drawer, Drawn, measure, measure_tokens
@@ -30,8 +30,6 @@ from medvlm.train.accumulate import Update
 from medvlm.train.terms import LOSS, TOKENS, Loss, Measured, Name, Term, Terms
 
 NEEDS = "answer"
-AT_ONCE = 64
-"""Prompts that are answered together in validation."""
 
 
 @dataclass
@@ -80,6 +78,7 @@ class Grpo(Base):
         self.warnings = RewardWarnings(config.name, self.engine)
 
     def begin(self) -> None:
+        self.composer.start()
         if self.config.kl:
             self.policy.keep_reference()
 
@@ -172,14 +171,7 @@ class Grpo(Base):
         return micro.correction_L
 
     def validate(self, model: nn.Module, samples: int) -> Terms:
-        """The mean reward of greedy answers. Its negative is the loss that `keep: best` and `patience` use."""
-        prompts, total = self.prepare_validation(samples), 0.0
-        greedy = SamplingParams(1, 0.0, self.config.max_new_tokens)
-        for at in range(0, len(prompts), AT_ONCE):
-            part = prompts[at : at + AT_ONCE]
-            answers = [answer for (answer,) in self.rollouts.draw(part, greedy)]
-            total += sum(score for score, _ in self.drawer.score(answers, part))
-        return {LOSS: Term(-total, len(prompts)), "reward": Term(total, len(prompts))}
+        return self.drawer.validate(self.prepare_validation(samples))
 
     def _find_another(self, prompt: Prompt, attempt: int) -> Prompt | None:
         """Another question in place of one that teaches nothing, the same in every run and on every rank."""

@@ -15,101 +15,52 @@ again; the gate is on what the two answers earn, where Anyprefer asks a model ab
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import Field
 
 from medvlm.core.config import Slot, component
-from medvlm.core.contracts import RewardConfig
-from medvlm.core.needs import Needs, Toy
+from medvlm.core.needs import Toy
 from medvlm.core.sample import Sample
-from medvlm.core.stage_config import StageConfig
-from medvlm.core.tasks import TextTask
 from medvlm.core.turns import show_until
 from medvlm.data.prepare import choose
 from medvlm.objectives.preferences._contract import SLOT, make_default
 from medvlm.rewards._compose import Composer
-from medvlm.rewards._config import Rewards
-from medvlm.rollouts._contract import Answer, Prompt, SamplingParams
-from medvlm.rollouts._contract import make_default as make_default_rollouts
+from medvlm.rollouts._contract import Answer, Prompt
 from medvlm.rollouts._turns import Turns
 from medvlm.stages._base import Setup, split_evenly
 from medvlm.stages._drawn import Drawer, Drawn, measure
-from medvlm.stages._grpo_config import RolloutLog, check_sources, fill_in_tasks, leave_out_outside
 from medvlm.stages._pairs import Pairs, PairStage
 from medvlm.stages._reward_warnings import RewardWarnings
+from medvlm.stages._rewarded_config import RewardedConfig
 from medvlm.stages._rollout_log import write_rollouts
 from medvlm.train.accumulate import Update
 from medvlm.train.terms import LOSS, Name, OfSource, Term, Terms, join
 
 NEEDS = "answer"
-AT_ONCE = 64
-"""Prompts that are answered together in validation."""
 
 
-class Config(StageConfig):
+class Config(RewardedConfig):
     kind: Literal["preference_round"]
-    rewards: Annotated[dict[str, RewardConfig], Rewards()]
-    """What ranks the answers: as in a stage `grpo`."""
-    objective: Annotated[Any, Slot(SLOT, or_default=True)] = Field(default_factory=make_default)
-    """What is learned from a pair: a kind, or its settings."""
     group: int = Field(5, gt=1)
     """Answers that are drawn to each question; 5 as in Anyprefer."""
+    objective: Annotated[Any, Slot(SLOT, or_default=True)] = Field(default_factory=make_default)
+    """What is learned from a pair: a kind, or its settings."""
     least: float = Field(0.5, ge=0, le=1)
     """What the best answer has to earn."""
     apart: float = Field(0.1, gt=0, le=1)
     """How much more than the worst one."""
     right_answers: Literal["never", "failed"] = "never"
     """`failed`: where no answer earns `least`, the right answer of the data is preferred."""
-    tasks: tuple[TextTask, ...] = ()
-    """Tasks whose questions are asked; by default all that at least one reward can judge."""
-    temperature: float = Field(1.0, gt=0)
-    max_new_tokens: int = Field(32, gt=0)
-    pay_cut: bool = False
-    """Whether an answer that was cut at `max_new_tokens` is judged like a finished one. Off: it earns 0."""
-    rollout_log: RolloutLog = Field(RolloutLog(), exclude_if=lambda log: log == RolloutLog())
-    """What is stored of the answers that are drawn, for the report."""
-    rollouts: Annotated[Any, Slot("rollouts")] = Field(default_factory=make_default_rollouts)
-    """What generates the answers. `local`: the model in training, in its own process."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_in_tasks(cls, values: Any, info: ValidationInfo) -> Any:
-        return fill_in_tasks(values, info)
-
-    @model_validator(mode="after")
-    def _check_sources(self) -> Config:
-        check_sources(self.rewards, self.mix)
-        return self
 
     @property
     def refill(self) -> int:
         return 0
 
-    def find_needs(self, model: Any) -> Needs:
-        return Needs(self.tasks, media=True)
-
-    def shares_prompts(self) -> bool:
-        return True
-
-    def acts(self) -> bool:
-        return True
-
-    def list_rewards(self) -> dict[str, Any]:
-        return dict(self.rewards)
-
-    def scale_down(self, toy: Toy) -> Config:
-        """The gate is open, since untrained models earn nothing."""
-        rewards = {**leave_out_outside(self.rewards), **toy.rewards} or self.rewards
-        small: dict[str, Any] = {
-            "max_new_tokens": toy.answer_tokens,
-            "group": toy.answers,
-            "temperature": 1.0,
-            "pay_cut": True,
-        }
-        small |= {"least": 0.0, "apart": 1e-3, "rewards": rewards}
-        return super().scale_down(toy).model_copy(update=small)
+    def scale_down(self, toy: Toy) -> Self:
+        """The gate is open."""
+        return super().scale_down(toy).model_copy(update={"least": 0.0, "apart": 1e-3})
 
 
 def build(config: Config, setup: Setup) -> PreferenceRound:
@@ -128,6 +79,10 @@ class PreferenceRound(PairStage):
         self.rollouts = self.turns or replies
         self.drawer = Drawer(config, self.policy, self.rollouts, self.composer)
         self.warnings = RewardWarnings(config.name, self.engine)
+
+    def begin(self) -> None:
+        self.composer.start()
+        super().begin()
 
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> Prompt:
         (question,) = choose(sample, self.config.tasks, 1, epoch, self.setup.seed, self.config.name)
@@ -209,11 +164,4 @@ class PreferenceRound(PairStage):
         return Pairs(batch, lengths, tuple(p.source for p in prompts), blank, counts_N, terms)
 
     def validate(self, model: torch.nn.Module, samples: int) -> Terms:
-        """The mean reward of greedy answers. Its negative is the loss that `keep: best` and `patience` use."""
-        prompts, total = self.prepare_validation(samples), 0.0
-        greedy = SamplingParams(1, 0.0, self.config.max_new_tokens)
-        for at in range(0, len(prompts), AT_ONCE):
-            part = prompts[at : at + AT_ONCE]
-            answers = [answer for (answer,) in self.rollouts.draw(part, greedy)]
-            total += sum(score for score, _ in self.drawer.score(answers, part))
-        return {LOSS: Term(-total, len(prompts)), "reward": Term(total, len(prompts))}
+        return self.drawer.validate(self.prepare_validation(samples))

@@ -19,6 +19,7 @@ FOLLOWS_CROPS = False
 FOLLOWS_WARPS = False
 FREE_TEXT = False
 IS_LONG = False
+READS_THOUGHTS = False
 TITLE = ""
 MEASURES: tuple[Measure, ...] = ()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+from medvlm.core.errors import DataError
 from medvlm.core.sample import Box
 from medvlm.tasks import _brackets
 from medvlm.tasks._brackets import MAX_BOXES
@@ -34,9 +35,7 @@ def read(
     find_extent: the number of an image -> its (width, height) in the units of the answer."""
     if len(text) > LONGEST_TEXT:
         return None
-    marks = list(
-        re.finditer(rf"(?<!\w)(?:{_WORDS[of]})\s*(?:#|no\.?\s*)?([0-9]{{1,5}})(?![0-9.])", text, re.IGNORECASE)
-    )
+    marks = list(_find_marks(text, of))
     if not marks:
         plain = " ".join(text.split())
         return ([], 0) if says_none(plain, list_words_beside(plain, [], label)) else None
@@ -52,6 +51,19 @@ def read(
         found += [(number, box) for box in boxes.boxes]
         written += boxes.written
     return (found, written) if written <= MAX_BOXES else None
+
+
+def check_label(label: str, of: str) -> None:
+    """Raises DataError for one, such as `image 3`, that would be read as the number of an image or slice."""
+    if any(_find_marks(label, of)):
+        raise DataError(
+            f"the label {label!r} would be read as the number of an {of} in an answer; name what is to be found without"
+            " a number"
+        )
+
+
+def _find_marks(text: str, of: str) -> Iterator[re.Match[str]]:
+    return re.finditer(rf"(?<!\w)(?:{_WORDS[of]})\s*(?:#|no\.?\s*)?([0-9]{{1,5}})(?![0-9.])", text, re.IGNORECASE)
 
 
 def match(found: Sequence[PlacedBox], true: Sequence[PlacedBox], within: int) -> tuple[float, ...]:

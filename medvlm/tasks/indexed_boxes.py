@@ -65,8 +65,8 @@ class Truth(sample.Truth):
             object.__setattr__(self, "numbers", (1,) * len(self.boxes))
         if len(self.numbers) != len(self.boxes) or any(number < 1 for number in self.numbers):
             raise DataError(f"expected the number of an {self.of}, from 1, for each of {len(self.boxes)} boxes")
-        if not self.answer:
-            object.__setattr__(self, "answer", SLOT)
+        _indexed.check_label(self.label, self.of)
+        object.__setattr__(self, "answer", self.answer or SLOT)
 
     def to_json(self) -> dict[str, Any]:
         """Without what only a placed truth has, where it has none."""

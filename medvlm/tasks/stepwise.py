@@ -72,6 +72,7 @@ class Config(Base):
 
 
 FREE_TEXT = True
+READS_THOUGHTS = True
 TITLE = "Reasoning in steps"
 
 

@@ -2,7 +2,9 @@
 
 AT: `logged`, as soon as the step is in metrics.jsonl and the checkpoint before it on disk. Within the save after the
 step: `tensors`, when they are written; `random`, before the manifest; `manifest`, when it is there and nothing is
-synced; `renamed`, before older checkpoints are removed. `stage`: before stage.json is written.
+synced; `renamed`, before older checkpoints are removed. `stage`: before stage.json is written. Within the step, of a
+stage that draws answers: `drawing`, before the third tokens of its answers; `scoring`, before its third answer is read;
+`updating`, before the optimizer moves the weights.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from medvlm.commands import train as training
+from medvlm.models import generate
 from medvlm.recipe.load import load
+from medvlm.stages._policy import Policy
 from medvlm.train import checkpoint
+from medvlm.train.engine import Engine
 from medvlm.train.log import Log
 from medvlm.train.saver import Saver
 
@@ -38,6 +43,9 @@ def main(recipe: str, runs: str, stage: str, step: str, at: str) -> None:
             lambda folder, keep, newest, best: (folder.name, newest) == (stage, int(step)),
         ),
         "stage": (training, "write_json", lambda path, value: ends(path, Path(stage) / "stage.json")),
+        "drawing": (generate, "_draw_tokens", nth_of_step(3, stage, int(step))),
+        "scoring": (Policy, "read", nth_of_step(3, stage, int(step))),
+        "updating": (Engine, "step", nth_of_step(1, stage, int(step))),
     }
     module, name, here = places[at]
     setattr(module, name, dying(getattr(module, name), here, last_words=wait_for_saves() if at == "logged" else None))
@@ -59,6 +67,24 @@ def dying(
         os.kill(os.getpid(), signal.SIGKILL)
 
     return called
+
+
+def nth_of_step(n: int, stage: str, step: int) -> Callable[..., bool]:
+    """Whether it is the n-th call since the step before was logged; step: 2 or more."""
+    logged, calls, write = ("", 0), 0, Log.write
+
+    def noted(log: Log, record: dict[str, Any]) -> None:
+        nonlocal logged, calls
+        write(log, record)
+        logged, calls = (record["stage"], record["step"]), 0
+
+    def is_here(*_: Any, **__: Any) -> bool:
+        nonlocal calls
+        calls += 1
+        return (logged, calls) == ((stage, step - 1), n)
+
+    Log.write = noted  # type: ignore[method-assign]
+    return is_here
 
 
 def wait_for_saves() -> Callable[[], None]:

@@ -155,6 +155,19 @@ def test_a_judge_that_hangs_is_left_after_its_time_and_one_that_died_stops_the_r
         Composer({"judge_score": {"weight": 1, "url": "http://judge.example/v1"}}).score("x", LOBE)
 
 
+def test_what_a_reward_asks_is_looked_for_before_the_first_answer(radeval: dict[str, Any]) -> None:
+    """Within another reward too."""
+    Composer({"radeval_score": radeval, "open": 1}).start()
+    for python, message in (("/no/such/python", "cannot be started"), ("/bin/true", "has no RadEval")):
+        wrong = {**radeval, "python": python}
+        with pytest.raises(RecipeError, match=rf"rewards\.radeval_score\.python: .* {message}"):
+            Composer({"gate": {"weight": 1, "when": {"format": 1}, "pay": {"radeval_score": wrong}}}).start()
+    with serve(lambda body: complete("Score: 5")) as url:
+        Composer({"judge_score": {"weight": 1, "url": url}}).start()
+        with pytest.raises(RecipeError, match=r"rewards\.judge_score\.model: the server has no 'another'"):
+            Composer({"judge_score": {"weight": 1, "url": url, "model": "another"}}).start()
+
+
 STAND_IN = """
 import time
 class RadEval:

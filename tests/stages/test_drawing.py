@@ -190,7 +190,8 @@ def test_a_run_that_replaces_questions_and_was_killed_goes_on_to_the_last_bit(tm
     settings = {"stages": [stage], "plugins": ["medvlm"]}
     whole = trained(written(tmp_path / "whole", recipe(name="whole", **settings)), tmp_path / "runs")
     path = written(tmp_path / "cut", recipe(name="cut", **settings))
-    cut_off(path, tmp_path / "runs", "reason", 3)
+    for at, step in (("drawing", 2), ("scoring", 3), ("updating", 4), ("logged", 5)):
+        cut_off(path, tmp_path / "runs", "reason", step, at)
     run = trained(path, tmp_path / "runs")
     assert trace(run, "reason") == trace(whole, "reason") and len(trace(run, "reason")) == stage["steps"]
     assert differing(weights(run, "reason"), weights(whole, "reason")) == []

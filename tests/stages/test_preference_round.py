@@ -14,11 +14,12 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from medvlm.cli import main
+from medvlm.core.errors import RecipeError
 from medvlm.data.rows import collate
 from medvlm.rollouts._contract import Answer
 from medvlm.train.terms import LOSS
 from tests.stages.batches import first
-from tests.tiny_run import recipe, staged, written
+from tests.tiny_run import cut_off, differing, recipe, staged, trace, trained, weights, written
 
 ROUND: dict[str, Any] = {
     "name": "round", "kind": "preference_round", "mix": {"films": 1}, "trains": ["connectors", "language"],
@@ -129,6 +130,11 @@ def test_a_right_answer_that_earns_too_little_is_not_preferred_to_others(folder:
     assert micro.terms["from_data"] == (0.0, 4) and micro.counts_N.tolist() == [0.0] * 4
 
 
+def test_a_judge_that_is_not_there_is_noticed_before_anything_is_drawn(folder: Path) -> None:
+    with pytest.raises(RecipeError, match=r"rewards\.radeval_score\.python: /no/such/python cannot be started"):
+        make(folder, rewards={"radeval_score": {"weight": 1, "python": "/no/such/python"}}, tasks=["report"])
+
+
 def test_the_heaviest_micro_batch_needs_no_answers(folder: Path) -> None:
     stage = make(folder)
     heaviest = stage.make_heaviest(first(stage))
@@ -151,3 +157,20 @@ def test_two_rounds_train_one_after_the_other_and_store_what_they_drew(folder: P
     stored = [json.loads(line) for line in (run / "again/rollouts/step-1.jsonl").read_text().splitlines()]
     assert {line["advantage"] for line in stored} <= {-1.0, 0.0, 1.0} and all("answer" in line for line in stored)
     assert json.loads((run / "again" / "stage.json").read_text())["from"]
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_to_the_last_bit(folder: Path) -> None:
+    """While it draws, while it scores what was drawn, in an update, and once more after the step."""
+    own = {"rewards": {"length": {"weight": 1, "least": 1, "most": 2}}, "least": 0.0, "apart": 1e-3, "pay_cut": True}
+    stages = [{**ROUND, **own, "right_answers": "failed", "steps": 6}]
+    runs = folder / "kills"
+    whole = trained(written(folder / "whole", recipe(name="whole", stages=stages)), runs)
+    path = written(folder / "cut", recipe(name="cut", stages=stages))
+    for at, step in (("drawing", 2), ("scoring", 3), ("updating", 4), ("logged", 5)):
+        cut_off(path, runs, "round", step, at)
+    run = trained(path, runs)
+    assert trace(run, "round") == trace(whole, "round") and len(trace(run, "round")) == 6
+    kept = [float.fromhex(terms["kept"]) for _, _, terms in trace(run, "round")]
+    assert any(kept), "something was learned"
+    assert differing(weights(run, "round"), weights(whole, "round")) == []

@@ -120,3 +120,10 @@ def test_what_does_not_fit_the_media_is_refused() -> None:
     with pytest.raises(DataError, match="its boxes lie on stored slices"):
         place(Truth(boxes=((1, 1, 9, 9),), of="slice"), CANVAS, PIXELS)
     assert from_text("[1, 2, 3, 4]", Config(kind="indexed_boxes")) is None
+
+
+def test_a_label_that_would_be_read_as_a_number_is_refused() -> None:
+    for label, of in (("image 3", "image"), ("Figure 2, top", "image"), ("slice no. 4", "slice")):
+        with pytest.raises(DataError, match="would be read as the number of an"):
+            Truth(boxes=((0, 0, 9, 9),), label=label, of=of)
+    assert Truth(boxes=((0, 0, 9, 9),), label="imaged lobe 3, slice", of="slice").label

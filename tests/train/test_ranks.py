@@ -98,6 +98,13 @@ def test_a_part_for_which_no_rank_has_a_sample_waits_as_in_one_process(folder: P
     assert [keys for _, keys, _ in one] == [keys for _, keys, _ in both] and len(one) == 3
 
 
+def test_ranks_whose_answers_call_a_tool_see_what_it_shows(two: list[dict[str, Any]]) -> None:
+    """A precondition of the case `grpo, tools`: three of four answers call it, one of these in vain."""
+    for rank in two:
+        terms = rank["steps"]["grpo, tools"]["terms"]
+        assert (terms["calls"], terms["refused_calls"]) == (0.75, pytest.approx(1 / 3))
+
+
 def test_ranks_with_unequal_numbers_of_labels_are_weighed_by_them(two: list[dict[str, Any]]) -> None:
     """A precondition of the test above: the ranks have different numbers of labels."""
     first, second = (rank["steps"]["supervised, 1 micro-batches"]["weight"] for rank in two)

@@ -60,6 +60,11 @@ RARE = (f"stages.0.terms={json.dumps({'concepts': ALIGN})}", JOINT[1])
 NEVER = {**ALIGN, "dictionary": {"version": "1", "entries": {"unicorn": ["horn"]}}}
 WAITS = (f"stages.0.terms={json.dumps({'concepts': NEVER})}", JOINT[1], "stages.0.steps=3")
 RING, TWO = "stages.0.exchange=ring", "stages.0.accumulate=2"
+TOOLS = (
+    "plugins=[medvlm, tests]", EARNS[1], EARNS[2], "environment={turns: 2, tools: [zoom]}",
+    "stages.2.rollouts={kind: tests.stages.calling}",
+)  # fmt: skip
+"""Answers that call a tool, which shows another image; some calls are refused."""
 CASES = {
     "clip": ("pair", "stages.0.loss={kind: clip}"), "siglip": ("pair", "stages.0.loss={kind: siglip}"),
     "clip, ring": ("pair", "stages.0.loss={kind: clip}", RING), "siglip, ring": ("pair", RING),
@@ -70,6 +75,9 @@ CASES = {
     **{f"supervised, {n} micro-batches": ("instruct", f"stages.1.accumulate={n}") for n in (1, 2, 4)},
     "grpo, gdpo": ("reason", "stages.2.objective=gdpo", *EARNS),
     "grpo, gspo": ("reason", "stages.2.objective=gspo", *EARNS),
+    "grpo, dapo": ("reason", "stages.2.objective=dapo", "stages.2.refill=1", *EARNS),
+    **{f"grpo, {name}": ("reason", f"stages.2.objective={name}", *EARNS) for name in ("rloo", "dr_grpo")},
+    "grpo, tools": ("reason", *TOOLS), "grpo, tools, 2 micro-batches": ("reason", *TOOLS, "stages.2.accumulate=2"),
     "preference": ("prefer", "stages.3.objective=simpo"), "preference, dpo": ("prefer", "stages.3.objective=dpo"),
     "distill": ("learn",), "preference_round": ("round",),
     "supervised, weights": ("instruct", "stages.1.loss_weights={sources: {films: 3}, tasks: {count: 0.25}}"),

@@ -19,11 +19,12 @@ from medvlm.core.protocols import Asked, Record, Split
 from medvlm.core.sample import Question, Sample, truth_from_json
 from medvlm.core.tasks import find_task
 from medvlm.core.turns import list_asked, show_until, tell
+from medvlm.evaluate.protocols._final import find_final
 from medvlm.evaluate.protocols._groups import name_groups, note_groups
 from medvlm.evaluate.protocols._majority import fit_majority, say_why_unseen
 from medvlm.evaluate.protocols._nearest import fit_nearest
 from medvlm.evaluate.protocols._points import choose_points
-from medvlm.evaluate.protocols._rows import BLIND, FILLED, MAJORITY, MISPLACED, NEAREST, SHUFFLED, is_lost
+from medvlm.evaluate.protocols._rows import BLIND, FILLED, MAJORITY, MISPLACED, NEAREST, SHUFFLED, find_said, is_lost
 from medvlm.evaluate.protocols._shuffle import draw_partners
 from medvlm.evaluate.ranks import compute_once
 from medvlm.rewards._compose import Composer
@@ -63,7 +64,8 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
         answers_of = _answer(say, asks, split.baselines, getattr(model, "fills", None)) if asks else {}
         drawn, records = set[str](), []
         for at, (each, _) in enumerate(asks):
-            sample, answers = each.sample, {who: answers[at] for who, answers in answers_of.items()}
+            sample, said = each.sample, {who: answers[at] for who, answers in answers_of.items()}
+            answers = {who: find_final(text, each.question.truth) for who, text in said.items()}
             has_thumb = sample.key in shown and bool(sample.media)
             if has_thumb and sample.key not in drawn:
                 drawn.add(sample.key)
@@ -74,6 +76,7 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
                 **describe(each, model),
                 **answers,
                 **_name_cut(answers),
+                **_name_said(said, answers),
                 "majority": majority.answer(each.question) if majority else None,
                 "constants": majority.list_others(each.question) if majority else {},
                 **({NEAREST: nearest.answer(each)} if nearest else {}),
@@ -183,6 +186,12 @@ def _name_cut(answers: Mapping[str, Any]) -> Record:
     return {"cut": cut} if cut else {}
 
 
+def _name_said(said: Mapping[str, Any], answers: Mapping[str, Any]) -> Record:
+    """`said` of a record: the whole texts, of those whose answers are a part of them."""
+    whole = {who: text for who, text in said.items() if text is not answers[who]}
+    return {"said": whole} if whole else {}
+
+
 def describe(ask: Ask, model: Asked) -> Record:
     truth = ask.question.truth
     is_placed = find_task(truth.task).has_coordinates(truth)
@@ -198,10 +207,10 @@ def describe(ask: Ask, model: Asked) -> Record:
 def _judge(record: Record, composer: Composer | None) -> Record:
     truth = truth_from_json(record["truth"])
     judged = composer is not None and composer.applies(truth)
-    said = "" if is_lost("answer", record) else record["answer"]
-    rewards: dict[str, Any] = composer.score(said, truth)[1] if composer and judged else {}
-    score = find_task(truth.task).score
-    return {"score": score(said, truth) if score else None, "rewards": rewards}
+    is_none, score = is_lost("answer", record), find_task(truth.task).score
+    whole = "" if is_none else find_said("answer", record)
+    rewards: dict[str, Any] = composer.score(whole, truth)[1] if composer and judged else {}
+    return {"score": score("" if is_none else record["answer"], truth) if score else None, "rewards": rewards}
 
 
 def list_asks(

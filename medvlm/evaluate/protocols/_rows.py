@@ -14,7 +14,7 @@ from medvlm.core.measure import AtPoints, ByTemplate, Measure, OfJudge, fit_colu
 from medvlm.core.protocols import Record, Row, SplitRecord
 from medvlm.core.sample import Truth, truth_from_json
 from medvlm.core.tasks import find_task
-from medvlm.evaluate.measures import list_measures
+from medvlm.evaluate.measures import REWARD, list_measures
 from medvlm.evaluate.protocols._groups import list_groups, list_together
 from medvlm.evaluate.rows import Part, find_value, make_row
 
@@ -45,6 +45,7 @@ class TextRecord(AskedRecord):
     """One that is answered in text."""
 
     answer: str
+    said: NotRequired[dict[str, str]]
     blind: NotRequired[str | None]
     shuffled: NotRequired[str | None]
     majority: NotRequired[str | None]
@@ -71,17 +72,17 @@ def rows_of(records: Sequence[Record], settings: Mapping[str, Any], rules: Seque
 def list_parts(
     records: Sequence[Record], settings: Mapping[str, Any], rules: Sequence[Measure] = ()
 ) -> Iterator[tuple[Measure, str, list[Part]]]:
-    """Each row as its measure, its metric and the parts whose mean it is. An answer that was cut counts as none, but
-    published rules score what there is of it."""
+    """Each row as its measure, its metric and the parts whose mean it is. An answer that was cut counts as none, and
+    thoughts are no part of it, but published rules and rewards read them too."""
     truths = [truth_from_json(record["truth"]) for record in records]
     with_own_choices = _find_templates_with_own_choices(records, truths)
     ours = list_measures({truth.task for truth in truths}, settings["rewards"])
     for measure in [*ours, *rules]:
         about = [n for n, record in enumerate(records) if measure.is_about(record["template"], truths[n])]
-        scores_cut = measure in rules
+        is_rule = measure in rules
         measure = replace(measure, columns=fit_columns(measure, [truths[n] for n in about]))
         said: dict[str, list[Sequence[Any]]] = {
-            who: [_list_said(who, records[n], measure, scores_cut) for n in about]
+            who: [_list_said(who, records[n], measure, is_rule) for n in about]
             for who in ("answer", *(name for name in settings["baselines"] if name != CHANCE))
         }
         if CHANCE in settings["baselines"] and not isinstance(measure.columns, OfJudge):
@@ -109,7 +110,8 @@ def merge(records: Sequence[Record], others: Sequence[Record], name: str) -> lis
                 rubric: {**of_who, name: other.get("judged", {}).get(rubric, {}).get("answer")}
                 for rubric, of_who in record.get("judged", {}).items()
             }
-            merged.append({**record, name: other["answer"], "cut": cut, "own": own, "judged": judged})
+            said = {**record.get("said", {}), name: find_said("answer", other)}
+            merged.append({**record, name: other["answer"], "said": said, "cut": cut, "own": own, "judged": judged})
     return merged
 
 
@@ -124,17 +126,18 @@ def identify_records(records: Sequence[Record]) -> list[tuple[Any, ...]]:
     return found
 
 
-def _list_said(who: str, record: Record, measure: Measure, scores_cut: bool) -> Sequence[Any]:
-    """The answer, as a sequence of one; for the majority baseline, the best constant for this metric; "" for one that
-    was cut, unless it is scored too; for the measure of a judge, its score. Empty if the baseline could not be asked,
-    or there is no score."""
+def _list_said(who: str, record: Record, measure: Measure, is_rule: bool) -> Sequence[Any]:
+    """The answer, as a sequence of one; for rewards and published rules, all that was said; for the majority baseline,
+    the best constant for this metric; "" for one that was cut; for the measure of a judge, its score. Empty if the
+    baseline could not be asked, or there is no score."""
     if isinstance(measure.columns, OfJudge):
         score = record.get("judged", {}).get(measure.columns.rubric, {}).get(who)
         return () if score is None else (score,)
-    if is_lost(who, record) and not scores_cut:
+    if is_lost(who, record) and not is_rule:
         return ("",)
+    reads_all = is_rule or measure.group == REWARD
     constants: dict[str, Any] = record.get("constants") or {} if who == MAJORITY else {}
-    said = constants.get(measure.metric, record.get(who))
+    said = constants.get(measure.metric, find_said(who, record) if reads_all else record.get(who))
     return () if said is None else (said,)
 
 
@@ -238,6 +241,11 @@ def _name_rows(measure: Measure, parts: Mapping[Key, Part]) -> dict[str, list[Ke
         if len(own) > 1:
             rows |= {f"{measure.metric}:{template}:{name}": [(template, name)] for _, name in own}
     return rows
+
+
+def find_said(who: str, record: Record) -> Any:
+    """The whole text, of which the answer may be a part."""
+    return record.get("said", {}).get(who, record.get(who))
 
 
 def is_lost(who: str, record: Record) -> bool:

@@ -16,6 +16,7 @@ from medvlm.core.ask import Ask, CutAnswer
 from medvlm.core.protocols import Answerer, Record, Row, Split
 from medvlm.core.sample import Question, truth_from_json
 from medvlm.core.tasks import is_scored
+from medvlm.evaluate.protocols._final import find_final
 from medvlm.evaluate.protocols._questions import collect_records, describe, list_asks, name_cluster, plan_questions
 from medvlm.evaluate.protocols._robustness import (
     CONSISTENT,
@@ -64,7 +65,7 @@ def ask_variants(
         left_out: Counter[str] = Counter()
         asks = [each for each, _ in list_asks(model, split, plan.pieces[number], alone, is_asked, left_out)]
         named = [(each, names) for each in asks if (names := list_variants(each, left_out))]
-        answers = model.answer([each for each, _ in named]) if named else []
+        answers = _answer(model, [each for each, _ in named])
         records = [
             {
                 "key": each.sample.key,
@@ -81,11 +82,16 @@ def ask_variants(
         for name in dict.fromkeys(name for _, names in named for name in names):
             having = [n for n, (_, names) in enumerate(named) if name in names]
             made = [make(named[n][0], name) for n in having]
-            for n, each, answer in zip(having, made, model.answer(made), strict=True):
+            for n, each, answer in zip(having, made, _answer(model, made), strict=True):
                 _note(records[n], name, named[n][0], each, answer)
         return {"records": records, "left_out": left_out}
 
     yield from collect_records(split, plan, do)
+
+
+def _answer(model: Answerer, asks: Sequence[Ask]) -> list[str]:
+    answers = model.answer(asks) if asks else ()
+    return [find_final(said, each.question.truth) for each, said in zip(asks, answers, strict=True)]
 
 
 def _note(record: dict[str, Any], name: str, ask: Ask, variant: Ask, answer: str) -> None:

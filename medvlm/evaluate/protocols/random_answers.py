@@ -27,6 +27,7 @@ from medvlm.core.measure import Measure, average
 from medvlm.core.protocols import Answerer, ProtocolConfig, Record, Row, Split, SplitRecord
 from medvlm.core.sample import Question, Truth, truth_from_json
 from medvlm.core.tasks import find_task, is_scored, is_scored_task
+from medvlm.evaluate.protocols._final import find_final
 from medvlm.evaluate.protocols._questions import collect_records, describe, list_asks, name_cluster, plan_questions
 from medvlm.evaluate.rows import Part, make_row
 from medvlm.metrics.draws import pass_at
@@ -108,13 +109,13 @@ def _score(answer: str, truth: Truth, composer: Composer | None) -> float:
         return float(composer.score(said, truth)[0])
     score = find_task(truth.task).score
     assert score is not None, truth.task
-    return float(score(said, truth))
+    return float(score(find_final(said, truth), truth))
 
 
 def _vote(answers: Sequence[str], truth: Truth) -> str:
     """The first of the answers that are read alike most often; those that cannot be read have no vote."""
     parse = find_task(truth.task).parse
-    read = [None if isinstance(each, CutAnswer) else parse(each, truth) for each in answers]
+    read = [None if isinstance(each, CutAnswer) else parse(find_final(each, truth), truth) for each in answers]
     counts = Counter(str(each) for each in read if each is not None)
     if not counts:
         return ""

@@ -28,6 +28,7 @@ from medvlm.core.tasks import find_task, is_scored, is_scored_task
 from medvlm.data.order import draw
 from medvlm.data.rationale import ask_for
 from medvlm.evaluate.protocols import _models
+from medvlm.evaluate.protocols._final import find_final
 from medvlm.evaluate.protocols._models import MODELS, list_models
 from medvlm.evaluate.protocols._questions import collect_records, describe, list_asks, name_cluster, plan_questions
 from medvlm.evaluate.protocols._rows import AskedRecord
@@ -118,7 +119,7 @@ def _answer(model: Answerer, asks: Sequence[Ask | None]) -> list[str | None]:
     """None for those that are not asked."""
     asked = [each for each in asks if each is not None]
     answers = iter(model.answer(asked) if asked else ())
-    return [None if each is None else str(next(answers)) for each in asks]
+    return [None if each is None else str(find_final(next(answers), each.question.truth)) for each in asks]
 
 
 def _choose_partners(samples: Sequence[Sample], by: str, seed: int) -> list[int | None]:
