@@ -24,12 +24,15 @@ from .conftest import prove_here, recipe_of, tiny_tokenizer, trained_of, with_fi
 CLIP = {"model_type": "clip_vision_model"}
 COMPOSITIONS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "siglip-untied": ({}, {"tie_word_embeddings": False}, {}),
-    "clip-tied-layer-2": (CLIP, {"tie_word_embeddings": True}, {"layer": -2}),
+    "dinov2-tied-layer-2": ({"model_type": "dinov2"}, {"tie_word_embeddings": True}, {"layer": -2}),
     "siglip-llama-tied": ({}, {"model_type": "llama", "tie_word_embeddings": True}, {}),
     "clip-untied-crop": (
         CLIP,
         {"tie_word_embeddings": False},
-        {"preprocess": {"size": [32, 32], "fit": "crop", "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}},
+        {
+            "layer": -2,
+            "preprocess": {"size": [32, 32], "fit": "crop", "mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]},
+        },
     ),
 }
 
@@ -62,13 +65,13 @@ def test_logits_and_answers_are_those_of_the_trained_model(receipt: ExportReceip
 def test_the_config_says_what_the_tower_is(receipt: ExportReceipt) -> None:
     config = json.loads((receipt.folder / "config.json").read_text())
     processor = json.loads((receipt.folder / "processor_config.json").read_text())
-    is_clip = config["vision_config"]["model_type"] == "clip_vision_model"
+    has_class_token = config["vision_config"]["model_type"] != "siglip_vision_model"
     assert (
         config["vision_feature_select_strategy"]
         == processor["vision_feature_select_strategy"]
-        == ("default" if is_clip else "full")
+        == ("default" if has_class_token else "full")
     )
-    assert processor["num_additional_image_tokens"] == (1 if is_clip else 0)
+    assert processor["num_additional_image_tokens"] == (1 if has_class_token else 0)
     assert processor["patch_size"] == 8 and config["image_seq_length"] == 16
     assert config["text_config"]["architectures"][0].endswith("ForCausalLM")
     assert config["tie_word_embeddings"] == config["text_config"]["tie_word_embeddings"]
@@ -190,7 +193,7 @@ def test_a_language_model_that_caps_its_logits_is_refused(tmp_path: Path, no_chi
 @pytest.mark.parametrize(
     ("tower", "encoders", "reason"),
     [
-        ({"model_type": "dinov2"}, {}, "encoders.film is a dinov2"),
+        ({"model_type": "vit"}, {}, "encoders.film is a vit"),
         ({}, {"connector": {"kind": "linear"}}, "connector is of kind linear"),
         ({}, {"preprocess": {"size": [32, 32], "channels": 1, "mean": [0.5], "std": [0.5]}}, "channels is 1"),
     ],

@@ -7,6 +7,7 @@ so that no file format is written by hand.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,15 +37,17 @@ HOLDS = Holds(VLM, order=1, servers=("vllm",), tags=("llava",))
 LOADING = LOADING_ANSWERS
 CONNECTOR = "LlavaMultiModalProjector"
 TOWERS = {
-    # The tower's model_type -> (vision_feature_select_strategy, number of tokens that are no patches). CLIP has a class
-    # token, which "default" drops. SigLIP has none, and "default" would drop the first patch instead.
+    # The tower's model_type -> (vision_feature_select_strategy, number of tokens that are no patches). CLIP and DINOv2
+    # have a class token, which "default" drops. SigLIP has none, and "default" would drop the first patch instead.
+    # DINOv2 with registers has more of them than the class can drop.
     "clip_vision_model": ("default", 1),
+    "dinov2": ("default", 1),
     "siglip_vision_model": ("full", 0),
 }
 
 
 def reason(model: Any, stages: Sequence[Any], part: str = "") -> str | None:
-    """Needs one CLIP or SigLIP tower, a connector linear - GELU - linear, and a causal language model."""
+    """Needs one CLIP, DINOv2 or SigLIP tower, a connector linear - GELU - linear, and a causal language model."""
     if why := explain_drawing(model) or check_one_tower(model):
         return why
     ((name, encoder),) = model.encoders.items()
@@ -72,7 +75,7 @@ def write(trained: Trained, folder: Path) -> Audit:
     tower, connector, language = encoder.tower, model.connectors[name], model.language
     adapters = [n for n, _ in model.named_parameters() if ".lora_" in n]
     merge(model)
-    config = make_config(tower, language, tokenizer, model.image_token_id, list(encoder.layers))
+    config = make_config(tower, language, tokenizer, model.image_token_id, list(encoder.layers), preprocess.size)
     with torch.device("meta"):
         stock = LlavaForConditionalGeneration(config)
     source = {
@@ -110,8 +113,11 @@ def map_names(trained: Trained) -> Callable[[str], str | None]:
     return lambda full: next((new + full[len(old) :] for old, new in moves.items() if full.startswith(old)), None)
 
 
-def make_config(tower: Any, language: Any, tokenizer: Any, image_token_id: int, layers: list[int]) -> Any:
-    """The LlavaConfig of the trained model. Raises ShapeError for a tower that LLaVA is not used with."""
+def make_config(
+    tower: Any, language: Any, tokenizer: Any, image_token_id: int, layers: list[int], size: tuple[int, ...]
+) -> Any:
+    """The LlavaConfig of the trained model. size: (height, width) of its images; DINOv2 interpolates its position
+    embeddings to it. Raises ShapeError for a tower that LLaVA is not used with."""
     from transformers import LlavaConfig
 
     kind = tower.config.model_type
@@ -125,7 +131,7 @@ def make_config(tower: Any, language: Any, tokenizer: Any, image_token_id: int, 
         vision_config=vision,
         text_config=text,
         image_token_index=image_token_id,
-        image_seq_length=(vision.image_size // vision.patch_size) ** 2,
+        image_seq_length=math.prod(side // vision.patch_size for side in size),
         projector_hidden_act="gelu",
         vision_feature_select_strategy=strategy,
         vision_feature_layer=layers[0] if len(layers) == 1 else layers,
@@ -169,8 +175,10 @@ def _list_unused(tower: Any, config: Any, audit: Audit) -> dict[str, str]:
             continue
         if part.startswith("head."):
             unused[name] = "attention pooling of SigLIP: LLaVA uses the patches"
-        elif part.startswith("post_layernorm."):
-            unused[name] = "norm of the pooled output: LLaVA uses the hidden state before it"
-        elif part.startswith("encoder.layers.") and int(part.split(".")[2]) >= num_run:
+        elif part.startswith(("post_layernorm.", "layernorm.")):
+            unused[name] = "norm of the last output: LLaVA uses the hidden state before it"
+        elif part == "embeddings.mask_token":
+            unused[name] = "token of masked patches: only pretraining masks some"
+        elif part.startswith(("encoder.layers.", "encoder.layer.")) and int(part.split(".")[2]) >= num_run:
             unused[name] = f"layer after vision_feature_layer {layer}"
     return unused
