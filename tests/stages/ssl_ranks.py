@@ -11,13 +11,14 @@ from typing import Any
 import torch
 import yaml
 
-from tests.ssl_run import DINO, LVM_MED, MAE, SIMDINO, VOCO, VOCO_OMNI
+from tests.ssl_run import DINO, HI_END, LVM_MED, MAE, SIMDINO, VOCO, VOCO_OMNI
 from tests.tiny_run import trained
 from tests.train.two_ranks import first_step
 
 CASES: dict[str, dict[str, Any]] = {
     "mae": {"loss": MAE},
     "mae in two": {"loss": MAE, "accumulate": 2},
+    "hi_end_mae": {"loss": HI_END},
     "dino": {"loss": DINO},
     "dino by its mean": {"loss": {**DINO, "centring": "mean"}, "check_every": 1},
     "simdino": {"loss": SIMDINO, "check_every": 1},
@@ -25,6 +26,8 @@ CASES: dict[str, dict[str, Any]] = {
     "voco_omni": {"loss": {**VOCO_OMNI, "pseudo_from": 0.0}},
     "lvm_med": {"loss": LVM_MED},
 }
+DEEPER = {"hi_end_mae": "model.encoders.film.args.depth=2"}
+"""Case -> what it needs of the encoder."""
 TAUGHT: dict[str, dict[str, Any]] = {"loss": {**DINO, "centring": "mean", "momentum": 0.5}}
 ENGINES = {"fsdp2": "fsdp2", "zero2": "zero2", "ddp-bf16": "ddp"}
 """Name of a run with a teacher -> its engine."""
@@ -32,7 +35,8 @@ ENGINES = {"fsdp2": "fsdp2", "zero2": "zero2", "ddp-bf16": "ddp"}
 
 def run(folder: Path, case: str) -> dict[str, Any]:
     changes = [f"stages.0.{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in CASES[case].items()]
-    return first_step(folder / "recipe.yaml", folder / "runs", "look", *changes)
+    deeper = [DEEPER[case]] if case in DEEPER else []
+    return first_step(folder / "recipe.yaml", folder / "runs", "look", *changes, *deeper)
 
 
 def train_taught(folder: Path, name: str, kind: str) -> None:

@@ -15,6 +15,7 @@ from medvlm.train import checkpoint
 from tests.stages.test_distill import LEARN
 from tests.stages.test_preference import PAIRED, PREFER
 from tests.stages.test_preference_round import ROUND
+from tests.studies import write_studies
 from tests.tiny_run import (
     INSTRUCT,
     PAIR,
@@ -51,6 +52,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {**ROUND, "rewards": {"length": {"weight": 1, "least": 1, "most": 2}}, **OPEN, "steps": 2},
     ]
     written(made, recipe(seed=11, stages=stages), PAIRED)
+    (made / "studies").mkdir()
+    write_studies(made / "studies")
     return made
 
 

@@ -55,6 +55,27 @@ FUSION = (
 )  # fmt: skip
 """With an encoder that can leave out patches."""
 ALIGN = {**TERMS["concepts"], "dictionary": {"version": "1", "entries": {"none": ["focal finding"]}}}
+STUDIES = (
+    "data.studies.card=studies/card.yaml", "data.studies.root=HERE/studies", "stages.0.mix={studies: 1}",
+    "stages.0.loss={kind: clip}",
+)  # fmt: skip
+"""Studies of one to three films, with boxes of regions and labels (tests/studies.py). HERE: the recipe's folder."""
+VIEWS = (*STUDIES, "stages.0.views=2")
+ANATOMY: dict[str, Any] = {
+    "kind": "anatomy", "width": 8, "layers": 1, "heads": 2, "most": 2, "dropout": 0.0, "opposed": 0.5, "of": "findings",
+    "regions": {
+        "version": "1", "entries": {"cardiac silhouette": ["heart"], "left lung": ["left"], "right lung": ["right"]}
+    },
+    "findings": {"version": "1", "entries": {"cardiomegaly": ["a large heart"], "pleural effusion": ["fluid"]}},
+}  # fmt: skip
+ASKED: dict[str, Any] = {
+    "asked": {"kind": "query_decoder", "of": "findings", "width": 8, "heads": 2, "layers": 1, "dropout": 0.0,
+              "dictionary": ANATOMY["findings"]},
+    "traits": {"kind": "decoded", "losses": ["binary_cross_entropy"], "decoder": {
+        "kind": "linear", "classes": list(ANATOMY["findings"]["entries"]), "exclusive": False, "answers": "findings"
+    }},
+}  # fmt: skip
+REGIONS = (*STUDIES, f"stages.0.terms={json.dumps({'anatomy': ANATOMY, **ASKED})}", JOINT[1])
 RARE = (f"stages.0.terms={json.dumps({'concepts': ALIGN})}", JOINT[1])
 """Of the first eight reports, only the fourth names the entry."""
 NEVER = {**ALIGN, "dictionary": {"version": "1", "entries": {"unicorn": ["horn"]}}}
@@ -72,6 +93,8 @@ CASES = {
     "fusion": ("pair", *FUSION), "fusion, 2 micro-batches": ("pair", *FUSION, TWO),
     "joint, for one rank": ("pair", *RARE), "joint, for no rank": ("pair", *WAITS), "joint": ("pair", *JOINT),
     "joint, both": ("pair", *JOINT, RING, TWO),
+    "views": ("pair", *VIEWS),
+    "anatomy": ("pair", *REGIONS), "anatomy, 2 micro-batches": ("pair", *REGIONS, TWO),
     **{f"supervised, {n} micro-batches": ("instruct", f"stages.1.accumulate={n}") for n in (1, 2, 4)},
     "grpo, gdpo": ("reason", "stages.2.objective=gdpo", *EARNS),
     "grpo, gspo": ("reason", "stages.2.objective=gspo", *EARNS),
@@ -86,7 +109,7 @@ CASES = {
 
 def first_step(path: Path, runs: Path, name: str, *overrides: str) -> dict[str, Any]:
     """Loss, terms and gradients of a stage's first step, before any clipping, and the keys of this rank's samples."""
-    stage = staged(path, runs, name, *overrides)
+    stage = staged(path, runs, name, *(each.replace("HERE", str(path.parent)) for each in overrides))
     stage.make_extra_models()
     optimizer = make_optimizer(stage.model, Optim(), stage.matches, name)
     model = stage.engine.setup(stage.model, {"": optimizer})
