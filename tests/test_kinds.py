@@ -46,6 +46,8 @@ OTHER_MEANING = {
     ("data/processor.py", "labels"): "input of transformers' models",
     ("data/prepare.py", "report"): "a sample's report is shown",
     ("decoders/dual_attention.py", "heads"): "attention heads",
+    ("decoders/clipseg.py", "mlp"): "its own setting",
+    ("decoders/scale_language.py", "heads"): "attention heads",
     ("decoders/segformer.py", "heads"): "attention heads",
     ("encoders/primus.py", "heads"): "its own setting",
     ("encoders/slices.py", "encoder"): "its own setting",

@@ -13,8 +13,8 @@ import torch
 
 from medvlm import cli
 from medvlm.commands.dry_run import dry_run
+from medvlm.compositions._decoding import _to_answers
 from medvlm.compositions._open import open_expert, open_model
-from medvlm.compositions.encoder import _to_answers
 from medvlm.core.ask import Ask
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder

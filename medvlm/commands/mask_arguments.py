@@ -48,6 +48,19 @@ def add_segment_verb(verbs: Any, add_model_options: Callable[[argparse.ArgumentP
         help="drop components of it that are smaller; may be repeated",
     )
     segment.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        type=read_class_number,
+        metavar="CLASS=PX",
+        help="cut it where its objects touch, whose centres are at least so many pixels apart; may be repeated",
+    )
+    _add_prompts(segment)
+    add_model_options(segment)
+
+
+def _add_prompts(segment: argparse.ArgumentParser) -> None:
+    segment.add_argument(
         "--box",
         action="append",
         default=[],
@@ -63,7 +76,9 @@ def add_segment_verb(verbs: Any, add_model_options: Callable[[argparse.ArgumentP
         metavar="X,Y[,0]",
         help="on the object, or with ,0 beside it; may be repeated",
     )
-    add_model_options(segment)
+    segment.add_argument(
+        "--words", default="", metavar="TEXT", help="what to mark, in words, for a decoder that reads texts"
+    )
 
 
 def read_box(text: str) -> tuple[float, float, float, float]:
@@ -110,5 +125,5 @@ def read_class_number(text: str) -> tuple[str, float]:
     except ValueError:
         value = -1.0
     if not name or not separator or not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r}: expected CLASS=ML, e.g. liver=0.5")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected CLASS=NUMBER, e.g. liver=0.5")
     return name, value

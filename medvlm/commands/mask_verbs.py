@@ -29,9 +29,11 @@ def segment(
     page: Where | None = None,
     box: Sequence[tuple[float, float, float, float]] = (),
     point: Sequence[tuple[float, float, bool]] = (),
+    words: str = "",
+    split: Mapping[str, float] | None = None,
 ) -> list[Any]:
     """Write the mask of an image or volume (.png, .nii, .nii.gz, .dcm); returns name, pixels, ml and components of each
-    class. box, point: what shows objects to a decoder that takes prompts."""
+    class. box, point, words: what shows objects to a decoder that takes prompts."""
     from medvlm.commands.segment import segment as run
 
     return [
@@ -50,6 +52,8 @@ def segment(
             page=None if page is None else Path(page),
             box=box,
             point=point,
+            words=words,
+            split=split,
         )
     ]
 
@@ -70,6 +74,8 @@ def print_segmented(args: argparse.Namespace) -> None:
         page=args.page,
         box=args.box,
         point=args.point,
+        words=args.words,
+        split=dict(args.split),
     )
     for each in found:
         volume = "" if each.ml is None else f", {each.ml:.2f} ml"

@@ -48,6 +48,8 @@ def segment(
     page: Path | None = None,
     box: Sequence[tuple[float, float, float, float]] = (),
     point: Sequence[tuple[float, float, bool]] = (),
+    words: str = "",
+    split: Mapping[str, float] | None = None,
 ) -> list[Found]:
     """Writes the mask of a file to `to` (.nii, .nii.gz, .dcm or .png), and with `page` a page of it. Returns what was
     found.
@@ -56,8 +58,9 @@ def segment(
     are written, by default all. largest: classes of which only the largest component is kept. least_ml: class ->
     smaller components are dropped, for media with a spacing; of images, 1 ml is a plate of 1 mm. box: left, top, right
     and bottom edges of objects, in pixels of the file, for a decoder that takes prompts. point: x, y and whether that
-    is on the object, all of one object. Raises RecipeError for an unknown class or axis, for prompts that the decoder
-    does not take, and for a format that cannot hold the mask."""
+    is on the object, all of one object. words: what to mark, for a decoder that reads texts. split: class ->
+    pixels that the centres of its objects are apart, to cut them where they touch. Raises RecipeError for an unknown
+    class or axis, for prompts that the decoder does not take, and for a format that cannot hold the mask."""
     from medvlm.compositions._open import open_model
     from medvlm.compositions._opened import find
     from medvlm.models.sliding import Windows
@@ -66,7 +69,7 @@ def segment(
     model_: Any = find(open_model(model, stage, needs="decode", device="auto"), "decode")
     name = _choose_decoder(model_.list_masks(), decoder)
     config = model_.decoders[name]
-    for each in (*only, *largest, *(least_ml or {})):
+    for each in (*only, *largest, *(least_ml or {}), *(split or {})):
         if each not in config.classes:
             near = did_you_mean(each, config.classes)
             raise RecipeError(f"decoder {name} has no class {each!r}{near} (it has {', '.join(config.classes)})")
@@ -74,14 +77,13 @@ def segment(
     medium = sample.media[0]
     _check_format(to, medium, config, len(only) or len(config.classes))
     windows = Windows(overlap, tuple(_find_axis(axis, len(medium.size)) for axis in flip))
-    shown = _list_shown(config, name, only, box, point, medium)
+    shown = _list_shown(config, name, only, box, point, words, medium)
     if shown and flip:
         raise RecipeError("--flip: what a prompt shows is marked without mirror images; leave it out")
-    mask = model_.segment(sample, files, name, windows, *([shown] if shown else []))
-    _clean(mask, config, medium, largest, least_ml or {})
+    mask = model_.segment(sample, files, name, windows, *([shown, words] if shown else []))
+    _clean(mask, config, medium, largest, least_ml or {}, split or {})
     if only:
         mask, config = _choose_classes(mask, config, only)
-    to.parent.mkdir(parents=True, exist_ok=True)
     _write(mask, config, medium, file, to)
     found = [_measure(_plane(mask, n, config.exclusive), each, medium) for n, each in enumerate(config.classes)]
     if page is not None:
@@ -98,24 +100,33 @@ def _list_shown(
     only: Sequence[str],
     boxes: Sequence[tuple[float, float, float, float]],
     points: Sequence[tuple[float, float, bool]],
+    words: str,
     medium: Medium,
 ) -> list[Any]:
     """The prompts, on the stored pixels: of one object for each box, or of one with all points and at most one box."""
-    from medvlm.core.decoder_config import takes_prompts
+    from medvlm.core.decoder_config import TEXT_FORMS, takes_prompts
     from medvlm.data.prompts import Prompt
 
     if not takes_prompts(decoder):
-        if boxes or points:
-            raise RecipeError(f"--{'box' if boxes else 'point'}: decoder {name} takes no prompts; leave it out")
+        if boxes or points or words:
+            given = "box" if boxes else "point" if points else "words"
+            raise RecipeError(f"--{given}: decoder {name} takes no prompts; leave it out")
         return []
-    if not boxes and not points and "class" not in decoder.prompts:
-        raise RecipeError(f"decoder {name} marks what a prompt shows; add --box LEFT,TOP,RIGHT,BOTTOM or --point X,Y")
+    alone = next((form for form in ("class", "text") if form in decoder.prompts), "")
+    if words and not set(TEXT_FORMS) & set(decoder.prompts):
+        raise RecipeError(f"--words: decoder {name} reads no texts; leave it out")
+    if (boxes or points) and set(decoder.prompts) <= set(TEXT_FORMS):
+        key = "box" if boxes else "point"
+        raise RecipeError(f"--{key}: decoder {name} reads no {key}, only texts; leave it out")
+    if not boxes and not points and not words and not alone:
+        asks = "--words TEXT" if "question" in decoder.prompts else "--box LEFT,TOP,RIGHT,BOTTOM or --point X,Y"
+        raise RecipeError(f"decoder {name} marks what a prompt shows; add {asks}")
     named = only or decoder.classes
-    if len(named) > 1 and (boxes or points):
+    if len(named) > 1 and (boxes or points or words):
         raise RecipeError(f"say with --only which class is shown; decoder {name} has {', '.join(decoder.classes)}")
     numbers = [decoder.classes.index(each) for each in named]
     if not boxes and not points:
-        return [Prompt(number, ("class",)) for number in numbers]
+        return [Prompt(number, ("question" if words else alone,)) for number in numbers]
     if points and len(boxes) > 1:
         raise RecipeError("--point: points are of one object, and there are several boxes; mark them one after another")
     _check_numbers(boxes, points)
@@ -125,7 +136,7 @@ def _list_shown(
             key = "box" if boxes else "point"
             raise RecipeError(f"--{key}: reaches beyond the {width} x {height} pixels of the file")
     places, inside = tuple((x, y) for x, y, _ in points), tuple(is_on for *_, is_on in points)
-    form = (*(["box"] if boxes else []), *(["point"] if points else []))
+    form = (*(["box"] if boxes else []), *(["point"] if points else []), *(["question"] if words else []))
     each_box: Sequence[Any] = boxes or [None]
     return [Prompt(numbers[0], form, each, places, inside) for each in each_box]
 
@@ -185,13 +196,20 @@ def _plane(mask: np.ndarray, number: int, exclusive: bool) -> np.ndarray:
 
 
 def _clean(
-    mask: np.ndarray, decoder: Any, medium: Medium, largest: Sequence[str], least_ml: Mapping[str, float]
+    mask: np.ndarray,
+    decoder: Any,
+    medium: Medium,
+    largest: Sequence[str],
+    least_ml: Mapping[str, float],
+    split: Mapping[str, float],
 ) -> None:
-    """Drops components in place."""
-    from medvlm.data.components import drop_small, keep_largest
+    """Cuts objects apart and drops components, in place."""
+    from medvlm.data.components import drop_small, keep_largest, split_touching
 
     for number, name in enumerate(decoder.classes):
         before = kept = _plane(mask, number, decoder.exclusive)
+        if name in split:
+            kept = split_touching(kept, split[name])
         if name in least_ml:
             kept = drop_small(kept, least_ml[name] / _find_ml(medium, required=True))
         if name in largest:
@@ -237,6 +255,7 @@ def _write(mask: np.ndarray, decoder: Any, medium: Medium, file: Path, to: Path)
     from medvlm.io.mask_files import write_nifti_mask, write_png_mask
     from medvlm.io.nifti import SUFFIXES
 
+    to.parent.mkdir(parents=True, exist_ok=True)
     if to.suffix == ".png":
         write_png_mask((mask if mask.ndim == 2 else mask[0]).astype("uint8"), to)
         return

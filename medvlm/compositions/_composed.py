@@ -10,11 +10,13 @@ from pydantic import model_validator
 from torch import nn
 
 from medvlm.compositions._folder import FolderManifest
+from medvlm.core.composition import Assembly
 from medvlm.core.config import Slot, component
 from medvlm.core.contracts import Preprocess
 from medvlm.core.errors import RecipeError
 from medvlm.data.composed import ComposedPrepare, make_prepare
 from medvlm.data.dialogue import Dialogue
+from medvlm.data.estimate import EstimatedTokenizer
 from medvlm.data.vocabulary import load_or_make_tokenizer
 from medvlm.models.parts import preprocess_of, tokens_of
 from medvlm.tasks._writing import Writing
@@ -60,6 +62,12 @@ def load_tokenizer(recipe: Any, folder: Path, train: Callable[[int], Any]) -> An
         return component("backbones", language.kind).tokenizer(language, train, folder)
     untrained = [text for stage in recipe.stages for text in stage.list_text_towers().values() if not text.model]
     return load_or_make_tokenizer(folder, lambda: train(untrained[0].vocabulary)) if untrained else None
+
+
+def make_tower_tokenizer(assembly: Assembly, text: Any) -> Any:
+    """The tokenizer of a text tower, by its config; of a plan, one that tells how many tokens there are."""
+    tokenizer = component("texts", text.kind).tokenizer(text, assembly.tokenizer)
+    return tokenizer if assembly.knows_words else EstimatedTokenizer(tokenizer)
 
 
 def make_data_path(model: Any, dialogue: Dialogue | None) -> ComposedPrepare:

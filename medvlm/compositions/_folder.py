@@ -25,6 +25,10 @@ class FolderManifest(Config):
     shared: dict[str, str] = {}
     """Tied tensor -> the tensor that is stored for both."""
 
+    def reads_texts(self) -> bool:
+        """Whether the folder of the tokenizer is needed, if its composition has one."""
+        return True
+
 
 def is_model_folder(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
@@ -59,7 +63,7 @@ def open_folder(folder: Path) -> AssembledModel:
     weights |= {name: weights[first] for name, first in manifest.shared.items()}
     composition = component("compositions", manifest.makes)
     tokenizer = None
-    if composition.TOKENIZER:
+    if composition.TOKENIZER and manifest.reads_texts():
         read = open_dialogue_tokenizer if "answer" in composition.CAN else open_saved_tokenizer
         tokenizer = read(folder / composition.TOKENIZER, local_files_only=True)
     opened: AssembledModel = composition.restore(manifest, tokenizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 
 from medvlm.core.ask import Files
 from medvlm.core.errors import DataError
+from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Sample
 from medvlm.data.composed import ComposedPrepare
 from medvlm.data.restore import restore_rows, see_whole
@@ -41,6 +42,18 @@ def segment_medium(
     slabs = slide(run, pixels, prepare.preprocess[encoder].size, windows.overlap, windows.batch)
     rows = [_label(row, exclusive) for row in restore_rows(slabs, steps, deep.size)]
     return np.stack(rows, 0 if exclusive else 1) if deep is medium else rows[0]
+
+
+def to_stored(plane: np.ndarray, canvas: Canvas, size: Sequence[int]) -> np.ndarray:
+    """The values of a plane [h, w] over the canvas at each stored pixel's centre [H, W]; 0 outside of it. size: (H,
+    W)."""
+    rows, columns = (
+        np.floor((np.arange(n) + 0.5) * scale + offset).astype(int)
+        for n, scale, offset in zip(size, canvas.scale, canvas.offset, strict=True)
+    )
+    inside = ((rows >= 0) & (rows < plane.shape[0]))[:, None] & ((columns >= 0) & (columns < plane.shape[1]))
+    found = plane[rows.clip(0, plane.shape[0] - 1)][:, columns.clip(0, plane.shape[1] - 1)]
+    return np.where(inside, found, 0)
 
 
 def _label(probabilities: torch.Tensor, exclusive: bool) -> np.ndarray:

@@ -2,51 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import torch
+from pydantic import Field
 
 from medvlm.compositions._composed import (
     ComposedManifest,
     describe_parts,
     explain_unfit_encoders,
+    load_tokenizer,
     make_data_path,
+    make_tower_tokenizer,
     restore_data_path,
     serve,
 )
-from medvlm.compositions._cost import Cost, measure_decoding
-from medvlm.compositions._opened import AssembledModel
-from medvlm.compositions._prompted import fill_prompts, mark_asked, place_prompts
-from medvlm.compositions._segment import segment_medium
-from medvlm.core.ask import Ask, Files
+from medvlm.compositions._decoding import DecodingModel
 from medvlm.core.composition import Assembly, CompositionConfig
 from medvlm.core.config import Slot, component
-from medvlm.core.decoder_config import find_form, gives_answers, list_drawing, list_templates, takes_prompts
-from medvlm.core.errors import DataError
-from medvlm.core.geometry import Canvas
-from medvlm.core.mask_prompts import Prompts
-from medvlm.core.sample import Question, Sample, Truth
-from medvlm.core.tasks import find_task
-from medvlm.data.composed import ComposedPrepare
-from medvlm.data.prepare import Seen
-from medvlm.data.prompts import Prompt, stack_prompts
-from medvlm.models.decoding import Decoding, Labelled, build_decoding, name_output
-from medvlm.models.parts import encode, evaluating
-from medvlm.models.sliding import Windows
+from medvlm.core.decoder_config import (
+    list_drawing,
+    list_texts,
+)
+from medvlm.models.decoding import Decoding, build_decoding
 
-CAN = frozenset({"decode", "represent"})
-PARTS = ("encoders", "decoders", "lora")
+CAN = DecodingModel.CAN
+PARTS = ("encoders", "decoders", "text", "lora")
 TAKES_ANY_SIZE = False
 MODEL = Decoding
 NOUN, HUB_TASK = "a model with decoders", "image-feature-extraction"
 SUMMARY = "Image encoders with decoders that give class scores and masks"
-TOKENIZER = ""
+TOKENIZER = "text_tokenizer"
 KIND = "encoder"
-BATCH = 16
 serves = serve
 
 
@@ -66,240 +54,47 @@ def reason(model: Any) -> str | None:
 
 
 def prepare(recipe: Any, folder: Path, train: Callable[[int], Any]) -> Assembly:
-    return Assembly(recipe.model, recipe.seed, None, make_data_path(recipe.model, None))
+    reads_texts = any(map(list_texts, recipe.model.decoders.values()))
+    tokenizer = load_tokenizer(recipe, folder, train) if reads_texts else None
+    return Assembly(recipe.model, recipe.seed, tokenizer, make_data_path(recipe.model, None))
 
 
 def build(assembly: Assembly, stage: Any, weights: bool = True) -> Decoding:
-    return build_decoding(assembly.model.encoders, list_drawing(assembly.model.decoders, draws=False), assembly.seed)
+    """stage: with `text`, the text tower, if a decoder reads texts."""
+    decoders, text = list_drawing(assembly.model.decoders, draws=False), _find_text(stage)
+    tokenizer = None if text is None else component("texts", text.kind).tokenizer(text, assembly.tokenizer)
+    return build_decoding(assembly.model.encoders, decoders, assembly.seed, text, tokenizer)
 
 
-class DecodingModel(AssembledModel):
-    """decoders: name -> its config."""
-
-    prepare: ComposedPrepare
-
-    def __init__(self, model: Decoding, prepare: ComposedPrepare, decoders: Mapping[str, Any]):
-        super().__init__(CAN, model, prepare, None)
-        self.decoders = decoders
-        self.by_template = list_templates(decoders)
-
-    def can_answer(self, question: Question) -> bool:
-        return bool(self._list_able(question))
-
-    def decode(self, asks: Sequence[Ask]) -> list[Any]:
-        found: list[Any] = []
-        for at in range(0, len(asks), BATCH):
-            found += self._decode_some(asks[at : at + BATCH])
-        return found
-
-    def _decode_some(self, asks: Sequence[Ask]) -> list[Any]:
-        """Those by decoders that take prompts, and the others."""
-        by_decoder: dict[str, list[int]] = {}
-        for number, ask in enumerate(asks):
-            by_decoder.setdefault(self._find_prompted(ask), []).append(number)
-        found: dict[int, Any] = {}
-        for name, numbers in by_decoder.items():
-            own = [asks[number] for number in numbers]
-            found |= dict(zip(numbers, self._mark(name, own) if name else self._decode(own), strict=True))
-        return [found[number] for number in range(len(asks))]
-
-    def _find_prompted(self, ask: Ask) -> str:
-        """The decoder that takes prompts and answers an ask; "" for none."""
-        read_by = self.prepare.find_encoder((ask.media_of or (ask.sample,))[0])
-        name = next((each for each in self._list_able(ask.question) if self.model.reads[each] == read_by), "")
-        return name if name and takes_prompts(self.decoders[name]) else ""
-
-    def fills(self, question: Question) -> bool:
-        """Whether a prompt shows what a question asks for, so that it can be filled in, or be that of another."""
-        return any(takes_prompts(self.decoders[name]) for name in self._list_able(question))
-
-    def _mark(self, name: str, asks: Sequence[Ask]) -> list[Any]:
-        """Answers by a decoder that takes prompts."""
-        decoder, encoder = self.decoders[name], self.model.reads[name]
-        size, found = self.prepare.preprocess[encoder].size, [None] * len(asks)
-        shown: dict[int, tuple[Ask, torch.Tensor]] = {}
-        for number, ask in enumerate(asks):
-            if ask.shows == "prompt":
-                found[number] = fill_prompts(self.prepare, ask, decoder, size)
-            elif ask.shows == "media":
-                shown[number] = ask, self.prepare.see(*(ask.media_of or (ask.sample, ask.files))).media[0][1]
-        mark = partial(self._mark_objects, name)
-        for number, each in zip(shown, mark_asked(self.prepare, list(shown.values()), decoder, mark), strict=True):
-            found[number] = each
-        return found
-
-    def _mark_objects(self, name: str, pixels: torch.Tensor, rows: torch.Tensor, prompts: Prompts) -> torch.Tensor:
-        batch = Labelled({self.model.reads[name]: pixels}, {name: rows}, prompts={name: prompts})
-        with evaluating(self.model):
-            return _to_answers(self.model(batch.to(self.device))[name_output(name)], self.decoders[name])[:, 0]
-
-    def place_truth(self, ask: Ask) -> Truth:
-        """The truth with its masks, placed on the canvas that the model sees."""
-        return self.prepare.hold(ask.sample, ask.question, ask.files)
-
-    def embed_each(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
-        """Of an encoder with a decoder of vectors, what that gives; else the pooled output of the encoder."""
-        for name, pixels in self.prepare.see(sample, files).media:
-            decoder = next((each for each in self.decoders if self._gives_vectors(each, name)), "")
-            with evaluating(self.model):
-                if decoder:
-                    batch = Labelled({name: pixels[None]}, {decoder: torch.tensor([0])})
-                    yield self.model(batch.to(self.device))[f"decoders.{decoder}"][0, 0]
-                else:
-                    yield encode(self.model.encoders[name], pixels[None].to(self.device), name).pooled[0]
-
-    def _gives_vectors(self, decoder: str, encoder: str) -> bool:
-        module = component("decoders", self.decoders[decoder].kind)
-        return self.model.reads[decoder] == encoder and getattr(module, "GIVES_VECTORS", False)
-
-    def score(self, sample: Sample, files: Files) -> dict[str, dict[str, float]]:
-        """Decoder -> class -> probability, or number, of the decoders that give one for the whole medium."""
-        found = self._answer_all(self.prepare.see(sample, files))
-        return {
-            name: dict(zip(self.decoders[name].classes, answer_K.tolist(), strict=True))
-            for name, answer_K in found.items()
-            if answer_K.ndim == 1
-        }
-
-    def look(self, sample: Sample, files: Files) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Class -> probability, and class -> the probability of each stored pixel [H, W], of an image: what its
-        decoders find in the first medium. Pixels that the model does not see have 0."""
-        seen, size = self.prepare.see(sample, files), sample.media[0].size
-        scores: dict[str, float] = {}
-        maps: dict[str, np.ndarray] = {}
-        for name, answer in self._answer_all(seen).items():
-            classes = self.decoders[name].classes
-            if answer.ndim == 1:
-                scores |= dict(zip(classes, answer.tolist(), strict=True))
-            elif answer.ndim == 3 and seen.canvas is not None:
-                own = answer.numpy()[-len(classes) :]  # of exclusive classes, what is none of them comes first
-                planes = [to_stored(plane, seen.canvas, size) for plane in own]
-                maps |= dict(zip(classes, planes, strict=True))
-        return scores, maps
-
-    def _answer_all(self, seen: Seen) -> dict[str, torch.Tensor]:
-        """Decoder -> its answer about the first medium, [K] or [K, *size]."""
-        encoder, pixels = seen.media[0]
-        reading = [
-            name
-            for name, each in self.decoders.items()
-            if self.model.reads[name] == encoder and gives_answers(each) and not takes_prompts(each)
-        ]
-        batch = Labelled({encoder: pixels[None]}, {name: torch.tensor([0]) for name in reading})
-        with evaluating(self.model):
-            outputs = self.model(batch.to(self.device))
-        return {name: _to_answers(outputs[name_output(name)], self.decoders[name])[0] for name in reading}
-
-    def measure_cost(self) -> Cost:
-        return measure_decoding(self.model, self.prepare.preprocess, torch.device(self.device))
-
-    def list_masks(self) -> list[str]:
-        """The decoders that give masks."""
-        return [name for name, each in self.decoders.items() if component("decoders", each.kind).OUTPUT == "maps"]
-
-    def segment(
-        self, sample: Sample, files: Files, name: str, windows: Windows, shown: Sequence[Prompt] = ()
-    ) -> np.ndarray:
-        """The mask of medium 0 by a decoder, see compositions/_segment.py. shown: prompts on its stored pixels, for a
-        decoder that takes them. Raises DataError for a medium that is larger than the input of such a decoder."""
-        encoder, decoder = self.model.reads[name], self.decoders[name]
-        seen = self.prepare.see(sample, files) if shown else None
-
-        def predict(window_NC: torch.Tensor) -> torch.Tensor:
-            if seen is not None:
-                if seen.canvas is None or not torch.equal(window_NC, seen.media[0][1][None]):
-                    raise DataError(f"{sample.media[0].member}: a prompt needs an image that the model sees as a whole")
-                prompts = place_prompts(shown, seen.canvas)
-                rows = torch.zeros(len(prompts), dtype=torch.long)
-                masks_S = self._mark_objects(name, window_NC, rows, stack_prompts(prompts))
-                planes = [
-                    torch.stack([*masks_S[[p.number == number for p in prompts]], torch.zeros(masks_S.shape[1:])])
-                    for number in range(len(decoder.classes))
-                ]
-                return torch.stack([each.amax(0) for each in planes])[None]
-            batch = Labelled({encoder: window_NC}, {name: torch.arange(len(window_NC))}).to(self.device)
-            return _to_answers(self.model(batch)[name_output(name)], decoder)
-
-        with evaluating(self.model):
-            return segment_medium(self.prepare, sample, files, (name, encoder), decoder.exclusive, windows, predict)
-
-    def _decode(self, asks: Sequence[Ask]) -> list[Any]:
-        media: dict[str, list[torch.Tensor]] = {}
-        rows: dict[str, list[int]] = {}
-        places: list[tuple[str, int] | None] = []  # of each ask: its decoder and its row in the output
-        row_of_sample: dict[str, tuple[str, int]] = {}  # questions about one sample share its pixels
-        for ask in asks:
-            sample, files = ask.media_of or (ask.sample, ask.files)
-            read_by = self.prepare.find_encoder(sample)
-            name = next((each for each in self._list_able(ask.question) if self.model.reads[each] == read_by), None)
-            if ask.shows == "none" or name is None:
-                places.append(None)
-                continue
-            if sample.key not in row_of_sample:
-                encoder, pixels = self.prepare.see(sample, files).media[0]
-                row_of_sample[sample.key] = encoder, len(media.setdefault(encoder, []))
-                media[encoder].append(pixels)
-            _, row = row_of_sample[sample.key]
-            rows_of_decoder = rows.setdefault(name, [])
-            places.append((name, len(rows_of_decoder)))
-            rows_of_decoder.append(row)
-        if not media:
-            return [None] * len(asks)
-        batch = Labelled(
-            {name: torch.stack(pixels) for name, pixels in media.items()},
-            {name: torch.tensor(numbers) for name, numbers in rows.items()},
-        )
-        with evaluating(self.model):
-            outputs = self.model(batch.to(self.device))
-        answers = {name: _to_answers(outputs[f"decoders.{name}"], self.decoders[name]) for name in rows}
-        return [
-            None if place is None else self._decode_answer(ask.question, place[0], answers[place[0]][place[1]])
-            for ask, place in zip(asks, places, strict=True)
-        ]
-
-    def _decode_answer(self, question: Question, name: str, answer: torch.Tensor) -> Any:
-        task, decoder = find_task(question.truth.task), self.decoders[name]
-        assert task.decode is not None, question.truth.task
-        return task.decode(answer.numpy(), question.truth, decoder.classes, decoder.exclusive)
-
-    def _list_able(self, question: Question) -> list[str]:
-        """The decoders that answer the template of a question, if their output is of the form that the task needs."""
-        form = find_task(question.truth.task).ANSWERED_BY
-        return [name for name in self.by_template.get(question.template, []) if find_form(self.decoders[name]) == form]
+def _find_text(stage: Any) -> Any:
+    """The text tower of a stage that trains decoders; None without one."""
+    return next(iter(stage.list_text_towers().values()), None) if hasattr(stage, "list_text_towers") else None
 
 
-def to_stored(plane: np.ndarray, canvas: Canvas, size: Sequence[int]) -> np.ndarray:
-    """The values of a plane [h, w] over the canvas at each stored pixel's centre [H, W]; 0 outside of it. size: (H,
-    W)."""
-    rows, columns = (
-        np.floor((np.arange(n) + 0.5) * scale + offset).astype(int)
-        for n, scale, offset in zip(size, canvas.scale, canvas.offset, strict=True)
-    )
-    inside = ((rows >= 0) & (rows < plane.shape[0]))[:, None] & ((columns >= 0) & (columns < plane.shape[1]))
-    found = plane[rows.clip(0, plane.shape[0] - 1)][:, columns.clip(0, plane.shape[1] - 1)]
-    return np.where(inside, found, 0)
-
-
-def _to_answers(logits: torch.Tensor, decoder: Any) -> torch.Tensor:
-    """What tasks decode: by default probabilities."""
-    logits, module = logits.float(), component("decoders", decoder.kind)
-    if hasattr(module, "to_answers"):
-        found: torch.Tensor = module.to_answers(decoder, logits)
-        return found.cpu()
-    return (logits.softmax(1) if decoder.exclusive else logits.sigmoid()).cpu()
+def make_text_tokenizer(assembly: Assembly, stage: Any) -> Any:
+    """The tokenizer of the text tower of a stage; None without one."""
+    text = _find_text(stage)
+    return None if text is None else make_tower_tokenizer(assembly, text)
 
 
 def open(assembly: Assembly, stage: Any, model: Decoding) -> DecodingModel:
-    return DecodingModel(model, assembly.prepare, list_drawing(assembly.model.decoders, draws=False))
+    decoders, tokenizer = list_drawing(assembly.model.decoders, draws=False), make_text_tokenizer(assembly, stage)
+    return DecodingModel(model, assembly.prepare, decoders, _find_text(stage), tokenizer)
 
 
 class Manifest(ComposedManifest):
     decoders: dict[str, Annotated[Any, Slot("decoders")]]
+    text: Annotated[Any, Slot("texts", optional=True)] = Field(None, exclude_if=lambda text: text is None)
+
+    def reads_texts(self) -> bool:
+        return self.text is not None
 
 
 def describe(model: Decoding, tokenizer: Any, recipe: Any, stage: Any) -> Manifest:
     decoders = {name: _fix(each) for name, each in list_drawing(recipe.model.decoders, draws=False).items()}
-    return Manifest.model_construct(**describe_parts(model, recipe, KIND), decoders=decoders)
+    text = _find_text(stage)
+    fixed = None if text is None else component("texts", text.kind).standalone(text, model.text)
+    return Manifest.model_construct(**describe_parts(model, recipe, KIND), decoders=decoders, text=fixed)
 
 
 def _fix(decoder: Any) -> Any:
@@ -309,8 +104,8 @@ def _fix(decoder: Any) -> Any:
 
 
 def restore(manifest: Manifest, tokenizer: Any) -> DecodingModel:
-    model = build_decoding(manifest.encoders, manifest.decoders, seed=0)
-    return DecodingModel(model, restore_data_path(manifest, None), manifest.decoders)
+    model = build_decoding(manifest.encoders, manifest.decoders, 0, manifest.text, tokenizer)
+    return DecodingModel(model, restore_data_path(manifest, None), manifest.decoders, manifest.text, tokenizer)
 
 
 def open_published(where: str, device: str) -> None:

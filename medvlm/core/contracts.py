@@ -199,15 +199,15 @@ class EncoderFacts:
 class Features:
     """patches: [N, T, width] with T = prod(grid), row-major. pooled: [N, width]. The grid has three axes for a volume,
     and for several views, which are then the first axis.
-
     levels: maps [N, C, *grid of the layer] of the layers in `levels` of the encoder, in their order. pixels: what the
-    encoder was given, [N, C, *size]; only decoders get them."""
+    encoder was given, [N, C, *size]; only decoders get them. heads: class and register tokens, [N, H, width]."""
 
     patches: torch.Tensor
     pooled: torch.Tensor
     grid: tuple[int, ...]
     levels: tuple[torch.Tensor, ...] = ()
     pixels: torch.Tensor | None = None
+    heads: torch.Tensor | None = None
 
 
 class Level(NamedTuple):

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medvlm.core.config import Config, Slot, component
 from medvlm.core.errors import RecipeError, did_you_mean
+from medvlm.core.mask_prompts import ABOUT, ASKED
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +96,8 @@ class DrawingConfig(DecoderConfig):
         return ", ".join(f"{name} {self.token}" for name in names)
 
 
-PromptForm = Literal["box", "point", "rough_mask", "class"]
+PromptForm = Literal["box", "point", "rough_mask", "class", "text", "question"]
+TEXT_FORMS = ("text", "question")
 
 
 class PromptedConfig(DecoderConfig):
@@ -106,8 +108,16 @@ class PromptedConfig(DecoderConfig):
     exclusive: bool = False
     prompts: tuple[PromptForm, ...] = Field(("box",), min_length=1)
     """What shows an object; one of these is drawn for each object in training, and evaluation uses the first. `point`
-    is several of them, `rough_mask` its mask in another place, and `class` the name of its class alone, which means all
-    of its pixels."""
+    is several of them, `rough_mask` its mask in another place, and `class` the number of its class alone, which means
+    all of its pixels. `text` names a class in words, see `texts`, and `question` is the question of the sample in its
+    own words; both mean all pixels, of classes that are not there too. A text tower reads them, the `text` of the
+    stage."""
+    texts: dict[str, tuple[str, ...]] = Field({}, exclude_if=lambda texts: not texts)
+    """Class -> texts that ask for it, such as what a dictionary says of it; by default its name. One is drawn in
+    training, and evaluation uses the first. {number}, {sizes} and {places} in them are those of the true mask of an
+    image, in evaluation too."""
+    about: dict[str, str] = Field({}, exclude_if=lambda about: not about)
+    """Kind of medium -> a sentence about media of this kind, which the decoder reads beside every prompt."""
     jitter_px: int = Field(0, ge=0)
     """Each side of a box lies up to this many pixels of the input outside of the object, and a mask as a prompt is
     shifted by up to this many (MedSAM: 20 of 1024)."""
@@ -118,14 +128,35 @@ class PromptedConfig(DecoderConfig):
     objects: int = Field(1, gt=0)
     """Objects of a sample that are read in a training step, at most."""
 
+    @model_validator(mode="after")
+    def _texts_are_of_classes(self) -> Self:
+        for name, given in self.texts.items():
+            if name not in self.classes:
+                raise ValueError(f"texts: there is no class {name!r}{did_you_mean(name, self.classes)}")
+            if not given:
+                raise ValueError(f"texts.{name} is empty; leave it out, or write how it is asked for")
+        if self.texts and "text" not in self.prompts:
+            raise ValueError("texts are used by prompts of form `text`; add it to `prompts`")
+        return self
+
     def as_one(self) -> PromptedConfig:
         """The settings as losses need them: one class, for each object."""
-        return self.model_copy(update={"classes": ("object",)})
+        return self.model_copy(update={"classes": ("object",), "texts": {}})
+
+    def list_texts(self) -> tuple[str, ...]:
+        """What it reads: ASKED and ABOUT of core/mask_prompts.py."""
+        asked = (ASKED,) if set(TEXT_FORMS) & set(self.prompts) else ()
+        return (*asked, ABOUT) if self.about else asked
 
 
 def takes_prompts(decoder: DecoderConfig) -> bool:
     """Whether it marks the objects that prompts show."""
     return isinstance(decoder, PromptedConfig)
+
+
+def list_texts(decoder: DecoderConfig) -> tuple[str, ...]:
+    """The texts that a decoder reads beside its features."""
+    return decoder.list_texts() if isinstance(decoder, PromptedConfig) else ()
 
 
 def find_encoder(name: str, decoder: DecoderConfig, encoders: Mapping[str, Any]) -> str:
@@ -209,6 +240,9 @@ class DecoderModule(Protocol):
     {"": logits of a mask for each [S, 1, *size], NAME: whatever else its own losses read, ...}. These are TERMS of it:
     list_terms(config) -> the names of those that are on, weigh_term(config, name, labels_S1, prompts) -> float, and
     add_up_term(config, name, outputs, labels_S1, prompts) -> a sum, as of a HeadLossModule.
+    READS_TEXTS = True for one that may read texts. If list_texts() of its Config is not empty, build() also gets
+    `text_width`, those of the vectors of texts and of words, and forward() finds these in `prompts.read`. With the
+    attribute SHARES_MEDIA = True, it gets the Features of each medium once, and `prompts.rows_S` tells which is whose.
     Optional: standalone(config) -> the config that builds the same module without an id or a path.
     facts(config, width, grid, input_shape) -> DecoderFacts, where None means unknown and is not checked; build(config,
     width, grid, input_shape) -> nn.Module with forward(Features) -> logits. Both raise ShapeError for an encoder that

@@ -33,6 +33,8 @@ LabelledBox = tuple[Box, str]
 """A box and its label."""
 MarkedMask = tuple[str, str]
 """A mask as text (one plane, see tasks/_runs.py) and its label."""
+Objects = Sequence[tuple[int, "np.ndarray"]]
+"""Of each object the number of its class, and int64 [*size] of 0, 1 and MISSING."""
 
 
 @dataclass(frozen=True)
@@ -145,11 +147,9 @@ class Task(Protocol):
     draw_marked: Callable[[sample.Truth, Mapping[str, np.ndarray], float, float], tuple[int, ...] | None] | None
     """(truth, masks, of_class, of_pixel) -> a marked pixel of stored masks, by two numbers in [0, 1): which of the
     classes that there are, and which of its pixels; None if nothing is marked."""
-    list_objects: (
-        Callable[[sample.Truth, Mapping[str, np.ndarray], Sequence[str], bool], Sequence[tuple[int, np.ndarray]]] | None
-    )
-    """(truth, masks, classes, whole) -> the objects of these classes, for decoders that take prompts: the number of the
-    class of each, and int64 [*size] of 0, 1 and MISSING. whole: all of a class as one. masks: placed on the canvas."""
+    list_objects: Callable[[sample.Truth, Mapping[str, np.ndarray], Sequence[str], bool, bool], Objects] | None
+    """(truth, masks, classes, whole, absent) -> those of these classes, for decoders that take prompts. whole: all of a
+    class as one. absent: that of a class without any pixel too. masks: placed on the canvas."""
 
     def write(self, truth: sample.Truth) -> str:
         """The right answer as a language model should write it. truth: after `place`."""

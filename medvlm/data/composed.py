@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from medvlm.core.contracts import Preprocess
-from medvlm.core.decoder_config import DecoderConfig
+from medvlm.core.decoder_config import TEXT_FORMS, DecoderConfig, PromptedConfig
 from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.geometry import Canvas, join_canvases
 from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
@@ -164,20 +164,30 @@ class ComposedPrepare:
             raise DataError(f"{question.template}: {reason}") from None
 
     def list_objects(
-        self, sample: Sample, question: Question, files: Mapping[str, Any], decoder: DecoderConfig, whole: bool = False
+        self, sample: Sample, question: Question, files: Mapping[str, Any], decoder: PromptedConfig, form: str = "box"
     ) -> Sequence[tuple[int, np.ndarray]]:
         """What a question marks, for a decoder that takes prompts: of each object the number of its class, and int64
-        [*size] of 0, 1 and MISSING. whole: all of a class as one. Raises DataError for a question without masks."""
+        [*size] of 0, 1 and MISSING. form: of the prompt; `class` shows all of a class as one, and texts also classes
+        that are not there. Raises DataError for a question without masks, and for one in its own words about several
+        classes."""
         truth, task = question.truth, find_task(question.truth.task)
         if self.is_estimate:
             size = self.preprocess[self.routes[sample.media[0].kind]].size
-            return [(0, np.ones(size, np.int64))] * getattr(decoder, "objects", 1)
+            return [(0, np.ones(size, np.int64))] * decoder.objects
         if task.list_objects is None:
             raise DataError(f"{question.template}: task {truth.task!r} marks no objects, which prompts are drawn from")
+        is_text = form in TEXT_FORMS
         try:
-            return task.list_objects(truth, self._masks(sample, truth, files), decoder.classes, whole)
+            masks = self._masks(sample, truth, files)
+            found = task.list_objects(truth, masks, decoder.classes, is_text or form == "class", is_text)
         except DataError as reason:
             raise DataError(f"{question.template}: {reason}") from None
+        if form == "question" and len(found) > 1:
+            raise DataError(
+                f"{question.template}: its mask is of {len(found)} classes, and the words of the question ask for one;"
+                " ask for each in a question of its own, or use prompts of form `text`"
+            )
+        return found
 
     def _masks(self, sample: Sample, truth: Truth, files: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Member -> the mask, placed on the canvas that the model sees of medium 0. files: bytes or arrays."""

@@ -1,24 +1,30 @@
-"""Draws what shows an object to a decoder that takes prompts: a box, points, a mask, or the name of its class.
+"""Draws what shows an object to a decoder that takes prompts: a box, points, a mask, its class, or a text.
 
 Coordinates are as in core/mask_prompts.py. Axes: H, W of the input, S objects, P points.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from medvlm.core.decoder_config import PromptedConfig
-from medvlm.core.mask_prompts import Prompts
+from medvlm.core.errors import DataError
+from medvlm.core.mask_prompts import ABOUT, ASKED, Prompts, Texts
+from medvlm.core.text import MEDIUM
+from medvlm.data.mask_words import describe_mask
+
+GAPS = ("number", "sizes", "places")
+Tokenize = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
 class Prompt:
     """Of one object. number: of its class in the decoder. inside: of each point, whether it is on the object. mask:
-    bool [H, W]."""
+    bool [H, W]. ids: ASKED and ABOUT -> the tokens of the text, of a decoder that reads them."""
 
     number: int
     form: tuple[str, ...]
@@ -26,6 +32,7 @@ class Prompt:
     points: tuple[tuple[float, float], ...] = ()
     inside: tuple[bool, ...] = ()
     mask: np.ndarray | None = None
+    ids: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def fill(self, size: Sequence[int]) -> np.ndarray | None:
         """What the prompt alone marks, bool [H, W]: the pixels whose centres are in the box, or the mask; None for one
@@ -54,7 +61,52 @@ def draw_prompt(
     if chosen == "rough_mask":
         down, right = (int(rng.integers(-decoder.jitter_px, decoder.jitter_px + 1)) for _ in range(2))
         return Prompt(number, ("rough_mask",), mask=_shift(is_marked_HW, down, right))
-    return Prompt(number, ("class",))
+    return Prompt(number, (chosen,))
+
+
+def say(
+    prompt: Prompt,
+    decoder: PromptedConfig,
+    question: str,
+    kind: str,
+    tokenize: Tokenize | None,
+    rng: np.random.Generator | None = None,
+    is_marked: np.ndarray | None = None,
+) -> Prompt:
+    """The prompt with the texts that its decoder reads. A prompt of another form asks with an empty text, so that the
+    text tower reads something for each. question: of the sample. kind: of its medium. rng: draws the wording, by
+    default the first. is_marked: the mask, of which {number}, {sizes} and {places} in a text tell, see mask_words.py.
+    Raises DataError for a kind of medium that the decoder knows nothing about, and for such a text without a mask."""
+    texts = {}
+    for what in decoder.list_texts():
+        if what == ABOUT:
+            if kind not in decoder.about:
+                raise DataError(f"a decoder reads something about each kind of medium; write about.{kind}")
+            texts[what] = decoder.about[kind]
+        elif "question" in prompt.form:
+            texts[what] = question.replace(MEDIUM, " ").strip()
+        elif "text" in prompt.form:
+            name = decoder.classes[prompt.number]
+            wordings = decoder.texts.get(name, (name,))
+            wording = wordings[0 if rng is None else int(rng.integers(len(wordings)))]
+            texts[what] = _fill_in(wording, is_marked)
+        else:
+            texts[what] = ""
+    if not texts:
+        return prompt
+    assert tokenize is not None
+    return replace(prompt, ids={what: tuple(tokenize(text)) for what, text in texts.items()})
+
+
+def _fill_in(wording: str, is_marked: np.ndarray | None) -> str:
+    if not any(f"{{{gap}}}" in wording for gap in GAPS):
+        return wording
+    if is_marked is None or is_marked.ndim != 2:
+        what = "there is no mask" if is_marked is None else "this is a volume"
+        raise DataError(f"the text {wording!r} tells of the mask of an image, and {what}; ask in other words")
+    for gap, words in describe_mask(is_marked).items():
+        wording = wording.replace(f"{{{gap}}}", words)
+    return " ".join(wording.split())
 
 
 def stack_prompts(prompts: Sequence[Prompt]) -> Prompts:
@@ -80,7 +132,17 @@ def stack_prompts(prompts: Sequence[Prompt]) -> Prompts:
         torch.from_numpy(inside),
         torch.tensor([each.number for each in prompts], dtype=torch.long),
         None if masks is None else masks.float(),
+        {what: _stack_texts([each.ids[what] for each in prompts]) for what in (ASKED, ABOUT) if what in prompts[0].ids},
     )
+
+
+def _stack_texts(texts: Sequence[tuple[int, ...]]) -> Texts:
+    number = {text: n for n, text in enumerate(dict.fromkeys(texts))}
+    longest = max(map(len, number))
+    ids, is_token = (torch.zeros(len(number), longest, dtype=torch.long) for _ in range(2))
+    for text, row in number.items():
+        ids[row, : len(text)], is_token[row, : len(text)] = torch.tensor(text), 1
+    return Texts(ids, is_token, torch.tensor([number[text] for text in texts]))
 
 
 def _draw_box(is_marked_HW: np.ndarray, jitter_px: int, rng: np.random.Generator) -> tuple[float, float, float, float]:

@@ -22,3 +22,8 @@ def tokenize_text(tokenizer: Any, text: str, tower: Any, where: str) -> list[int
             " stages.NAME.text.max_tokens, set text.overlong: cut, or shorten it"
         )
     return ids
+
+
+def tokenize_prompt(tokenizer: Any, tower: Any, text: str) -> list[int]:
+    """The text of a prompt of a decoder."""
+    return tokenize_text(tokenizer, text, tower, "a prompt")

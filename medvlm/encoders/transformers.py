@@ -181,7 +181,9 @@ class Tower(MeasuredEncoder):
                     " plain tower, e.g. model_type vit"
                 )
             patches = torch.cat([s[:, prefix:] for s in states], -1) if len(states) > 1 else states[0][:, prefix:]
-            features = Features(patches, patches.mean(1), vit_grid)
+            features = Features(
+                patches, patches.mean(1), vit_grid, heads=torch.cat([s[:, :prefix] for s in states], -1)
+            )
         pooled = out.get("pooler_output")
         if pooled is not None and pooled.flatten(1).shape[1] == features.patches.shape[-1]:
             features.pooled = pooled.flatten(1)

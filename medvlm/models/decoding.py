@@ -16,8 +16,9 @@ from torch import nn
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Features, Outputs
-from medvlm.core.decoder_config import WithTerms, find_encoder, reads_levels
-from medvlm.core.mask_prompts import MaskPrompts, Prompts
+from medvlm.core.decoder_config import WithTerms, find_encoder, list_texts, reads_levels
+from medvlm.core.errors import RecipeError
+from medvlm.core.mask_prompts import ABOUT, ASKED, MaskPrompts, Prompts, ReadTexts, Texts, TextWidth
 from medvlm.models.parts import build_encoders, build_seeded, complete_media, encode, is_trained
 
 
@@ -55,23 +56,38 @@ class Labelled:
         return replace(self, media=media, rows=rows, labels=labels, prompts=prompts)
 
 
-def build_decoding(encoders: Mapping[str, Any], decoders: Mapping[str, Any], seed: int) -> Decoding:
-    """Raises ShapeError for a decoder that cannot read its encoder, RecipeError for one that does not name it."""
-    towers = build_encoders(encoders, seed)
-    return Decoding(towers, *build_decoders(encoders, towers, decoders, seed))
+def build_decoding(
+    encoders: Mapping[str, Any], decoders: Mapping[str, Any], seed: int, text: Any = None, tokenizer: Any = None
+) -> Decoding:
+    """text: the config of the text tower, tokenizer: its own. Raises ShapeError for a decoder that cannot read its
+    encoder, RecipeError for one that does not name it."""
+    towers, tower = build_encoders(encoders, seed), None
+    if text is not None:
+        tower = build_seeded(seed, "text", lambda: component("texts", text.kind).build(text, tokenizer))
+    return Decoding(towers, *build_decoders(encoders, towers, decoders, seed, tower), tower)
 
 
 def build_decoders(
-    encoders: Mapping[str, Any], towers: nn.ModuleDict, decoders: Mapping[str, Any], seed: int, **given: int
+    encoders: Mapping[str, Any],
+    towers: nn.ModuleDict,
+    decoders: Mapping[str, Any],
+    seed: int,
+    text: Any = None,
+    **given: int,
 ) -> tuple[nn.ModuleDict, dict[str, str]]:
-    """The decoders, and decoder -> encoder. given: further arguments of their build()."""
+    """The decoders, and decoder -> encoder. text: the tower of those that read texts. given: further arguments of their
+    build()."""
     reads = {name: find_encoder(name, config, encoders) for name, config in decoders.items()}
 
     def build(name: str) -> nn.Module:
         config, tower = decoders[name], towers[reads[name]]
         module = component("decoders", config.kind)
-        levels = {"levels": getattr(tower, "levels", ())} if reads_levels(config) else {}
-        made: nn.Module = module.build(config, tower.width, tower.grid, tower.input_shape, **levels, **given)
+        own: dict[str, Any] = {"levels": getattr(tower, "levels", ())} if reads_levels(config) else {}
+        if list_texts(config):
+            if text is None:
+                raise RecipeError(f"model.decoders.{name} reads texts, and its stage has no `text`, a text tower")
+            own["text_width"] = TextWidth(text.width, text.word_width)
+        made: nn.Module = module.build(config, tower.width, tower.grid, tower.input_shape, **own, **given)
         return made
 
     return nn.ModuleDict(
@@ -115,28 +131,40 @@ def _choose(features: Features, rows: torch.Tensor, decoder: nn.Module) -> Featu
         features.grid,
         tuple(level[rows].to(dtype) for level in features.levels),
         features.pixels[rows].to(dtype),
+        None if features.heads is None else features.heads[rows].to(dtype),
     )
 
 
 def make_box_prompt(device: torch.device, width: float = 1.0, height: float = 1.0) -> Prompts:
-    """A box of this size in the corner of an input, of the first class."""
+    """A box of this size in the corner of an input, of the first class, and the first word of a tokenizer for decoders
+    that read texts."""
     zeros = partial(torch.zeros, device=device)
-    box_14 = torch.tensor([[0.0, 0.0, width, height]], device=device)
-    return Prompts((("box",),), (0,), box_14, zeros(1, 0, 2), zeros(1, 0).long(), zeros(1).long())
+    box_14, number = torch.tensor([[0.0, 0.0, width, height]], device=device), zeros(1).long()
+    word = Texts(zeros(1, 1).long(), zeros(1, 1).long() + 1, number)
+    return Prompts(
+        (("box",),), (0,), box_14, zeros(1, 0, 2), zeros(1, 0).long(), number, texts={ASKED: word, ABOUT: word}
+    )
 
 
 class Decoding(nn.Module):
     """forward(labelled) -> Outputs: `decoders.NAME`, logits [Q, K] or [Q, K, *size], and `decoders.NAME.1` ... for the
     side outputs of a decoder in training, and `decoders.NAME.TERM` for its own losses, [Q]. A decoder that takes
-    prompts gives nothing without them. reads: decoder ->
-    encoder."""
+    prompts gives nothing without them. reads: decoder -> encoder. text: the tower that reads their texts."""
 
     runs_all = False
     """Whether towers without a medium run too, as needed if ranks gather sharded weights from each other."""
 
-    def __init__(self, encoders: nn.ModuleDict, decoders: nn.ModuleDict, reads: Mapping[str, str]):
+    def __init__(
+        self,
+        encoders: nn.ModuleDict,
+        decoders: nn.ModuleDict,
+        reads: Mapping[str, str],
+        text: nn.Module | None = None,
+    ):
         super().__init__()
         self.encoders, self.decoders, self.reads = encoders, decoders, dict(reads)
+        if text is not None:
+            self.text: Any = text
 
     def forward(self, batch: Labelled) -> Outputs:
         device = next(self.parameters()).device
@@ -164,12 +192,34 @@ class Decoding(nn.Module):
             count, prompts = 0, make_box_prompt(features.patches.device)
         if rows is None or not count:
             rows = torch.zeros(1, dtype=torch.long, device=features.patches.device)
-        chosen = _choose(features, rows, decoder)
-        found: Any = decoder(chosen, prompts) if takes_prompts else decoder(chosen)
+        found: Any
+        if takes_prompts:
+            assert prompts is not None
+            found = self._mark(decoder, features, rows, prompts)
+        else:
+            found = decoder(_choose(features, rows, decoder))
         if isinstance(found, WithTerms):
             found = {**dict(enumerate(found.logits)), **found.terms}
         named = found if isinstance(found, dict) else dict(enumerate(found if isinstance(found, list) else [found]))
         return {side: logits[:count] for side, logits in named.items()}
+
+    def _mark(self, decoder: nn.Module, features: Features, rows_S: torch.Tensor, prompts: Prompts) -> Any:
+        """What a decoder that takes prompts gives, with its texts read."""
+        if reads := getattr(decoder, "reads_texts", ()):
+            dtype = next(decoder.parameters()).dtype
+            prompts = replace(prompts, read={what: self._read(prompts.texts[what], dtype) for what in reads})
+        if getattr(decoder, "SHARES_MEDIA", False):
+            seen, own_S = torch.arange(len(features.patches), device=rows_S.device), rows_S
+            if not rows_S.is_meta:  # a plan does not know which media are asked for, so it reads all
+                seen, own_S = rows_S.unique(return_inverse=True)
+            return decoder(_choose(features, seen, decoder), replace(prompts, rows_S=own_S))
+        return decoder(_choose(features, rows_S, decoder), prompts)
+
+    def _read(self, texts: Texts, dtype: torch.dtype) -> ReadTexts:
+        words_BTE, pooled_BE = self.text.read(texts.ids_BT, texts.is_token_BT)
+        words_BTE = words_BTE * texts.is_token_BT[:, :, None]
+        every = ReadTexts(pooled_BE.to(dtype), words_BTE.to(dtype), texts.is_token_BT)
+        return every.take(texts.rows_S)
 
     def _is_needed(self, name: str) -> bool:
         own = (self.decoders[decoder] for decoder, encoder in self.reads.items() if encoder == name)

@@ -9,7 +9,15 @@ from medvlm.core.card import Card
 from medvlm.core.config import component
 from medvlm.core.content import list_answered
 from medvlm.core.contracts import LeveledConfig
-from medvlm.core.decoder_config import UNWRITTEN, DrawingConfig, find_encoder, reads_levels, reads_tokens
+from medvlm.core.decoder_config import (
+    TEXT_FORMS,
+    UNWRITTEN,
+    DrawingConfig,
+    find_encoder,
+    list_texts,
+    reads_levels,
+    reads_tokens,
+)
 from medvlm.core.document import KeyPath
 from medvlm.core.errors import RecipeError, ShapeError
 from medvlm.core.problems import Problem
@@ -26,6 +34,9 @@ def check_decoders(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Proble
             yield Problem(
                 path, "model.pretrained cannot have decoders; use `encoders`, whose features a decoder can read"
             )
+            continue
+        if list_texts(decoder) and not getattr(component("decoders", decoder.kind), "READS_TEXTS", False):
+            yield Problem((*path, "prompts"), f"{decoder.kind} reads no texts; leave out {' and '.join(TEXT_FORMS)}")
             continue
         if reads_tokens(decoder) and (why := _explain_undrawn(decoder, recipe.model.language)):
             yield Problem(path, why)
@@ -79,7 +90,7 @@ def _check_evaluation(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Pro
     if (
         recipe.model.language is not None
         or not recipe.model.decoders
-        or any(s.list_text_towers() for s in recipe.stages)
+        or any(s.list_text_towers() and component("stages", s.kind).NEEDS == "embed" for s in recipe.stages)
     ):
         return
     answered = {decoder.answers or name for name, decoder in recipe.model.decoders.items()}

@@ -11,27 +11,39 @@ import torch
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Outputs
-from medvlm.core.decoder_config import PromptedConfig, takes_prompts
+from medvlm.core.decoder_config import PromptedConfig, list_texts, takes_prompts
+from medvlm.core.problems import Problem
 from medvlm.data.prompts import Prompt, draw_prompt
 from medvlm.models.decoding import Labelled, name_output
 from medvlm.train.terms import Loss
 
-List = Callable[[bool], Sequence[tuple[int, np.ndarray]]]
-"""Whether all of a class is one -> the objects of a question, see ComposedPrepare.list_objects()."""
+List = Callable[[str], Sequence[tuple[int, np.ndarray]]]
+"""The form of a prompt -> the objects of a question, see ComposedPrepare.list_objects()."""
 
 
 def draw_objects(
     decoder: PromptedConfig, list_objects: List, rng: np.random.Generator
 ) -> Iterator[tuple[torch.Tensor, Prompt]]:
-    """The labels of some of the objects of a question, int64 [1, *size], with what shows them. None where nothing is
-    marked."""
+    """The labels of some of the objects of a question, int64 [1, *size], with what shows them but for texts. None where
+    nothing is marked."""
     forms = [decoder.prompts[int(rng.integers(len(decoder.prompts)))] for _ in range(decoder.objects)]
-    left = {whole: [*list_objects(whole)] for whole in {form == "class" for form in forms}}
+    shares = {form: "box" if form in ("point", "rough_mask") else form for form in forms}
+    left = {form: [*list_objects(form)] for form in sorted(set(shares.values()))}
     for form in forms:
-        among = left[form == "class"]
+        among = left[shares[form]]
         if among:
             number, labels = among.pop(int(rng.integers(len(among))))
             yield torch.from_numpy(labels)[None], draw_prompt(labels == 1, number, decoder, rng, form)
+
+
+def check_texts(text: Any, model: Any) -> Iterator[Problem]:
+    """Whether there is a text tower exactly if a decoder of the model reads texts. model: the section of the recipe."""
+    reading = [name for name, decoder in model.decoders.items() if list_texts(decoder)]
+    if reading and text is None:
+        example = "text: {kind: transformers, model: ...}"
+        yield Problem((), f"decoder {reading[0]} reads texts; name the text tower that reads them for it, {example}")
+    if text is not None and not reading:
+        yield Problem(("text",), "no decoder reads texts; remove it, or add prompts: [text] to a decoder")
 
 
 def list_own_terms(decoders: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat
 from torch import nn
 
-from medvlm.core.config import component, kinds
+from medvlm.core.config import Slot, component, kinds
 from medvlm.core.decoder_config import HEAD_LOSSES as SLOT
 from medvlm.core.decoder_config import HeadLosses, find_form, reads_tokens, takes_prompts
 from medvlm.core.engine_config import SHARDING
@@ -23,8 +23,9 @@ from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import find_task, list_tasks
 from medvlm.data.estimate import make_blank_labels
 from medvlm.data.order import draw
-from medvlm.data.prompts import Prompt
+from medvlm.data.prompts import Prompt, Tokenize, say
 from medvlm.data.stream import Item
+from medvlm.data.texts import tokenize_prompt
 from medvlm.models.decoding import Labelled, name_output
 from medvlm.models.parts import evaluating
 from medvlm.stages._answered import explain_unanswered
@@ -32,7 +33,7 @@ from medvlm.stages._base import Base, Setup, add_up_means, split_evenly
 from medvlm.stages._blend import Blend, blend_sample, draw_mixture
 from medvlm.stages._labelled import LabelledSample, collate_labelled
 from medvlm.stages._own_terms import add_up_terms, weigh_terms
-from medvlm.stages._prompted import add_up_own_terms, draw_objects, weigh_own_terms
+from medvlm.stages._prompted import add_up_own_terms, check_texts, draw_objects, weigh_own_terms
 from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, to_terms
 
 NEEDS = "decode"
@@ -46,6 +47,8 @@ class Config(StageConfig):
     sides: dict[str, tuple[PositiveFloat, ...]] = Field({}, exclude_if=lambda sides: not sides)
     """Decoder -> the weights of its losses on each of its side outputs, e.g. {organ: [0.5, 0.25]} (deep supervision,
     arXiv 1409.5185). Labels are taken at the nearest pixel of a smaller side output."""
+    text: Annotated[Any, Slot("texts", optional=True)] = Field(None, exclude_if=lambda text: text is None)
+    """The text tower, for decoders that read texts. It is frozen unless `trains` lists text."""
     blend: Blend | None = None
     """Mixes each sample with another one of the step (mixup, CutMix). The loss is that of both labels, by their
     shares."""
@@ -61,6 +64,7 @@ class Config(StageConfig):
         return Needs(tuple(kind for kind in list_tasks() if find_task(kind).ANSWERED_BY in forms), media=True)
 
     def check(self, model: Any, cards: Mapping[str, Any]) -> Iterator[Problem]:
+        yield from check_texts(self.text, model)
         for name in self.sides:
             if name not in self.losses:
                 near = did_you_mean(name, self.losses)
@@ -110,6 +114,9 @@ class Heads(Base):
         self.decoders = {name: setup.model.decoders[name] for name in config.losses}
         self.judged = {name: each.as_one() if takes_prompts(each) else each for name, each in self.decoders.items()}
         self.model = setup.composition.build(setup, config)
+        self.tokenize: Tokenize | None = None
+        if config.text is not None:
+            self.tokenize = partial(tokenize_prompt, setup.composition.make_text_tokenizer(setup, config), config.text)
         for name in self.decoders:
             self._check_sides(name)
         self._observing = [name for name in self.decoders if hasattr(self.model.decoders[name], "observe")]
@@ -150,9 +157,10 @@ class Heads(Base):
             if takes_prompts(self.decoders[name]):
                 rng = draw(self.setup.seed, self.config.name, "prompts", name, sample.key, position)
                 list_objects = partial(self.setup.prepare.list_objects, sample, question, files, self.decoders[name])
+                said = question.text, sample.media[0].kind, self.tokenize, rng
                 for label, prompt in draw_objects(self.decoders[name], list_objects, rng):
                     labels.setdefault(name, []).append(label)
-                    prompts.setdefault(name, []).append(prompt)
+                    prompts.setdefault(name, []).append(say(prompt, self.decoders[name], *said, label[0].numpy() == 1))
                 continue
             found = self.setup.prepare.labels(sample, question, files, self.decoders[name], seen.canvas)
             labels.setdefault(name, []).append(torch.from_numpy(found))

@@ -36,10 +36,11 @@ def read_mask(truth: Any, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray | No
 
 
 def list_objects(
-    truth: Any, masks: Mapping[str, np.ndarray], classes: Sequence[str], whole: bool = False
+    truth: Any, masks: Mapping[str, np.ndarray], classes: Sequence[str], whole: bool = False, absent: bool = False
 ) -> list[tuple[int, np.ndarray]]:
     """For each object its class, by its number in `classes`, and int64 [*size]: 1 where it is, 0, and MISSING where
-    nobody says. Where the mask knows no objects, and if `whole`, all pixels of a class are one."""
+    nobody says. Where the mask knows no objects, and if `whole`, all pixels of a class are one. absent: that of a class
+    without any pixel too."""
     import numpy as np
 
     mask = masks[truth.member]
@@ -52,7 +53,7 @@ def list_objects(
         own = np.unique(mask[plane]).tolist() if truth.objects and not whole else [None]
         found += [(number, plane if label is None else mask == label) for label in own]
     blank = 0 if unmarked is None else MISSING * unmarked.astype(np.int64)
-    return [(number, np.where(plane, 1, blank)) for number, plane in found if plane.any()]
+    return [(number, np.where(plane, 1, blank)) for number, plane in found if absent or plane.any()]
 
 
 def draw_marked(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from medvlm.data.components import count_components, drop_small, keep_largest
+from medvlm.data.components import count_components, drop_small, keep_largest, list_components, split_touching
 
 MASK = np.array(
     [
@@ -31,3 +32,40 @@ def test_of_equal_ones_the_first_is_kept_and_nothing_stays_nothing() -> None:
     assert np.argwhere(keep_largest(pair)).tolist() == [[0, 0, 0]]
     nothing = np.zeros((3, 3), bool)
     assert not keep_largest(nothing).any() and not drop_small(nothing, 1).any() and count_components(nothing) == 0
+
+
+def draw_balls(shape: tuple[int, ...], centres: list[tuple[int, ...]], radius: int) -> list[np.ndarray]:
+    places = np.indices(shape)
+    return [sum((at - own) ** 2 for at, own in zip(places, centre, strict=True)) <= radius**2 for centre in centres]
+
+
+@pytest.mark.parametrize(
+    ("shape", "centres", "radius"),
+    [
+        ((40, 60), [(20, 18), (20, 38)], 11),
+        ((50, 60), [(15, 15), (15, 35), (33, 25)], 11),
+        ((20, 20, 32), [(10, 10, 9), (10, 10, 20)], 6),
+        ((40, 60), [(20, 30)], 12),
+        ((30, 40), [(0, 0), (29, 39)], 9),
+    ],
+)
+def test_touching_balls_are_cut_apart_between_their_centres(
+    shape: tuple[int, ...], centres: list[tuple[int, ...]], radius: int
+) -> None:
+    balls = draw_balls(shape, centres, radius)
+    whole = np.logical_or.reduce(balls)
+    found = split_touching(whole, 5)
+    assert count_components(found) == len(centres) and not (found & ~whole).any()
+    parts = list_components(found)
+    distances = np.stack([sum((np.indices(shape)[n] - c[n]) ** 2 for n in range(len(shape))) for c in centres])
+    for part in parts:  # all of a part is nearer to its own centre than to another, to a pixel
+        inner = np.sqrt(distances[:, part])
+        own = int(inner.sum(1).argmin())
+        assert (inner[own] <= inner.min(0) + 1.5).all()
+    assert (whole & ~found).sum() <= (len(centres) > 1) * 0.04 * whole.sum()
+
+
+def test_long_objects_and_nothing_are_left_whole() -> None:
+    bar = np.zeros((30, 80), bool)
+    bar[10:20, 5:75] = True
+    assert np.array_equal(split_touching(bar, 6), bar) and not split_touching(np.zeros((4, 4), bool), 3).any()

@@ -205,3 +205,22 @@ def test_focal_tversky_has_a_gradient_where_nothing_is_wrong() -> None:
 def test_a_sample_without_marked_pixels_loses_nothing_by_the_generalized_dice() -> None:
     logits, labels = torch.randn(2, 3, 4, 4), torch.zeros(2, 3, 4, 4, dtype=torch.long)
     assert loss_of("generalized_dice", logits, labels, False).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_adaptive_tversky_loss_is_its_formula() -> None:
+    """In float64, with a gradient through the factor too; with both bounds at 0.5, it is `tversky`."""
+    logits, labels = drawn(MASKS[0], False)
+
+    def reference(x: torch.Tensor) -> torch.Tensor:
+        soft, truth = x.double().sigmoid().flatten(2), labels.double().flatten(2)
+        shared, vain, missed = (soft * truth).sum(2), (soft * (1 - truth)).sum(2), ((1 - soft) * truth).sum(2)
+        share = (vain / (vain + missed)).clamp(0.2, 0.8)
+        return (1 - (shared + 1) / (shared + 1 + share * vain + (1 - share) * missed)).mean()
+
+    check_same(logits, lambda x: loss_of("adaptive_tversky", x, labels, False), reference)
+    even = {"alpha": 0.5, "beta": 0.5}
+    check_same(
+        logits,
+        lambda x: loss_of("adaptive_tversky", x, labels, False, bounds=(0.5, 0.5)),
+        lambda x: loss_of("tversky", x, labels, False, **even),
+    )

@@ -50,7 +50,7 @@ def write(trained: Trained, folder: Path) -> Audit:
     manifest = composition.describe(trained.model, trained.tokenizer, trained.recipe, trained.config)
     described = manifest.model_copy(update={"shared": audit.shared})
     write_json(folder / MANIFEST, described.model_dump(mode="json", by_alias=True))
-    if composition.TOKENIZER:
+    if composition.TOKENIZER and described.reads_texts():
         trained.tokenizer.save_pretrained(folder / composition.TOKENIZER)
     return audit
 
