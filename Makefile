@@ -4,10 +4,11 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do $$p -c '
 # Tests wait now and then, so one worker more than there are cores.
 WORKERS ?= $(shell .venv/bin/python -c "import os; print(min(8, os.cpu_count() + 1))")
 
-.PHONY: demo test test-all lint docs
+.PHONY: demo test test-all check-all lint docs
 demo: .venv/.core ; .venv/bin/medvlm demo
 test: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test-all: .venv/.test ; OMP_NUM_THREADS=1 .venv/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "slow or not slow"
+check-all: .venv/.test ; .venv/bin/python docs/blocks.py
 lint: .venv/.test ; .venv/bin/ruff check . && .venv/bin/mypy
 docs: .venv/.docs ; NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 

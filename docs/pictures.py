@@ -1,42 +1,40 @@
-"""Takes the pictures of the documentation with headless Chromium, from a run:
+"""Takes the pictures of the documentation with headless Chromium, from the runs in a folder: those of starts.md
+(`films`, `cells`), and that of `medvlm demo --real cxr_hannover --for labels`.
 
-medvlm demo --real cxr_hannover --for labels && python docs/pictures.py runs/cxr_hannover
+python docs/pictures.py runs
 """
 
 from __future__ import annotations
 
 import io
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from PIL import Image
 
-PICTURES = {"report.png": ("report.html", 1280, 900)}
-"""Picture in docs/ -> page in the run folder, and the width and height of the window."""
+sys.path.insert(0, str(Path(__file__).parent))
+from _browser import Browser, address
+
+PICTURES = {
+    "report.png": ("cxr_hannover/report.html", 1280, 900, ""),
+    "report-films.png": ("films/report.html", 1280, 1000, ""),
+    "report-cells.png": ("cells/report.html", 1280, 760, "answers"),
+}
+"""Picture in docs/ -> page, the width and height of the window, and the section that it begins with."""
 MOST_BYTES = 200_000
 COLOURS = 128
 
 
-def take(page: Path, width: int, height: int) -> bytes:
+def take(page: Path, width: int, height: int, section: str) -> bytes:
     """PNG of a page, with few colours. Raises ValueError for one of more than MOST_BYTES."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser is None:
-        raise SystemExit("pictures: needs Chromium")
-    with tempfile.TemporaryDirectory() as folder:
+    with Browser() as browser, tempfile.TemporaryDirectory() as folder:
+        browser.open(address(page), width, height)
+        if section:
+            browser.run(f"document.getElementById('{section}').scrollIntoView()")
         shot = Path(folder) / "shot.png"
-        words = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            f"--user-data-dir={folder}/profile",
-        ]
-        size = [f"--window-size={width},{height}", f"--screenshot={shot}", page.resolve().as_uri()]
-        subprocess.run([browser, *words, *size], check=True, capture_output=True, timeout=120)
-        picture = Image.open(shot).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+        browser.take(shot)
+        picture = Image.open(shot).convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     stored = io.BytesIO()
     picture.save(stored, "PNG", optimize=True)
     if stored.tell() > MOST_BYTES:
@@ -45,5 +43,9 @@ def take(page: Path, width: int, height: int) -> bytes:
 
 
 if __name__ == "__main__":
-    for name, (page, width, height) in PICTURES.items():
-        (Path(__file__).parent / name).write_bytes(take(Path(sys.argv[1]) / page, width, height))
+    for name, (page, width, height, section) in PICTURES.items():
+        path = Path(sys.argv[1]) / page
+        if path.is_file():
+            (Path(__file__).parent / name).write_bytes(take(path, width, height, section))
+        else:
+            print(f"{name}: there is no {path}, so it stays as it is")

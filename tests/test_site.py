@@ -4,6 +4,7 @@ real."""
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import os
 import re
@@ -114,3 +115,23 @@ def test_the_navigation_has_every_page() -> None:
     text = re.sub(r"!!python/\S+", "", (ROOT / "mkdocs.yml").read_text())
     named = re.findall(r"\w[\w-]*\.md", str(yaml.safe_load(text)["nav"]))
     assert {page.name for page in DOCS.glob("*.md")} <= set(named)
+
+
+def test_every_block_of_a_page_is_one_that_can_be_checked_and_what_is_named_exists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`make check-all` runs them."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    blocks: Any = importlib.import_module("blocks")
+    found = {page: list(blocks.read_blocks(page)) for page in (ROOT / "README.md", *DOCS.glob("*.md"))}
+    for page, own in found.items():
+        assert len(own) == page.read_text().count("\n```") / 2, f"{page.name}: a block is not found"
+        assert {block.language for block in own} <= {"", "yaml", "python", "text"}, page.name
+        assert [t for block in own for t in block.notes.get("checked by", ()) if not (ROOT / t).exists()] == []
+    first, *_ = found[ROOT / "README.md"]
+    assert blocks.find_reason(first) == "checked by .ci/run"
+    lines = list(
+        blocks.join_lines("medvlm train a.yaml [stages.x.steps=5 ...]\n\nmedvlm compare /data/a \\\n  b ...\n")
+    )
+    assert [line.split() for line in lines] == [["medvlm", "train", "a.yaml"], ["medvlm", "compare", "data/a", "b"]]
+    assert blocks.hide_numbers("loss  0.5 [0.1, 0.2] at 0123456789ab") == ["loss 0 [0, 0] at 0"]
