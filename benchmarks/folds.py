@@ -1,11 +1,11 @@
 """The results of several evaluations joined, such as those of the folds of a data set:
 
-    python benchmarks/folds.py RUN RUN ... [--metric accuracy]
+    python benchmarks/folds.py RUN RUN ... [--metric accuracy] [--times 1]
 
 The saved answers of runs that hold out different samples are scored as one evaluation: the value, its interval, and the
-paired difference from every baseline. Runs of one fold with several seeds count a patient once: a draw takes all
-answers about a patient together, so intervals are about patients and not about seeds. Sets of questions of
-`evaluate.questions` have rows of their own.
+paired difference from every baseline, or from a multiple of it (--times 2: twice the best constant mask). Runs of one
+fold with several seeds count a patient once: a draw takes all answers about a patient together, so intervals are about
+patients and not about seeds. Sets of questions of `evaluate.questions` have rows of their own.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("runs", nargs="+", type=Path)
     asked.add_argument("--metric", default="accuracy")
+    asked.add_argument("--times", type=float, default=1.0)
     given = asked.parse_args()
     settings, joined = join(given.runs)
     for kind, records in joined.items():
@@ -56,8 +57,11 @@ def main() -> None:
                 print(f"{about}: {row['value']:.3f} {row['ci']}")
                 for who, value in row["baselines"].items():
                     gap = Gap(measure, [part.keep_answered(who) for part in own], settings, [who])
+                    other_R = gap.own_R - gap.difference_R
+                    gap.value, gap.difference_R = gap.own - given.times * gap.other, gap.own_R - given.times * other_R
                     low, high = gap.find_bounds()
-                    print(f"    {who} {value:.3f}, difference {gap.value:+.3f} [{low:.3f}, {high:.3f}]")
+                    often = "" if given.times == 1 else f" from {given.times:g} times as much"
+                    print(f"    {who} {value:.3f}, difference{often} {gap.value:+.3f} [{low:.3f}, {high:.3f}]")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ ROOTS = {
     "dsb2018_patches": "dsb2018_nuclei",
     "dsb2018_nuclei": "dsb2018_nuclei",
     "kvasir_seg": "nc/kvasir_seg_352",
+    "kvasir_seg_folds": "nc/kvasir_seg_352",
     "slake_questions": "slake_questions",
     "volumes_ct": "volumes",
     "volumes_mr": "volumes",
@@ -63,6 +64,7 @@ SLOW = (
     "chase_db1_patches",
     "dsb2018_boxes",
     "dsb2018_patches",
+    "kvasir_seg_folds",
     "vqa_rad_folds",
     "vqa_rad_parts",
     "vqa_rad_views",
@@ -212,6 +214,7 @@ def test_licences_are_those_of_the_archives():
         "dsb2018_nuclei": ("CC0-1.0", True, False),
         "dsb2018_patches": ("CC0-1.0", True, False),
         "kvasir_seg": ("custom", False, False),
+        "kvasir_seg_folds": ("custom", False, False),
         "slake_questions": ("CC-BY-4.0", True, False),
         "volumes_ct": ("Apache-2.0", True, False),
         "volumes_mr": ("MIT", True, False),
@@ -230,8 +233,8 @@ COUNTS = {
     "vqa_rad_folds": (252, 1812, 0),
     "vqa_rad_modality": (54, 54, 0),
     "vqa_rad_organs": (252, 252, 0),
-    "vqa_rad_parts": (252, 252, 0),
-    "vqa_rad_views": (130, 303, 0),
+    "vqa_rad_parts": (252, 4960, 0),
+    "vqa_rad_views": (130, 665, 0),
     "vqa_rad_published": (164, 351, 0),
     "cxr_cohen": (118, 286, 62),
     "cxr_cohen_by": (7, 7, 6),
@@ -246,6 +249,7 @@ COUNTS = {
     "dsb2018_nuclei": (42, 109, 0),
     "dsb2018_patches": (2520, 2520, 42),
     "kvasir_seg": (80, 320, 0),
+    "kvasir_seg_folds": (80, 320, 0),
     "slake_questions": (174, 2099, 0),
     "volumes_ct": (2, 0, 1),
     "volumes_mr": (3, 3, 2),
@@ -363,6 +367,32 @@ def test_vqa_rad_splits_share_no_image_and_have_their_share(packed):
     assert len(seen) == 252
     for split, ratio in vqa.card.splits.ratios.items():
         assert vqa.receipt.samples[split] == pytest.approx(252 * ratio, rel=0.05)
+
+
+@pytest.mark.slow
+def test_the_cards_of_vqa_rad_in_folds_hold_out_the_same_images(packed):
+    """One recipe trains on all three."""
+    folds = {
+        name: {(files["0.jpg"], sample.split) for sample, files in packed(name).all}
+        for name in ("vqa_rad_folds", "vqa_rad_parts", "vqa_rad_views")
+    }
+    assert folds["vqa_rad_parts"] == folds["vqa_rad_folds"] > folds["vqa_rad_views"]
+
+
+@pytest.mark.slow
+def test_what_follows_from_the_part_of_the_body_agrees_with_the_answers_of_clinicians(packed):
+    """Modality and plane follow from the part of the body in one card, and from answers about an image in another."""
+    said, follows = (
+        {(files["0.jpg"], q.template): q.truth.answer for sample, files in packed(name).all for q in sample.questions}
+        for name in ("vqa_rad_views", "vqa_rad_parts")
+    )
+    assert Counter(asked for image, asked in said if (image, asked) in follows) == {
+        "scan": 26,
+        "plane": 27,
+        "is_ct": 26,
+    }
+    assert all(said[each] == answer for each, answer in follows.items() if each in said)
+    assert {answer for (_, asked), answer in said.items() if asked == "scan"} == {"ct", "mri", "x-ray"}
 
 
 # --- COVID-19 image data collection ------------------------------------------------------------------
