@@ -92,8 +92,8 @@ def _train(place: Path) -> None:
     for words in (
         "data pack card.yaml --out shards/films",
         "train recipe.yaml data.films.shards=shards/films",
-        "evaluate runs/films --stage instruct",
-        "export runs/films --stage instruct --to my-exported-model",
+        "evaluate runs/films",
+        "export runs/films --to my-exported-model",
     ):
         subprocess.run([sys.executable, "-m", "medvlm", *words.split()], cwd=place, env=_environment(), check=True)
     made.make_dicom(place / "dicom", 1, is_identified=False)
