@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -175,10 +175,11 @@ class DecodingModel(AssembledModel):
         input, if a prompt shows a place of it."""
         encoder, decoder = self.model.reads[name], self.decoders[name]
 
-        def predict(window_NC: torch.Tensor) -> torch.Tensor:
+        def predict_alone(window_NC: torch.Tensor) -> torch.Tensor:
             batch = Labelled({encoder: window_NC}, {name: torch.arange(len(window_NC))}).to(self.device)
             return _to_answers(self.model(batch)[name_output(name)], decoder)
 
+        predict: Callable[[torch.Tensor], torch.Tensor] = predict_alone
         if shown:
             said = [say(prompt, decoder, words, sample.media[0].kind, self.tokenize) for prompt in shown]
             mark = partial(self._mark_objects, name)
