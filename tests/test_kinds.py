@@ -39,6 +39,8 @@ OTHER_MEANING = {
     ("archive/phantom/text.py", "length"): "template of a question",
     ("archive/phantom/text.py", "report"): "template of a question",
     ("compositions/dual.py", "heads"): "module of a dual encoder",
+    ("decoders/co_seg.py", "heads"): "heads of attention",
+    ("decoders/grounded.py", "heads"): "heads of attention",
     ("compositions/server.py", "length"): "why a server ended an answer",
     ("core/card.py", "open"): "terms of access",
     ("core/problems.py", "loc"): "pydantic's place of an error",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from medvlm.archive.media_file import FileOptions, media_of
+from medvlm.archive.tables.records import document, without_key
 from medvlm.archive.tables.wording import choose
 from medvlm.core.config import Config
-from medvlm.core.errors import DataError
+from medvlm.core.errors import DataError, did_you_mean
 from medvlm.core.sample import Decoded, Question, make_truth
 from medvlm.io.images import decode
 from medvlm.io.masks import require_growing_palette
@@ -75,10 +77,37 @@ class MaskOptions(AsksForMask, FileOptions):
             raise ValueError(f"{empty[0]} has no value; expected the numbers that mean it, or a `threshold`")
         return self
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes, in the order of their labels."""
+        return tuple(self.values)
+
 
 class TableMask(MaskOptions):
     file: str
     """Path under the root, as that of a medium. Where it is missing in a row, no mask is asked for."""
+    values: dict[str, tuple[int, ...]] = Field(default_factory=dict, max_length=MAX_CLASSES)
+    """As above; in its place `planes` for classes that overlap."""
+    planes: tuple[str, ...] = Field((), exclude_if=lambda planes: not planes)
+    """The classes of a .npy array of 0 and 1, [planes, height, width], in the order of its planes; or, with `numbered`,
+    those that are asked for."""
+    numbered: str = Field("", exclude_if=lambda numbered: not numbered)
+    """A file of JSON that says which plane is of which class, {"0": "heart", ...}, under the root; with its key, such
+    as `paxray.json#label_dict`."""
+
+    @model_validator(mode="after")
+    def _has_one_form(self) -> TableMask:
+        if bool(self.values) == bool(self.planes):
+            raise ValueError("expected either `values`, of a mask of numbers, or `planes`, of one for each class")
+        if self.planes and (self.objects or self.unmarked or self.threshold is not None):
+            raise ValueError("`planes` mark nothing but their classes: leave out objects, unmarked and threshold")
+        if self.numbered and not self.planes:
+            raise ValueError("`numbered` is for `planes`")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.planes or tuple(self.values)
 
 
 def ask_for_mask(asked: AsksForMask, classes: Sequence[str], names: Sequence[str], key: str, **more: Any) -> Question:
@@ -90,9 +119,44 @@ def ask_for_mask(asked: AsksForMask, classes: Sequence[str], names: Sequence[str
 
 def ask_for_labels(asked: MaskOptions, key: str) -> Question:
     """What load_labels() gives."""
-    names = tuple(asked.values)
     unmarked = UNMARKED_OBJECT if asked.objects else UNMARKED
-    return ask_for_mask(asked, names, names, key, unmarked=unmarked if asked.unmarked else None, objects=asked.objects)
+    told = {"unmarked": unmarked if asked.unmarked else None, "objects": asked.objects}
+    if isinstance(asked, TableMask) and asked.planes:
+        told["overlapping"] = True
+    return ask_for_mask(asked, asked.names, asked.names, key, **told)
+
+
+def find_loader(path: Path, asked: TableMask, root: Path) -> Callable[..., Decoded]:
+    """What loads the mask file of a table or a folder. Raises DataError for a class that no plane is of."""
+    if not asked.planes:
+        return partial(load_labels, path, asked)
+    return partial(load_planes, path, _number_planes(root, asked.planes, asked.numbered))
+
+
+@lru_cache(maxsize=8)
+def _number_planes(root: Path, planes: tuple[str, ...], numbered: str) -> tuple[int, ...]:
+    if not numbered:
+        return tuple(range(len(planes)))
+    path, key = without_key(root / numbered)
+    told = document(path)
+    told = told.get(key) if key and isinstance(told, dict) else told
+    if not isinstance(told, dict):
+        raise DataError(f"{path}: expected an object of the names of planes{f' under {key!r}' if key else ''}")
+    number_of = {str(name): int(number) for number, name in told.items() if str(number).isdigit()}
+    if absent := [name for name in planes if name not in number_of]:
+        near = did_you_mean(absent[0], number_of)
+        raise DataError(f"{path}: no plane is of {absent[0]!r}{near}, which the card asks for")
+    return tuple(number_of[name] for name in planes)
+
+
+def load_planes(path: Path, numbers: Sequence[int]) -> Decoded:
+    """The planes of these numbers as 0 and 1, [K, H, W]. Raises DataError for an array of another form."""
+    found = decode(path.read_bytes(), "its mask")
+    if found.ndim != 3 or found.dtype.kind not in "biu":
+        raise DataError(f"its mask is {found.dtype} of shape {found.shape}; expected a plane of 0 and 1 for each class")
+    if max(numbers) >= len(found):
+        raise DataError(f"its mask has {len(found)} planes, and the card asks for number {max(numbers)}")
+    return Decoded((found[list(numbers)] > 0).astype(np.uint8))
 
 
 def join_masks(masks: Sequence[np.ndarray]) -> tuple[np.ndarray, bool]:

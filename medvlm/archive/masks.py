@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from medvlm.archive.outlines import SUFFIX, draw_outlines
 from medvlm.archive.tables.columns import Row, columns_in
 from medvlm.core.config import Config
 from medvlm.core.errors import DataError
@@ -43,6 +44,17 @@ class MaskFiles(Config):
     """As `files`, of a second reader. Where the masks are kept, evaluation shows how well the two agree."""
     min_px: int = Field(1, ge=1)
     """Smaller objects are left out: specks of JPEG noise."""
+    named: str = Field("", exclude_if=lambda named: not named)
+    """Of outlines in .geojson, which of them: `properties.classification.name`. With `holds: labels` each is an
+    object."""
+    size: tuple[int, int] | None = Field(None, exclude_if=lambda size: size is None)
+    """Height and width of the image, which outlines do not tell."""
+
+    @model_validator(mode="after")
+    def _outlines_have_a_size(self) -> MaskFiles:
+        if self.files.lower().endswith(SUFFIX) != bool(self.named) or bool(self.named) != bool(self.size):
+            raise ValueError(f"`named` and `size` are for outlines in {SUFFIX}, which need both")
+        return self
 
 
 @dataclass
@@ -97,6 +109,8 @@ def read_masks(masks: tuple[MaskFiles, ...], root: Path, row: Row, options: Nift
 def _read(path: Path, masks: MaskFiles, marked: Marked, options: NiftiOptions) -> np.ndarray:
     if path.name.lower().endswith(nifti.SUFFIXES):
         mask_HW, marked.affine = _volume(path, masks, options)
+    elif masks.size is not None:
+        mask_HW = draw_outlines(path, masks.named, masks.size)
     else:
         mask_HW = _grey(path, masks.of)
     if marked.extents and mask_HW.shape != marked.size:

@@ -20,13 +20,12 @@ from torch import nn
 from medvlm.core.contracts import Features, Level
 from medvlm.core.decoder_config import MISSING, MOST_BOXES, DecoderConfig, DecoderFacts
 from medvlm.core.errors import ShapeError
+from medvlm.decoders._found import FOUND, choose_sure, list_found
 
 OUTPUT = "anchors"
 ANSWERS = "detections"
 STD = (0.1, 0.2)
 """Of centres and of sides."""
-FOUND = 100
-"""Boxes of an image that are given, at most; the surest."""
 LARGEST = math.log(1000 / 16)
 """Of the logarithm of the ratio of sides, as in torchvision: larger ones are cut, or they overflow."""
 Positive = tuple[float, ...]
@@ -140,21 +139,13 @@ def to_boxes(offsets: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
 
 
 def to_answers(config: Config, logits: torch.Tensor) -> torch.Tensor:
-    """[N, FOUND, 2 + 2 x axes]: class, score and box of each, the surest first; rows of MISSING are none."""
-    from monai.data.box_utils import batched_nms
-
+    """[N, FOUND, 2 + 2 x axes], see list_found()."""
     classes = len(config.classes)
-    axes = (logits.shape[2] - classes) // 4
-    answers = logits.new_full((len(logits), FOUND, 2 + 2 * axes), MISSING)
-    for number, rows in enumerate(logits):
+    sides = (logits.shape[2] - classes) // 2
+    answers = []
+    for rows in logits:
         scores = rows[:, :classes].sigmoid()
-        at, of = (scores > config.least).nonzero(as_tuple=True)
-        sure = scores[at, of].argsort(descending=True)[: 10 * FOUND]
-        at, of = at[sure], of[sure]
-        boxes = to_boxes(rows[at, classes : classes + 2 * axes], rows[at, classes + 2 * axes :])
-        if not len(boxes):
-            continue
-        kept = batched_nms(boxes, scores[at, of], of, config.overlap, max_proposals=FOUND)
-        found = torch.cat([of[kept, None].to(boxes), scores[at, of][kept, None], boxes[kept]], 1)
-        answers[number, : len(found)] = found
-    return answers
+        at, of = choose_sure(scores, config.least)
+        boxes = to_boxes(rows[at, classes : classes + sides], rows[at, classes + sides :])
+        answers.append(list_found(boxes, of, scores[at, of], config.overlap))
+    return torch.stack(answers) if answers else logits.new_zeros(0, FOUND, 2 + sides)

@@ -88,14 +88,20 @@ def inline_configs(recipe: Recipe) -> Recipe:
         name: inline_tower(encoder, f"model.encoders.{name}") for name, encoder in recipe.model.encoders.items()
     }
     stages = tuple(_inline_texts(stage) for stage in recipe.stages)
-    decoders = {name: _leave_out_weights(decoder) for name, decoder in recipe.model.decoders.items()}
+    decoders = {
+        name: _inline_decoder(decoder, f"model.decoders.{name}") for name, decoder in recipe.model.decoders.items()
+    }
     changed = {"encoders": encoders, "decoders": decoders, "language": inline_language(recipe.model.language)}
     return recipe.model_copy(update={"model": recipe.model.model_copy(update=changed), "stages": stages})
 
 
-def _leave_out_weights(decoder: Any) -> Any:
+def _inline_decoder(decoder: Any, where: str) -> Any:
+    """A decoder without weights of its own, with the config of the text tower that it reads."""
     from medvlm.core.config import component
 
+    if text := getattr(decoder, "text", None):
+        inner = _inline_config(text, f"{where}.text", lambda found: found.text)
+        decoder = decoder.model_copy(update={"text": inner})
     standalone = getattr(component("decoders", decoder.kind), "standalone", None)
     return standalone(decoder) if standalone else decoder
 

@@ -135,5 +135,6 @@ class Text(nn.Module):
             )
             found = self.tower(input_ids=padded_BT)
         else:
-            found = self.tower(input_ids=ids_BT, attention_mask=mask_BT)
+            # The tower looks whether a mask hides anything, which one without values cannot say.
+            found = self.tower(input_ids=ids_BT, attention_mask=None if mask_BT.is_meta else mask_BT)
         return found.last_hidden_state[:, : ids_BT.shape[1]], found.pooler_output

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from medvlm.io.images import encode_png
+from medvlm.io.images import encode_npy, encode_png
 
 
 def film(number: int, zoom: int = 1, *, bits: int = 8, colour: bool = False) -> bytes:
@@ -862,3 +862,50 @@ def dsb2018_boxes(root: Path, cases: int = 1, zoom: int = 1) -> None:
             mask = np.zeros((6 * zoom, 8 * zoom), np.uint8)
             mask[zoom : 3 * zoom, (1 + 3 * number) * zoom : (3 + 3 * number) * zoom] = 255
             put(root, f"{folder}/masks/{number:064x}.png", encode_png(mask))
+
+
+def paxray(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """Each structure is a square that overlaps with the next one."""
+    from medvlm.core.card import load_card
+
+    names = load_card(Path(__file__).parents[2] / "data_cards" / "paxray.yaml").reader.mask.planes
+    listed: dict[str, Any] = {"label_dict": {str(number): name for number, name in enumerate(names)}}
+    for split in ("train", "val", "test"):
+        listed[split] = []
+        for case in range(cases):
+            planes = np.zeros((len(names), 6 * zoom, 8 * zoom), bool)
+            for number in range(len(names)):
+                at = number % (4 * zoom)
+                planes[number, at : at + 2 * zoom, at : at + 3 * zoom] = True
+            image, target = f"images/{split}{case}.png", f"labels/{split}{case}.npy"
+            put(root, image, film(case + 10 * len(split), zoom))
+            put(root, target, encode_npy(planes))
+            listed[split].append({"image": image, "target": target})
+    put(root, "paxray.json", json.dumps(listed))
+
+
+def puma(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """A square of tumor in stroma, with nuclei, two of which touch. Images are of 1024 x 1024 pixels."""
+    import tifffile
+
+    def outline(name: str, x: int, y: int, side: int) -> dict[str, Any]:
+        ring = [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+        geometry = {"type": "Polygon", "coordinates": [ring]}
+        return {"type": "Feature", "geometry": geometry, "properties": {"classification": {"name": name}}}
+
+    for case in range(2 * cases):
+        name, rng = f"training_set_{('primary', 'metastatic')[case % 2]}_roi_{case:03d}", np.random.default_rng(case)
+        (root / "01_training_dataset_tif_ROIs").mkdir(exist_ok=True)
+        small = rng.integers(0, 256, (32, 32, 3), np.uint8)
+        region = small.repeat(32, 0).repeat(32, 1)
+        tifffile.imwrite(root / "01_training_dataset_tif_ROIs" / f"{name}.tif", region, photometric="rgb")
+        tissue = [outline("tissue_stroma", 0, 0, 900), outline("tissue_tumor", 200, 200, 300 + 20 * case)]
+        nuclei = [
+            outline("nuclei_tumor", 250, 250, 40),
+            outline("nuclei_tumor", 290, 250, 40),
+            outline("nuclei_lymphocyte", 600, 600, 30),
+            outline("nuclei_stroma", 700, 100, 30),
+        ]
+        for kind, features in (("tissue", tissue), ("nuclei", nuclei)):
+            content = json.dumps({"type": "FeatureCollection", "features": features})
+            put(root, f"01_training_dataset_geojson_{kind}/{name}_{kind}.geojson", content)

@@ -85,6 +85,11 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
         {"train": 30, "test": 30},
         {"object of a class that the card does not name": 2},
     ),
+    "vindr_cxr_boxes": (
+        {"train": 2, "test": 2},
+        {"train": 2, "test": 2},
+        {"object of a class that the card does not name": 2},
+    ),
     "vindr_cxr_attributes": ({"train": 2, "test": 2}, {"train": 3, "test": 3}, {}),
     "vindr_cxr_known": (
         {"train": 2, "test": 2},
@@ -112,6 +117,8 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
     "med_multi_points": ({}, {}, {}),
     "medtrinity": ({}, {}, {}),
     "quilt_1m": ({}, {}, {}),
+    "paxray": ({"train": 1, "val": 1, "test": 1}, {"train": 1, "val": 1, "test": 1}, {}),
+    "puma": ({}, {}, {}),
 }
 
 READ = ("btcv", "ct_rate", "ct_rate_labels", "ct_rate_structured", "m3d_cap", "vocomni")
@@ -124,7 +131,7 @@ SAME = {
     "ct_rate_structured": "ct_rate",
     "bimed_v_captions": "bimed_v",
     **dict.fromkeys(("medvision_sizes", "medvision_distances", "medvision_angles"), "medvision"),
-    **dict.fromkeys(("vindr_cxr_attributes", "vindr_cxr_known", "vindr_cxr_unknown"), "vindr_cxr"),
+    **dict.fromkeys(("vindr_cxr_attributes", "vindr_cxr_boxes", "vindr_cxr_known", "vindr_cxr_unknown"), "vindr_cxr"),
 }
 """Card -> the card of the same archive."""
 WITH_TEXTS = ("bimed_v",)

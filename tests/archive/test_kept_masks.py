@@ -314,3 +314,55 @@ def test_a_label_of_a_sample_without_its_member_is_refused() -> None:
     raw = RawSample(Sample("k", "", "", (Medium("scan", "0", ()),), questions=(asked,)), {"0": IMAGE})
     with pytest.raises(DataError, match=r"mask: there is no member 0\.mask"):
         prepare_sample(raw, card(FOLDER))
+
+
+# --- planes, and outlines ---------------------------------------------------------------------------
+
+
+def test_planes_are_found_by_the_name_of_their_class(tmp_path: Path) -> None:
+    from medvlm.archive.mask_labels import TableMask, find_loader
+
+    planes = np.zeros((4, 3, 5), bool)
+    planes[1, 0], planes[3, :, 2] = True, True
+    np.save(tmp_path / "m.npy", planes)
+    named = {"label_dict": {"0": "rib", "1": "heart", "2": "aorta", "3": "spine"}, "train": []}
+    (tmp_path / "all.json").write_text(json.dumps(named))
+    told = {"file": "m.npy", "planes": ["spine", "heart"], "numbered": "all.json#label_dict"}
+    asked = TableMask.model_validate(told)
+    loaded = find_loader(tmp_path / "m.npy", asked, tmp_path)().pixels
+    assert np.array_equal(loaded, planes[[3, 1]]) and asked.names == ("spine", "heart")
+    with pytest.raises(DataError, match="no plane is of 'hart', did you mean 'heart'"):
+        find_loader(tmp_path / "m.npy", TableMask.model_validate({**told, "planes": ["hart"]}), tmp_path)
+    np.save(tmp_path / "few.npy", planes[:2])
+    with pytest.raises(DataError, match="has 2 planes, and the card asks for number 3"):
+        find_loader(tmp_path / "few.npy", asked, tmp_path)()
+    with pytest.raises(ValueError, match="either `values`, of a mask of numbers, or `planes`"):
+        TableMask.model_validate({**told, "values": {"heart": 1}})
+    with pytest.raises(ValueError, match="leave out objects, unmarked and threshold"):
+        TableMask.model_validate({**told, "objects": True})
+
+
+def test_outlines_are_objects_with_holes(tmp_path: Path) -> None:
+    from medvlm.archive.masks import MaskFiles, read_masks
+
+    def ring(x: int, y: int, side: int) -> list[list[int]]:
+        return [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+
+    def feature(name: str, kind: str, places: Any) -> dict[str, Any]:
+        return {"geometry": {"type": kind, "coordinates": places}, "properties": {"classification": {"name": name}}}
+
+    features = [
+        feature("nucleus", "Polygon", [ring(2, 3, 10), ring(5, 6, 3)]),
+        feature("other", "Polygon", [ring(0, 20, 5)]),
+        feature("nucleus", "MultiPolygon", [[ring(20, 2, 4)], [ring(26, 2, 4)]]),
+    ]
+    (tmp_path / "a.geojson").write_text(json.dumps({"features": features}))
+    told = {"of": "n", "files": "{id}.geojson", "holds": "labels", "named": "nucleus", "size": [30, 40]}
+    marked = read_masks((MaskFiles.model_validate(told),), tmp_path, {"id": "a"})
+    assert marked.size == (30, 40) and [box for _, box in marked.objects] == [(2, 3, 13, 14), (20, 2, 31, 7)]
+    assert marked.extents["n"][3, 2] and not marked.extents["n"][7, 6] and not marked.extents["n"][22, 2]
+    with pytest.raises(ValueError, match="`named` and `size` are for outlines"):
+        MaskFiles.model_validate({**told, "size": None})
+    (tmp_path / "a.geojson").write_text(json.dumps({"features": [feature("nucleus", "LineString", ring(1, 1, 2))]}))
+    with pytest.raises(DataError, match="neither a Polygon nor a MultiPolygon"):
+        read_masks((MaskFiles.model_validate(told),), tmp_path, {"id": "a"})

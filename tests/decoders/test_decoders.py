@@ -36,6 +36,18 @@ OWN: dict[str, dict[str, Any]] = {
     "mamba_unet": {"widths": (4, 4, 4), "states": 2, "orders": ("rows", "columns_back"), "gated": True},
     "guided_attention": {"width": 8},
     "retina": {"width": 8},
+    "co_seg": {"second": ("pa",), "width": 16, "heads": 2, "layers": 1},
+    "grounded": {
+        "text": {
+            "kind": "transformers",
+            "config": {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1},
+        },
+        "width": 16,
+        "heads": 2,
+        "fusions": 1,
+        "layers": 1,
+        "queries": 4,
+    },
     "module": {
         "path": "monai.networks.nets.BasicUNet",
         "args": {"spatial_dims": 2, "in_channels": 3, "out_channels": 4, "features": (8, 8, 8, 8, 8, 8)},
@@ -44,7 +56,8 @@ OWN: dict[str, dict[str, Any]] = {
 PIXELS = ("monai", "segformer", "dual_attention", "mamba_unet")
 OWN_GRIDS = {kind: [GRIDS[0], GRIDS[3]] for kind in PIXELS}
 OWN_GRIDS["module"] = [GRIDS[0]]
-"""Of networks that read pixels, whose numbers they halve."""
+OWN_GRIDS |= dict.fromkeys(("grounded", "co_seg"), GRIDS[:2])
+"""Of networks that read pixels, whose numbers they halve, and of those for images alone."""
 ANY_CLASSES = ("linear", "conv_mask", "fpn", "guided_attention", *PIXELS)
 """Those for classes that exclude each other, and for others."""
 LEVELS = (12, 8)
@@ -72,7 +85,8 @@ def config_of(kind: str, **settings: Any) -> Any:
 def built(kind: str, grid: tuple[int, ...], shape: tuple[int, ...], **settings: Any) -> nn.Module:
     torch.manual_seed(0)
     decoder: nn.Module = build_on(kind, config_of(kind, **settings), grid, shape)
-    return decoder.eval() if hasattr(decoder, "terms") else decoder  # losses of its own are there in training
+    has_more = hasattr(decoder, "terms") or getattr(decoder, "sides", ())
+    return decoder.eval() if has_more else decoder  # losses of its own and side outputs are there in training
 
 
 def build_on(kind: str, config: Any, grid: tuple[int, ...], shape: tuple[int, ...]) -> Any:
@@ -150,6 +164,8 @@ def test_every_parameter_is_used_and_every_image_is_read_by_itself(kind: str) ->
     out = decoder(seen)
     alone = [decoder(pick(seen, i)) for i in range(3)]
     torch.testing.assert_close(out, torch.cat(alone), rtol=1e-5, atol=1e-5)
+    if getattr(decoder, "sides", ()) and not hasattr(decoder, "terms"):
+        out = torch.cat(decoder.train()(seen), 1)
     (out * torch.randn(out.shape)).sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in decoder.parameters())
 

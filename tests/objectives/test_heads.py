@@ -288,6 +288,14 @@ def draw_for(decoder: Any, output: str) -> tuple[torch.Tensor, torch.Tensor]:
         objects[1:, 0] = torch.tensor([1.0, 0, 1, 7, 9])
         objects[2:, 2] = torch.tensor([0.0, 1, 18, 8, 25])
         return found.requires_grad_(), objects
+    if output == "box_set":  # boxes in shares of 32 x 40 pixels
+        size = torch.tensor([32.0, 40]).expand(N, 4, 2)
+        boxes = torch.rand(N, 4, 4, generator=generator)
+        found = torch.cat([torch.randn(N, 4, count, generator=generator), boxes, size], 2)
+        objects = torch.full((N, 3, 5), float(MISSING))
+        objects[1:, 0] = torch.tensor([1.0, 0, 1, 7, 9])
+        objects[2:, 2] = torch.tensor([0.0, 1, 18, 8, 25])
+        return found.requires_grad_(), objects
     logits = torch.randn(N, *shape, generator=generator)
     if output == "vectors":
         return torch.nn.functional.normalize(logits, dim=-1).requires_grad_(), torch.tensor([MISSING, 0, 1, 0, 1])
@@ -313,6 +321,8 @@ DECODERS: list[tuple[str, dict[str, Any]]] = [
     ("mamba_unet", {"classes": CLASSES[:2]}),
     ("guided_attention", {"classes": CLASSES[:2]}),
     ("retina", {"classes": CLASSES}),
+    ("co_seg", {"classes": CLASSES, "second": CLASSES[:1]}),
+    ("grounded", {"classes": CLASSES, "text": {"kind": "transformers", "config": {"model_type": "bert"}}}),
     ("ordinal", {"classes": CLASSES}),
     ("quantity", {"classes": ["age"], "std": 3.0}),
     ("proportional_hazards", {"classes": ["death"]}),

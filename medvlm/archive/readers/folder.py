@@ -24,8 +24,8 @@ from medvlm.archive.mask_labels import (
     TableMask,
     ask_for_labels,
     ask_for_mask,
+    find_loader,
     join_masks,
-    load_labels,
 )
 from medvlm.archive.masks import MaskFiles, percent, read_masks
 from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
@@ -178,7 +178,7 @@ def list_content(config: Config) -> Content:
     if answered is not None:
         answered |= list_object_offers(config)
     if answered is not None and config.mask_file:
-        answered[config.mask_file.template] = Offer("mask", tuple(config.mask_file.values))
+        answered[config.mask_file.template] = Offer("mask", config.mask_file.names)
     return Content(
         tasks=list_tasks_of(config.questions)
         | list_object_tasks(config)
@@ -240,7 +240,7 @@ def _make_sample(config: Config, root: Path, path: str, groups: Row, where: str)
         asked.append(ask_for_mask(config.mask, names, [config.classes[name].many for name in names], path, **told))
     if config.mask_file:
         mask = file_in(root, fill(config.mask_file.file, groups))
-        files[MEMBER] = partial(load_labels, mask, config.mask_file)
+        files[MEMBER] = find_loader(mask, config.mask_file, root)
         asked.append(ask_for_labels(config.mask_file, path))
     sample = Sample(path, "", fill(config.split, row), media, text, shown, tuple(asked), fill(config.patient, row))
     return RawSample(sample, files, where, marked.left_out)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from medvlm.archive.mask_labels import MEMBER, TableMask, ask_for_labels, load_labels
+from medvlm.archive.mask_labels import MEMBER, TableMask, ask_for_labels, find_loader
 from medvlm.archive.media_file import FileOptions, finds_tiles, media_of
 from medvlm.archive.objects import list_object_offers, list_object_tasks, questions, sort_by_class
 from medvlm.archive.readers._rows import (
@@ -157,14 +157,14 @@ def _read_sample(
     media, files = _media(config, root, rows)
     asked = []
     if config.mask and (path := find_common(config.mask.file, rows, "the file of the mask")):
-        files[MEMBER] = partial(load_labels, file_in(root, path), config.mask)
+        files[MEMBER] = find_loader(file_in(root, path), config.mask, root)
         asked.append(ask_for_labels(config.mask, key))
     raw, unasked = make_sample(config, key, rows, media, files, where)
     return replace(raw, sample=replace(raw.sample, questions=(*raw.sample.questions, *asked))), unasked
 
 
 def list_content(config: Config) -> Content:
-    mask = {config.mask.template: Offer("mask", tuple(config.mask.values))} if config.mask else {}
+    mask = {config.mask.template: Offer("mask", config.mask.names)} if config.mask else {}
     offers = list_offers(config.questions)
     return Content(
         tasks=list_tasks_of(config.questions) | list_object_tasks(config.objects) | name_asked(mask=config.mask),

@@ -108,8 +108,10 @@ def shrink_encoder(config: Any) -> Any:
 
 
 def shrink_decoder(config: Any) -> Any:
-    """A small decoder of the same kind, if it can be made small."""
+    """A small decoder of the same kind, if it can be made small, with a small text tower if it reads one."""
     module = component("decoders", config.kind)
+    if text := getattr(config, "text", None):
+        config = config.model_copy(update={"text": shrink_text_model(text)})
     return module.scale_down(config) if hasattr(module, "scale_down") else config
 
 
