@@ -275,13 +275,13 @@ class Zero(Engine):
 
     @contextmanager
     def _gather_all(self, model: nn.Module) -> Iterator[None]:
-        """Gathers all weights. DeepSpeed's hooks, which free the weights of a module after each call, are removed
-        meanwhile."""
+        """Gathers all weights, without DeepSpeed's hooks, which free weights and compare the calls of ranks."""
         import deepspeed
 
         offload = self._zero.parameter_offload
+        begin = offload.module._forward_pre_hooks[offload.fwd_pre_hook.id]
         with deepspeed.zero.GatheredParameters(list(model.parameters())):
-            for hook in (*offload.forward_hooks, *offload.backward_hooks):
+            for hook in (*offload.forward_hooks, *offload.backward_hooks, offload.fwd_pre_hook):
                 hook.remove()
             offload.forward_hooks, offload.backward_hooks = [], []
             for parameter in model.parameters():
@@ -290,6 +290,7 @@ class Zero(Engine):
                 with self.autocast():
                     yield
             finally:
+                offload.fwd_pre_hook = offload.module.register_forward_pre_hook(begin)
                 offload._register_deepspeed_module(offload.module)
 
     def _check_sharded(self, model: nn.Module) -> None:

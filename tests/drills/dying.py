@@ -73,9 +73,9 @@ def nth_of_step(n: int, stage: str, step: int) -> Callable[..., bool]:
     """Whether it is the n-th call since the step before was logged; step: 2 or more."""
     logged, calls, write = ("", 0), 0, Log.write
 
-    def noted(log: Log, record: dict[str, Any]) -> None:
+    def noted(self: Log, record: dict[str, Any]) -> None:
         nonlocal logged, calls
-        write(log, record)
+        write(self, record)
         logged, calls = (record["stage"], record["step"]), 0
 
     def is_here(*_: Any, **__: Any) -> bool:

@@ -1,4 +1,5 @@
-"""Preferences on two ranks of engines that shard: each stage loses in each step what one process does; slow."""
+"""Stages that learn from pairs or rewards, beside a reference, on two ranks of engines that shard: each loses in each
+step what one process does; slow."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import pytest
 from medvlm.core.run import RunFolder
 from tests.stages.test_preference import PAIRED, PREFER
 from tests.stages.test_preference_round import ROUND
-from tests.tiny_run import ROOT, recipe, run_ranks, trained, written
+from tests.tiny_run import REASON, ROOT, recipe, run_ranks, trained, written
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +25,10 @@ STAGES = {
     "round": {
         **ROUND, **SMALL_STEPS, "lora": {"rank": 2, "alpha": 4}, "least": 0.0, "apart": 1e-3, "pay_cut": True,
         "rewards": {"length": {"weight": 1, "least": 1, "most": 2}}, "right_answers": "failed",
+    },
+    "reason": {
+        **REASON, **SMALL_STEPS, "lora": {"rank": 2, "alpha": 4},
+        "rewards": {"length": {"weight": 1, "least": 1, "most": 2}},
     },
 }  # fmt: skip
 
@@ -51,7 +56,7 @@ def test_two_ranks_lose_what_one_process_loses(kind: str, stage: str, runs: Path
     assert [line["samples"] for line in two] == [line["samples"] for line in one] and len(one) == 3
     assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-5, abs=1e-7)
     assert two[0]["grad_norm"] == pytest.approx(one[0]["grad_norm"], rel=1e-4) and one[0]["grad_norm"] > 0
-    names = ("margin", "preferred", "log_preferred", "kept", "from_data", "reward")
+    names = ("margin", "preferred", "log_preferred", "kept", "from_data", "reward", "kl")
     for before, after in zip(one, two, strict=True):
         own, other = (
             {name: line["terms"][name] for name in names if name in line["terms"]} for line in (before, after)
