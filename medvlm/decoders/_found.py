@@ -24,6 +24,7 @@ def list_found(boxes: torch.Tensor, of: torch.Tensor, scores: torch.Tensor, over
 
     answers = boxes.new_full((FOUND, 2 + boxes.shape[1]), MISSING)
     if len(boxes):
-        kept = batched_nms(boxes, scores, of, overlap, max_proposals=FOUND)
+        # It moves the boxes of each class apart by the largest coordinate, so none may be below 0.
+        kept = batched_nms(boxes - boxes.min(), scores, of, overlap, max_proposals=FOUND)
         answers[: len(kept)] = torch.cat([of[kept, None].to(boxes), scores[kept, None], boxes[kept]], 1)
     return answers

@@ -191,7 +191,8 @@ class Net(nn.Module):
         return agreed
 
     def _write(self, told: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        size = torch.tensor(self.size, device=told.device, dtype=told.dtype).expand(*told.shape[:2], 2)
+        pixels = torch.promote_types(told.dtype, torch.float32)  # bfloat16 has 518 as 520
+        size = torch.tensor(self.size, device=told.device, dtype=pixels).expand(*told.shape[:2], 2)
         return torch.cat([told, boxes, size], 2)
 
 

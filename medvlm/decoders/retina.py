@@ -106,7 +106,9 @@ class Retina(nn.Module):
             # Not through the heads' forward, which looks for NaN: a plan has no values.
             told = _by_anchor(self.tell.cls_logits(self.tell.conv(level)), self.classes)
             placed = _by_anchor(self.place.bbox_reg(self.place.conv(level)), 2 * len(self.size))
-            anchors = make_anchors(self.config, tuple(level.shape[2:]), self.size).to(told.device, told.dtype)
+            # Pixels are never in 16 bits: from 256 on, bfloat16 has only every second one.
+            pixels = torch.promote_types(told.dtype, torch.float32)
+            anchors = make_anchors(self.config, tuple(level.shape[2:]), self.size).to(told.device, pixels)
             rows.append(torch.cat([told, placed, anchors.expand(len(told), -1, -1)], 2))
         return torch.cat(rows, 1)
 

@@ -33,11 +33,18 @@ JUDGES, CANDIDATES = 100, 30
 
 
 def write_found(of_classes: Sequence[Sequence[tuple[tuple[float, ...], float]]]) -> str:
-    """Boxes with probabilities, by class."""
+    """Boxes with probabilities, by class. Those that have no area in hundredths of a pixel are left out: they could not
+    be read again, and with them the whole answer."""
+    rounded = ([(tuple(round(n, 2) for n in box), score) for box, score in each] for each in of_classes)
     return "|".join(
-        ";".join(f"{','.join(f'{n:g}' for n in box)}:{_to_level(score)}" for box, score in found)
-        for found in ([(tuple(round(n, 2) for n in box), score) for box, score in each] for each in of_classes)
+        ";".join(f"{','.join(f'{n:.8g}' for n in box)}:{_to_level(score)}" for box, score in found if has_area(box))
+        for found in rounded
     )
+
+
+def has_area(box: Sequence[float]) -> bool:
+    axes = len(box) // 2
+    return all(box[axis] < box[axes + axis] for axis in range(axes))
 
 
 def _to_level(probability: float) -> int:
@@ -60,8 +67,7 @@ def read(text: str, classes: int) -> tuple[Found, ...] | None:
 def _read_box(text: str) -> tuple[tuple[float, ...], int]:
     numbers, _, level = text.partition(":")
     box = tuple(float(n) for n in numbers.split(","))
-    axes = len(box) // 2
-    if len(box) not in (4, 6) or not all(map(math.isfinite, box)) or any(box[i] >= box[axes + i] for i in range(axes)):
+    if len(box) not in (4, 6) or not all(map(math.isfinite, box)) or not has_area(box):
         raise ValueError(text)
     return box, min(max(int(level), LOWEST), HIGHEST)
 

@@ -264,3 +264,11 @@ def test_each_modality_of_med_glip_has_an_encoder_that_the_other_does_not_train(
         }
 
     assert train("smear", ("film", "smear")) == {"smear"} and train("film", ("film",)) == {"film"}
+
+
+def test_the_size_of_the_input_is_exact_where_the_network_computes_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    decoder = grounded.build(config_of(), 6, (8, 12), (3, 518, 1333), LEVELS).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = decoder(see())
+    assert found[..., -2:].unique(dim=1)[:, 0].tolist() == [[518, 1333]] * 2

@@ -14,6 +14,7 @@ from medvlm.core.config import component
 from medvlm.core.contracts import Features, Level
 from medvlm.core.decoder_config import MISSING
 from medvlm.decoders import retina
+from medvlm.decoders._found import list_found
 from medvlm.objectives.heads import anchor_boxes
 from medvlm.recipe.load import load
 
@@ -122,6 +123,22 @@ def test_an_anchor_on_an_object_gives_its_box_once(axes: int) -> None:
     expected = torch.tensor([[0, 3.0], [1, 1.0]])
     torch.testing.assert_close(found[:2, :2], torch.stack([expected[:, 0], expected[:, 1].sigmoid()], 1))
     assert found[:2, 2:].tolist() == anchors[1:].tolist() and (found[2:] == MISSING).all()
+
+
+def test_a_box_beyond_the_edge_does_not_suppress_one_of_another_class_in_the_opposite_corner() -> None:
+    boxes = torch.tensor([[80.0, 80, 100, 100], [-20, -20, 5, 5]])
+    found = list_found(boxes, torch.tensor([0, 1]), torch.tensor([0.9, 0.8]), 0.5)
+    assert found[:2, 0].tolist() == [0, 1] and found[1, 2:].tolist() == boxes[1].tolist()
+
+
+def test_anchors_are_exact_where_the_network_computes_in_bfloat16() -> None:
+    config = config_of(scales=(1.0,))
+    torch.manual_seed(0)
+    decoder = retina.build(config, 6, (8, 8), (1, 1000, 1000), (Level(6, (8, 8)), Level(8, (4, 4))))
+    with torch.autocast("cpu", torch.bfloat16):
+        rows = decoder(see(1))
+    anchors = [retina.make_anchors(config, (side, side), (1000, 1000)) for side in (8, 4)]
+    assert torch.equal(rows[0, :, 6:], torch.cat(anchors))
 
 
 def build(config: Any, axes: int = 2) -> Any:

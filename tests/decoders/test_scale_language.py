@@ -74,6 +74,6 @@ def test_lsms_is_another_without_each_of_its_terms(off: dict[str, Any]) -> None:
         found, _ = mark(config, texts, [4])
         loss = torch.nn.functional.binary_cross_entropy_with_logits(found[""], labels.float())
         terms = [MODULE.add_up_term(config, name, found, labels, None) for name in MODULE.list_terms(config)]
-        return float(loss + sum(terms))
+        return float((loss + sum(terms)).detach())
 
     assert (learn(whole) == learn(whole.model_copy(update=off))) == (not off)

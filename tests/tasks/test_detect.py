@@ -14,7 +14,7 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium
 from medvlm.metrics.bootstrap import value
 from medvlm.tasks import detect
-from medvlm.tasks._detections import LOWEST, MEASURES, count_levels, find_froc, find_iou, match, read
+from medvlm.tasks._detections import LOWEST, MEASURES, count_levels, find_froc, find_iou, match, read, write_found
 from medvlm.tasks._writing import Writing
 
 CLASSES = ("RBC", "WBC")
@@ -148,3 +148,9 @@ def test_boxes_that_do_not_speak_of_a_class_are_refused() -> None:
     detect.check(truth, media)
     with pytest.raises(DataError, match="without a class"):
         detect.check(detect.Truth(classes=("RBC",), boxes=((0, 0, 4, 4),), of=(1,)), media)
+
+
+def test_a_box_without_an_area_costs_no_other_box_and_large_coordinates_are_whole() -> None:
+    text = write_found([[((10.0, 10.0, 30.0, 30.0), 0.9), ((5.001, 5.0, 5.002, 8.0), 0.1)]])
+    assert detect.score(text, detect.Truth(classes=("RBC",), boxes=((10, 10, 30, 30),), of=(0,))) == 1
+    assert write_found([[((12345.67, 0.0, 12346.25, 8.0), 0.9)]]).startswith("12345.67,0,12346.25,8:")
