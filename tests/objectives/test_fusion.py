@@ -16,12 +16,14 @@ from medvlm.core.terminology import Terminology
 from medvlm.objectives.joint import fusion
 from medvlm.objectives.joint._base import stack_read
 from medvlm.objectives.ssl._base import split_patches
+from medvlm.recipe.load import load
 from tests.objectives.test_joint import ALONE, CONCEPTS, LENGTHS, TOWERS, N, R, item, make, see
 
 DICTIONARY = Terminology(version="1", entries={"effusion": ("fluid",), "mass": ("big mass",), "rib": ("bone",)})
 SMALL = {"width": 8, "layers": 3, "heads": 2, "decoder_width": 4, "decoder_layers": 1, "painted_from": 2, "most": 3}
 # As long as the texts of `see`.
 TEXTS = ["no effusion or big mass", "clear lungs now", "fluid mass bone rib", "ok"]
+TOY = {key: value for key, value in SMALL.items() if key != "painted_from"}
 NAMES = ("words", "patches", "match", "entities")
 
 
@@ -161,3 +163,28 @@ def test_a_loss_that_does_not_count_is_left_out_with_its_parts() -> None:
         read = read_all(term)
         assert name not in term.weigh(read, N) and name not in term(see(), read)
     assert not any("paint" in name for name, _ in build(patches=0.0).named_parameters())
+
+
+@pytest.mark.parametrize("off", [*({name: 0.0} for name in NAMES), {"painted_from": 1}], ids="-".join)
+def test_arl_without_a_term_learns_something_else(off: dict[str, float]) -> None:
+    """As its recipe sets them, at toy size and with entities of the texts here."""
+    torch.manual_seed(1)
+    config = load("systems/arl.yaml").recipe.stages[0].terms["fused"]
+    term: Any = fusion.build(config.model_copy(update={**TOY, "dictionary": DICTIONARY}), TOWERS).double().eval()
+    read = read_all(term)
+    read["is_swapped"] = torch.tensor([True, False, False, True])
+
+    def learn() -> tuple[float, torch.Tensor]:
+        seen, weights = see(), term.weigh(read, N)
+        sums = term.add_up(ALONE, term(seen, read), CONCEPTS)
+        loss = torch.stack([sums[name] / weights[name] for name in sums]).sum()
+        towers = seen.patches_NRE, seen.pooled_NE, seen.words_NTE, seen.texts_NE
+        slopes = torch.autograd.grad(loss, towers, allow_unused=True, materialize_grads=True)
+        return loss.item(), torch.cat([slope.flatten() for slope in slopes])
+
+    assert all(getattr(config, key) != value for key, value in off.items()), "it is off already"
+    whole, slope = learn()
+    term.config = term.config.model_copy(update=off)  # the same weights
+    less, other = learn()
+    assert whole != pytest.approx(less, rel=1e-6)
+    assert (slope - other).norm() > 1e-4 * slope.norm() > 0

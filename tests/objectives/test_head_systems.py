@@ -55,6 +55,7 @@ def learn(decoder: Any, loss: Any, count: int = 24) -> tuple[float, torch.Tensor
 OFF: list[tuple[str, dict[str, Any]]] = [
     ("hica_vqa", {"prompts": 0}),
     ("hica_vqa", {"parents": {"pneumonia": "consolidation"}}),
+    ("subspace_learners", {"learners": 2}),
     ("subspace_learners", {"patience": 10**6}),
     ("subspace_learners", {"reads": "mean"}),
 ]
