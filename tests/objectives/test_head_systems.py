@@ -26,11 +26,20 @@ def read(system: str) -> tuple[Any, Any, str]:
     return decoder.model_copy(update=small), loss, name
 
 
-def learn(decoder: Any, loss: Any, count: int = 24) -> tuple[float, torch.Tensor, Any]:
-    """The loss of one batch, its gradient by the features, and the decoder; of one that observes its steps, after
-    some."""
+def build(decoder: Any) -> Any:
     torch.manual_seed(0)
-    built = component("decoders", decoder.kind).build(decoder, WIDTH, GRID, (1, 24, 24)).train()
+    return component("decoders", decoder.kind).build(decoder, WIDTH, GRID, (1, 24, 24)).train()
+
+
+def learn(decoder: Any, loss: Any, like: Any = None, count: int = 24) -> tuple[float, torch.Tensor, Any]:
+    """The loss of one batch, its gradient by the features, and the decoder; of one that observes its steps, after
+    some. like: a decoder whose weights it begins with, as far as it has them: without a part, others are drawn anew."""
+    built = build(decoder)
+    own, given = dict(built.named_parameters()), dict(build(like or decoder).named_parameters())
+    with torch.no_grad():
+        for name in own.keys() & given.keys():
+            if own[name].shape == given[name].shape:
+                own[name].copy_(given[name])
     torch.manual_seed(1)
     patches = torch.randn(count, 9, WIDTH, requires_grad=True)
     features = Features(patches, patches.mean(1), GRID)
@@ -65,7 +74,7 @@ OFF: list[tuple[str, dict[str, Any]]] = [
 def test_without_a_term_the_features_learn_something_else(system: str, off: dict[str, Any]) -> None:
     decoder, loss, _ = read(system)
     assert all(getattr(decoder, key) != value for key, value in off.items()), "it is off already"
-    (whole, slope, _), (less, other, _) = learn(decoder, loss), learn(decoder.model_copy(update=off), loss)
+    (whole, slope, _), (less, other, _) = learn(decoder, loss), learn(decoder.model_copy(update=off), loss, decoder)
     assert learn(decoder, loss)[0] == whole, "it is not only the term that differs"
     assert whole != pytest.approx(less, rel=1e-5) and (slope - other).norm() > 1e-3 * slope.norm() > 0
 
