@@ -124,7 +124,7 @@ SIZES: dict[str, Callable[[Path], None]] = {
     ),
     "bimed_v": partial(made_layouts.bimed_v, cases=20, zoom=12),
     "bimed_v_captions": partial(made_layouts.bimed_v, cases=20, zoom=12, stage=1),
-    "mmxu": partial(made_layouts.mmxu, cases=50, zoom=12),
+    "mmxu": partial(made_layouts.mmxu, cases=100, zoom=8),
     "vocomni": partial(made_layouts.vocomni, cases=40, make=make_drawn),
     "vqa_rad": partial(made_layouts.vqa_rad, cases=40, zoom=12),
     "vqa_rad_published": partial(made_layouts.vqa_rad, cases=40, zoom=12),

@@ -43,10 +43,10 @@ def split_touching(mask: np.ndarray, radius: float) -> np.ndarray:
 def _flood(depth: np.ndarray, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """The number of the seed that reaches each marked pixel first, from the deepest places outwards. Of pixels of one
     depth, the one that was reached first is left first. The edges of the arrays are not marked."""
-    steps = [np.ravel_multi_index(at, mask.shape) for at in np.ndindex(*[3] * mask.ndim)]
-    steps = [int(step - steps[len(steps) // 2]) for step in steps if step != steps[len(steps) // 2]]
+    places = [int(np.ravel_multi_index(at, mask.shape)) for at in np.ndindex(*[3] * mask.ndim)]
+    steps = [place - places[len(places) // 2] for place in places if place != places[len(places) // 2]]
     levels, inside, owners = -depth.ravel(), mask.ravel(), seeds.ravel().copy()
-    queue = [(levels[at], number, int(at)) for number, at in enumerate(np.flatnonzero(owners))]
+    queue = [(float(levels[at]), number, int(at)) for number, at in enumerate(np.flatnonzero(owners))]
     heapq.heapify(queue)
     reached = len(queue)
     while queue:
@@ -56,7 +56,7 @@ def _flood(depth: np.ndarray, mask: np.ndarray, seeds: np.ndarray) -> np.ndarray
             if inside[other] and not owners[other]:
                 owners[other] = owners[at]
                 reached += 1
-                heapq.heappush(queue, (max(levels[other], level), reached, other))
+                heapq.heappush(queue, (max(float(levels[other]), level), reached, other))
     return owners.reshape(mask.shape)
 
 

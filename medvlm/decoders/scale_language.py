@@ -200,7 +200,7 @@ class ScaleLanguage(nn.Module):
 
     def _join(self, maps: list[torch.Tensor]) -> torch.Tensor:
         """All stages at the grid of the coarsest, whose places attend to all places of all stages there."""
-        coarsest = maps[-1].shape[2:]
+        coarsest = (maps[-1].shape[2], maps[-1].shape[3])
         small = [nn.functional.adaptive_avg_pool2d(each, coarsest) for each in maps]
         whole = torch.stack(small).sum(0)
         if self.attend is None:

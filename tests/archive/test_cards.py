@@ -88,6 +88,7 @@ GENERATED = (
     "phantom",
     "phantom_3d",
     "phantom_marks",
+    "phantom_labels",
     "phantom_masks",
     "phantom_masks_3d",
     "phantom_pairs",

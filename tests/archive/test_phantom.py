@@ -374,6 +374,18 @@ def test_masks_of_films_lie_in_their_boxes_and_change_nothing_else() -> None:
     assert len(kinds) == 4
 
 
+def test_labels_say_what_the_questions_say_and_change_nothing_else() -> None:
+    for index in range(20):
+        plain, labelled = (film_study(Config(seed=5, films=60, labels=y), index) for y in (False, True))
+        assert np.array_equal(plain.files["0.png"], labelled.files["0.png"])
+        asked = plain.sample.questions
+        assert labelled.sample.questions[: len(asked)] == asked
+        truths: dict[str, Any] = {q.template: q.truth for q in labelled.sample.questions}
+        assert ("kind" in truths) == ("kind_label" in truths)
+        for name in ("kind", "side", "zone", "size") if "kind" in truths else ():
+            assert truths[f"{name}_label"].answer == truths[name].answer
+
+
 def test_masks_of_volumes_mark_what_was_drawn_and_change_nothing_else() -> None:
     seen = set[str]()
     for index in range(40):

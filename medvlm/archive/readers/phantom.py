@@ -15,7 +15,18 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from medvlm.archive.phantom.film import FILM_MM, draw_film
-from medvlm.archive.phantom.finding import MAX_CLIPS, STRUCTURES, Finding, concept_of, draw_finding, patient_of
+from medvlm.archive.phantom.finding import (
+    KINDS,
+    MAX_CLIPS,
+    SIDES,
+    SIZES_MM,
+    STRUCTURES,
+    ZONES,
+    Finding,
+    concept_of,
+    draw_finding,
+    patient_of,
+)
 from medvlm.archive.phantom.mark import draw_mark
 from medvlm.archive.phantom.text import ask, ask_length, ask_pair, ask_points, write_report
 from medvlm.archive.phantom.volume import VOLUME_MM, draw_volume
@@ -26,6 +37,8 @@ from medvlm.core.sample import Decoded, Medium, Question, Sample, make_truth
 
 MASKS = "structures"
 """Template of the questions for masks."""
+VALUES = {"kind": KINDS, "side": SIDES, "zone": ZONES, "size": tuple(SIZES_MM)}
+"""Of what is labelled."""
 
 
 class Config(config.Config):
@@ -57,6 +70,10 @@ class Config(config.Config):
     masks: bool = Field(False, exclude_if=lambda masks: not masks)
     """Whether each study has a mask of its finding and clips, and a question for it (task `mask`, template
     `structures`). Nothing else changes."""
+
+    labels: bool = Field(False, exclude_if=lambda labels: not labels)
+    """Whether kind, side, zone and size of each finding are questions for a decoder too (task `labels`, templates
+    `kind_label` and so on). Nothing else changes."""
 
     @model_validator(mode="after")
     def _makes_something(self) -> Config:
@@ -92,10 +109,14 @@ def list_content(config: Config) -> Content:
             measure=config.millimetres and whole,
             points=config.points and config.films and not config.marks,
             mask=config.masks,
+            labels=config.labels,
         ),
         media=frozenset(kind for kind, number in media.items() if number),
         has_reports=True,
-        answered={MASKS: Offer("mask", STRUCTURES)} if config.masks else {},
+        answered={
+            **({MASKS: Offer("mask", STRUCTURES)} if config.masks else {}),
+            **({f"{name}_label": Offer("labels", values) for name, values in VALUES.items()} if config.labels else {}),
+        },
         splits=frozenset(),
     )
 
@@ -116,7 +137,7 @@ def film_study(config: Config, index: int) -> RawSample:
     pixels = film.pixels
     if config.marks:
         pixels, questions = draw_mark(np.random.default_rng([config.seed, 4, index]), pixels)
-    questions += _ask_mask(config, "film")
+    questions += _ask_mask(config, "film") + tuple(_ask_labels(config, "film", finding))
     spacing_mm = FILM_MM / config.film_px
     medium = Medium("film", "0.png", pixels.shape, (spacing_mm, spacing_mm), "display", "DX")
     sample = Sample(_film_key(index), "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
@@ -130,7 +151,7 @@ def volume_study(config: Config, index: int) -> RawSample:
     hu, labels = draw_volume(rng, finding, num_clips, config.volume_size)
     questions = tuple(ask(rng, "scan", finding, report, num_clips))
     questions += _ask_pair(config, (3, index), "scan", finding) + _ask_length(config, (8, index), "scan", finding)
-    questions += _ask_mask(config, "scan")
+    questions += _ask_mask(config, "scan") + tuple(_ask_labels(config, "scan", finding))
     spacing_mm = tuple(mm / n for mm, n in zip(VOLUME_MM, config.volume_size, strict=True))
     medium = Medium("volume", "0.npy", hu.shape, spacing_mm, "HU", "CT")
     sample = Sample(_volume_key(index), "", "", (medium,), report, concept_of(finding), questions, patient_of(index))
@@ -152,6 +173,14 @@ def _ask_mask(config: Config, image: str) -> tuple[Question, ...]:
         return ()
     truth = make_truth("mask", classes=STRUCTURES, member="0.mask")
     return (Question(f"Segment the {image}.", truth, MASKS),)
+
+
+def _ask_labels(config: Config, image: str, finding: Finding | None) -> Iterator[Question]:
+    """None about a study without a finding."""
+    for name, values in VALUES.items() if config.labels and finding is not None else ():
+        labels = tuple(value == getattr(finding, name) for value in values)
+        truth = make_truth("labels", classes=values, labels=labels)
+        yield Question(f"Classify the finding of the {image} by its {name}.", truth, f"{name}_label")
 
 
 def _mask(config: Config, labels: np.ndarray) -> dict[str, Decoded]:
