@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 AXES = {"depth": -3, "height": -2, "width": -1}
 MM3_PER_ML = 1000.0
+MOST_COMPARED = 2e12
+"""Pairs of pixels that `--split` compares: about an hour."""
 FORMATS = {".nii": b"\x5c\x01", ".nii.gz": b"\x1f\x8b", ".dcm": b"\0" * 128, ".png": b"\x89PNG"}
 """How a file begins that may be replaced."""
 
@@ -76,6 +79,7 @@ def segment(
     sample, files = read_files([file], lambda axes: model_.kind_of(axes, kind))
     medium = sample.media[0]
     _check_format(to, medium, config, len(only) or len(config.classes))
+    _check_split(split or {}, medium)
     windows = Windows(overlap, tuple(_find_axis(axis, len(medium.size)) for axis in flip))
     shown = _list_shown(config, name, only, box, point, words, medium)
     if shown and flip:
@@ -92,6 +96,17 @@ def segment(
         shown = model_.prepare.transforms[model_.model.reads[name]].preprocess
         write_segmented(page, file.name, files[medium.member], medium, shown, mask, config, found)
     return found
+
+
+def _check_split(split: Mapping[str, float], medium: Medium) -> None:
+    """Raises RecipeError for distances that would take hours: each pixel is compared with all those within them."""
+    for name, px in split.items():
+        if math.prod(medium.size) * (2 * px + 1) ** len(medium.size) > MOST_COMPARED:
+            size = " x ".join(map(str, medium.size))
+            raise RecipeError(
+                f"--split {name}={px:g}: takes too long on {size} pixels; the distance is that of the centres of"
+                f" neighbouring objects, in pixels, e.g. {name}=8"
+            )
 
 
 def _list_shown(

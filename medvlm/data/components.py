@@ -27,6 +27,11 @@ def split_touching(mask: np.ndarray, radius: float) -> np.ndarray:
 
     if not mask.any():
         return mask
+    bounds = tuple(slice(at.min(), at.max() + 1) for at in mask.nonzero())
+    if mask[bounds].shape != mask.shape:
+        found = np.zeros_like(mask)
+        found[bounds] = split_touching(mask[bounds], radius)
+        return found
     around = generate_binary_structure(mask.ndim, mask.ndim)
     padded = np.pad(mask, 1)  # the edge of the image is no part of an object
     depth = distance_transform_edt(padded)

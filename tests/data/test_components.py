@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from medvlm.commands.segment import _check_split
+from medvlm.core.errors import RecipeError
+from medvlm.core.sample import Medium
 from medvlm.data.components import count_components, drop_small, keep_largest, list_components, split_touching
 
 MASK = np.array(
@@ -69,3 +72,18 @@ def test_long_objects_and_nothing_are_left_whole() -> None:
     bar = np.zeros((30, 80), bool)
     bar[10:20, 5:75] = True
     assert np.array_equal(split_touching(bar, 6), bar) and not split_touching(np.zeros((4, 4), bool), 3).any()
+
+
+def test_what_lies_around_the_marked_pixels_changes_no_cut() -> None:
+    whole = np.logical_or.reduce(draw_balls((24, 40), [(12, 12), (12, 28)], 9))
+    found = split_touching(np.pad(whole, ((30, 5), (0, 70))), 5)
+    assert np.array_equal(found[30:54, :40], split_touching(whole, 5)) and found.sum() == found[30:54, :40].sum()
+
+
+def test_a_distance_that_would_take_hours_is_refused() -> None:
+    medium = Medium("smear", "0.png", (1024, 2048))
+    _check_split({"nucleus": 60.0}, medium)
+    with pytest.raises(
+        RecipeError, match=r"--split nucleus=1e\+09: takes too long on 1024 x 2048 pixels; .* nucleus=8"
+    ):
+        _check_split({"nucleus": 1e9}, medium)
