@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,3 +230,13 @@ def test_scales_that_leave_one_voxel_are_refused() -> None:
         module.facts(config, None, None, (1, 8, 8, 8))
     pixels = torch.randn(2, 1, 16, 8)
     assert build(config, (1, 16, 8)).train()(see(pixels)).shape == (2, 3, 16, 8)
+
+
+def test_every_network_that_the_recipe_of_u_bench_names_is_built() -> None:
+    head = Path("recipes/systems/u_bench.yaml").read_text().replace("\\\n#", "")
+    commands = [shlex.split(line[1:]) for line in head.splitlines() if "medvlm train" in line]
+    for _, _, recipe, *settings in commands:
+        decoder = load(recipe, settings).recipe.model.decoders["polyp"]
+        with torch.device("meta"):
+            assert build(decoder, (3, 64, 64)) is not None, decoder.net
+    assert len(commands) == 3
