@@ -72,10 +72,7 @@ def segment(
     model_: Any = find(open_model(model, stage, needs="decode", device="auto"), "decode")
     name = _choose_decoder(model_.list_masks(), decoder)
     config = model_.decoders[name]
-    for each in (*only, *largest, *(least_ml or {}), *(split or {})):
-        if each not in config.classes:
-            near = did_you_mean(each, config.classes)
-            raise RecipeError(f"decoder {name} has no class {each!r}{near} (it has {', '.join(config.classes)})")
+    _check_classes((*only, *largest, *(least_ml or {}), *(split or {})), name, config)
     sample, files = read_files([file], lambda axes: model_.kind_of(axes, kind))
     medium = sample.media[0]
     _check_format(to, medium, config, len(only) or len(config.classes))
@@ -96,6 +93,13 @@ def segment(
         shown = model_.prepare.transforms[model_.model.reads[name]].preprocess
         write_segmented(page, file.name, files[medium.member], medium, shown, mask, config, found)
     return found
+
+
+def _check_classes(named: Sequence[str], name: str, decoder: Any) -> None:
+    for each in named:
+        if each not in decoder.classes:
+            near = did_you_mean(each, decoder.classes)
+            raise RecipeError(f"decoder {name} has no class {each!r}{near} (it has {', '.join(decoder.classes)})")
 
 
 def _check_split(split: Mapping[str, float], medium: Medium) -> None:
