@@ -42,14 +42,23 @@ ALIGN = {"name": "align", "kind": "supervised", "mix": {"films": 1}, "trains": [
 BODY_PARTS = {"HEAD": "head", "CHEST": "chest", "ABD": "abdomen"}
 
 
+class Lacking(Exception):
+    """What this machine lacks for a page."""
+
+
 def make_place(page: str, folder: Path) -> Path:
-    """folder: of all pages; what several of them need is made once in it."""
+    """folder: of all pages; what several of them need is made once in it. Raises Lacking."""
     place = folder / page.removesuffix(".md")
     place.mkdir()
     for name in LINKED:
         (place / name).symlink_to(ROOT / name)
-    if page in ("README.md", "index.md", "commands.md", "data.md", "running.md", "exporting.md"):
+    if page == "README.md":
+        made.make_questions(place / "FOLDER", 30)
+    if page in ("index.md", "commands.md", "data.md", "exporting.md"):
         made.make_masks(place / "FOLDER", 40)
+    if page == "running.md":
+        made.make_classes(place / "FOLDER", 15)
+        _call(place, "init --data FOLDER --to own")
     if page in WITH_RUN:
         _put_run(place, folder / "run")
     if page == "starts.md":
@@ -76,6 +85,7 @@ def _put_run(place: Path, whole: Path) -> None:
     """A trained, evaluated and exported run, copies of it with other seeds, its shards, and files like its data."""
     if not whole.exists():
         _train(whole)
+    assert (whole / "MODEL").exists(), "the run that pages speak of could not be made (above)"
     shutil.copytree(whole, place, dirs_exist_ok=True, symlinks=True)
     for number, name in enumerate(RUNS):
         copy = shutil.copytree(place / "runs/films", place / "runs" / name)
@@ -86,21 +96,26 @@ def _put_run(place: Path, whole: Path) -> None:
 def _train(place: Path) -> None:
     place.mkdir()
     (place / "card.yaml").write_text(yaml.safe_dump(CARD))
-    (place / "recipe.yaml").write_text(
-        yaml.safe_dump(recipe(name="films", stages=[PAIR, ALIGN, INSTRUCT, REASON], evaluate={"on": ["films:test"]}))
-    )
+    _write_recipe(place, "films")
     for words in (
         "data pack card.yaml --out shards/films",
         "train recipe.yaml data.films.shards=shards/films",
         "evaluate runs/films",
         "export runs/films --to my-exported-model",
     ):
-        subprocess.run([sys.executable, "-m", "medvlm", *words.split()], cwd=place, env=_environment(), check=True)
+        _call(place, words)
+    _write_recipe(place, "new")
+    (place / "shards/vqa_rad").symlink_to("films")
     made.make_dicom(place / "dicom", 1, is_identified=False)
     shutil.copyfile(place / "dicom/0/0/image", place / "film.dcm")
     (place / "film.png").write_bytes(next(place.glob("runs/films/evaluate/gallery/**/*.png")).read_bytes())
     (place / "SHARDS").symlink_to("shards/films")
     (place / "MODEL").symlink_to("my-exported-model")
+
+
+def _write_recipe(place: Path, name: str) -> None:
+    whole = recipe(name=name, stages=[PAIR, ALIGN, INSTRUCT, REASON], evaluate={"on": ["films:test"]})
+    (place / "recipe.yaml").write_text(yaml.safe_dump(whole))
 
 
 def _put_films(place: Path) -> None:
@@ -115,7 +130,9 @@ def _put_films(place: Path) -> None:
 
 def _put_cases(place: Path) -> None:
     """The table of quickstart.md, from VQA-RAD, and a small model."""
-    source = Path(os.environ["MEDVLM_DATA"]) / "vqa_rad"
+    source = Path(os.environ.get("MEDVLM_DATA", "")) / "vqa_rad"
+    if not source.is_dir():
+        raise Lacking("VQA-RAD in the folder vqa_rad of the environment variable MEDVLM_DATA")
     (place / "images").symlink_to(source / "VQA_RAD Image Folder")
     records = json.loads((source / "VQA_RAD Dataset Public.json").read_text())
     images = {r["image_name"]: (r["image_case_url"][-36:-28], r["image_organ"].strip()) for r in reversed(records)}
@@ -126,6 +143,10 @@ def _put_cases(place: Path) -> None:
     ]
     made.write_table(place / "cases.csv", rows)
     save_tiny("qwen3_vl", place / "tiny-qwen3-vl")
+
+
+def _call(place: Path, words: str) -> None:
+    subprocess.run([sys.executable, "-m", "medvlm", *words.split()], cwd=place, env=_environment(), check=True)
 
 
 def _environment() -> dict[str, str]:

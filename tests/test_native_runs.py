@@ -213,7 +213,10 @@ def test_a_recipe_that_mixes_ready_and_composed_is_refused(tmp_path: Path) -> No
             {"model": {"pretrained": "a/b", "views": {"flim": {"max_slices": 3}}}},
             "media of kind 'flim', did you mean 'film'",
         ),
-        ({"export": {"target": "custom"}}, "has no folder format of medvlm; export it as stock"),
+        (
+            {"export": {"target": "custom"}},
+            "has no folder format of medvlm; export it as stock, or to a target of its plugin$",
+        ),
     ]
     for change, message in changes:
         path = written(tmp_path, {**recipe(Path("a/b")), **change}, CARD)

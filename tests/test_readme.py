@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from medvlm.cli import main
 from medvlm.commands.arguments import make_parser
 from medvlm.core.card import load_card
 from medvlm.core.errors import RecipeError
-from medvlm.recipe.load import validate
+from medvlm.recipe.load import load, validate
+from tests.own_folders import make_questions
 
 ROOT = Path(__file__).parent.parent
+RUNS = Path("runs")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -41,6 +44,18 @@ def test_its_error_message_is_the_real_one(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=rf"^{re.escape(shown.strip())}$"):
         validate("recipe.yaml")
+
+
+def test_its_commands_for_own_data_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that train and later ones are checked by `make check-all`."""
+    (block,) = [block for block in blocks(ROOT / "README.md", "") if block.startswith("medvlm init --data FOLDER")]
+    init, train, *later = [line.split("  #")[0].split() for line in block.splitlines()]
+    make_questions(tmp_path / "FOLDER")
+    monkeypatch.chdir(tmp_path)
+    assert main(init[1:]) == 0 and validate(train[2])
+    run, model = RUNS / load(train[2]).recipe.name, later[-2][-1]
+    assert [line[1:3] for line in later[:3]] == [[verb, str(run)] for verb in ("evaluate", "report", "export")]
+    assert later[-1] == ["medvlm", "serve", model]
 
 
 def test_the_card_of_the_data_page_is_valid(tmp_path: Path) -> None:

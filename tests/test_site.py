@@ -118,7 +118,7 @@ def test_the_navigation_has_every_page() -> None:
 
 
 def test_every_block_of_a_page_is_one_that_can_be_checked_and_what_is_named_exists(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """`make check-all` runs them."""
     monkeypatch.syspath_prepend(str(DOCS))
@@ -128,6 +128,15 @@ def test_every_block_of_a_page_is_one_that_can_be_checked_and_what_is_named_exis
         assert len(own) == page.read_text().count("\n```") / 2, f"{page.name}: a block is not found"
         assert {block.language for block in own} <= {"", "yaml", "python", "text"}, page.name
         assert [t for block in own for t in block.notes.get("checked by", ()) if not (ROOT / t).exists()] == []
+    folder = tmp_path.resolve()
+    with blocks.Page(folder) as page:
+        refused = blocks.Block(1, "", "echo medvlm: $PWD/a is not there >&2\nexit 2\n", {})
+        shown = blocks.Block(2, "text", "medvlm: a is not there\n", {})
+        assert page.check(refused, shown) and page.check(shown)
+        with pytest.raises(AssertionError, match="exit code 2"):
+            page.check(refused)
+        assert page.check(blocks.Block(1, "", "echo b; cat\necho c >&2; echo d\n", {}))
+        assert page.check(blocks.Block(2, "text", "b\nc\n...\n", {})), "in the order in which it is printed"
     first, *_ = found[ROOT / "README.md"]
     assert blocks.find_reason(first) == "checked by .ci/run"
     lines = list(

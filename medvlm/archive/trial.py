@@ -87,6 +87,6 @@ def _read(found: Trial, raw: RawSample, card: Card) -> None:
             phi = card.phi.model_copy(update={"checked": (*card.phi.checked, *refusal.words)})
             card = card.model_copy(update={"phi": phi})
     found.words.update({word for refusal in refusals for word in refusal.words})
-    found.identifying.update({kind for refusal in refusals for kind in refusal.found})
+    found.identifying.update(list(dict.fromkeys(kind for refusal in refusals for kind in refusal.found)))
     if sample.media:
         found.images.append(hash_image(files[sample.media[0].member]))

@@ -60,14 +60,15 @@ def init_folder(
     splits = _deal(name, trial)
     document = _set_splits(document, splits, settings)
     card: Card = validate(Card, document)
-    wanted = choose_goal(list_goals(card), goal, known, parts)
+    goals = list_goals(card)
+    wanted = choose_goal(goals, goal, known, parts)
     recipe = make_first_recipe(name, card, wanted, found.window, splits.images, known, parts)
     source = {"card": "card.yaml", "root": str(root), "salt_file": str((to / "salt").resolve())}
     recipe["data"] = {SOURCE: {**source, **recipe["data"].get(SOURCE, {})}}
     head = f"# Written by medvlm init for {root.name}. Check it and change what does not fit.\n"
     write_first(to, head + to_yaml(recipe), head + _explain_card(found) + to_yaml(document.data))
     told = _describe(found, others, trial, splits, to)
-    return told if parts else [*told, *_describe_recipe(wanted, known, to)]
+    return told if parts else [*told, *_describe_recipe(wanted, goals, known, to)]
 
 
 def place_table(data: Path | None, table: Path | None) -> tuple[Path, str]:
@@ -209,8 +210,10 @@ def _describe(found: Found, others: list[Found], trial: Trial, splits: FirstSpli
     return lines
 
 
-def _describe_recipe(goal: str, known: Known | None, to: Path) -> list[str]:
+def _describe_recipe(goal: str, goals: Sequence[str], known: Known | None, to: Path) -> list[str]:
     who = known.model if known else "small networks from random weights"
+    if goal == "answers" and "captions" in goals and known is None:
+        goal += ", texts among them (--for captions trains encoders on pairs of image and text)"
     recipe = shlex.quote(str(to / "recipe.yaml"))
     return [
         f"the recipe trains {who} on {goal}"

@@ -22,7 +22,7 @@ from medvlm.recipe.graph import list_compositions, list_media_kinds, list_served
 from medvlm.recipe.schema import Recipe, Source
 from medvlm.recipe.servers import explain_refusal
 from medvlm.recipe.stage_rules import check_stage, describe_absent, list_names
-from medvlm.recipe.targets import resolve
+from medvlm.recipe.targets import EVERY, resolve
 
 RESERVED = ("cards", "evaluate", "export", "hub", "ranks", "rl-check", "tokenizer")
 """Folders of every run. No stage may have one of these names."""
@@ -58,7 +58,9 @@ def _check_export(recipe: Recipe) -> Iterator[Problem]:
             if not reason and (why := explain_refusal(server, kind)):
                 yield Problem(("export", "serves", i), why)
         if reason:
-            yield Problem(("export", "target"), f"{reason}; change it, or write `export: {{target: custom}}`")
+            is_held = not resolve(EVERY, recipe.model, recipe.stages)[2]
+            instead = f"; change it, or write `export: {{target: {EVERY}}}`" if is_held else ""
+            yield Problem(("export", "target"), f"{reason}{instead}")
 
 
 # --- the sections ----------------------------------------------------------------------------------

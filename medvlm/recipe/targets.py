@@ -13,7 +13,9 @@ OURS = "medvlm"
 """LOADER of a target that needs this package."""
 STOCK, ENCODER = "stock", "encoder"
 """The nearest class that other libraries load without medvlm; the same for one encoder of the model."""
-REMEDY = "set export.target: custom"
+EVERY = "custom"
+"""The target that holds every model of our parts."""
+REMEDY = f"set export.target: {EVERY}"
 
 
 def list_targets() -> list[str]:
