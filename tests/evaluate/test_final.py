@@ -29,6 +29,7 @@ THOUGHT = "<think>Neither right, nor the liver: 7 nodules.</think>"
         ("I see nothing on the right. <Answer>left</Answer>", "left"),
         (f"{THOUGHT}\nleft", "left"),
         ("so it is right</think>left", "left"),  # a template that opens the tag itself
+        ("<think>\u0130</Think>left", "left"),  # a letter that is longer in lower case
         ("<think>left</think>", ""),
         ("<answer></answer>left", ""),
         # Two answers, and tags that are not closed or in the wrong order, are read as they are.

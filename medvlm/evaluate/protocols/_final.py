@@ -13,6 +13,7 @@ from medvlm.core.sample import Truth
 from medvlm.core.tasks import find_task
 
 _ANSWER = re.compile(r"<answer>(.*)</answer>", re.DOTALL | re.IGNORECASE)
+_THOUGHTS_END = re.compile(r"</think>", re.IGNORECASE)
 
 
 def find_final(said: Any, truth: Truth) -> Any:
@@ -21,9 +22,10 @@ def find_final(said: Any, truth: Truth) -> Any:
     if not isinstance(said, str) or isinstance(said, CutAnswer) or find_task(truth.task).READS_THOUGHTS:
         return said
     folded = said.lower()
-    opened, closed, thoughts = (folded.count(tag) for tag in ("<answer>", "</answer>", "</think>"))
+    opened, closed = folded.count("<answer>"), folded.count("</answer>")
     if opened == closed == 1 and (found := _ANSWER.search(said)):
         return found[1].strip()
-    if opened == closed == 0 and thoughts == 1:
-        return said[folded.index("</think>") + len("</think>") :].strip()
+    parts = _THOUGHTS_END.split(said)
+    if opened == closed == 0 and len(parts) == 2:
+        return parts[1].strip()
     return said
