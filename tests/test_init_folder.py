@@ -36,7 +36,7 @@ def written(to: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         (made.make_table, ["--for", "answers"], "supervised", "on answers"),
         (made.make_questions, [], "supervised", "on answers"),
         (made.make_captions, ["--for", "captions"], "contrastive", "on captions"),
-        (made.make_captions, [], "supervised", "on answers, texts among them (--for captions"),
+        (made.make_captions, [], "supervised", "on answers (--for captions: on pairs"),
         (made.make_classes, [], "heads", "on labels"),
         (made.make_masks, [], "heads", "on masks"),
         (made.make_coco, [], "supervised", "on answers"),

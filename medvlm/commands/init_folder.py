@@ -212,8 +212,8 @@ def _describe(found: Found, others: list[Found], trial: Trial, splits: FirstSpli
 
 def _describe_recipe(goal: str, goals: Sequence[str], known: Known | None, to: Path) -> list[str]:
     who = known.model if known else "small networks from random weights"
-    if goal == "answers" and "captions" in goals and known is None:
-        goal += ", texts among them (--for captions trains encoders on pairs of image and text)"
+    if "captions" in goals and goal != "captions" and known is None:
+        goal += " (--for captions: on pairs of image and text)"
     recipe = shlex.quote(str(to / "recipe.yaml"))
     return [
         f"the recipe trains {who} on {goal}"
