@@ -1,6 +1,6 @@
 """The results of several evaluations joined, such as those of the folds of a data set:
 
-    python benchmarks/folds.py RUN RUN ... [--metric accuracy] [--times 1]
+    python benchmarks/folds.py RUN RUN ... [--metric accuracy] [--on CARD] [--times 1]
 
 The saved answers of runs that hold out different samples are scored as one evaluation: the value, its interval, and the
 paired difference from every baseline, or from a multiple of it (--times 2: twice the best constant mask). Runs of one
@@ -22,7 +22,7 @@ from medvlm.evaluate.saved import read_saved
 from medvlm.recipe.load import load_run
 
 
-def join(runs: list[Path]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+def join(runs: list[Path], dataset: str) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     """The settings of the first run, and the records of all by protocol. Patients of different folds are different."""
     numbers: dict[tuple[Any, ...], int] = {}
     joined: dict[str, list[dict[str, Any]]] = {}
@@ -33,6 +33,8 @@ def join(runs: list[Path]) -> tuple[dict[str, Any], dict[str, list[dict[str, Any
             settings = settings or dict(saved.settings)
             for kind, records in saved.records.items():
                 for record in records:
+                    if dataset and record["dataset"] != dataset:
+                        continue
                     cluster = numbers.setdefault((folds, record["cluster"]), len(numbers))
                     joined.setdefault(kind, []).append({**record, "cluster": cluster})
     return settings, joined
@@ -42,9 +44,10 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("runs", nargs="+", type=Path)
     asked.add_argument("--metric", default="accuracy")
+    asked.add_argument("--on", default="", help="the card whose answers count, where runs were evaluated on several")
     asked.add_argument("--times", type=float, default=1.0)
     given = asked.parse_args()
-    settings, joined = join(given.runs)
+    settings, joined = join(given.runs, given.on)
     for kind, records in joined.items():
         together = list_together(records, settings.get("questions") or {})
         for measure, metric, parts in component(FOLDER, kind).list_parts(records, settings):

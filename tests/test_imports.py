@@ -58,13 +58,12 @@ except SystemExit as stop:
 
 
 @pytest.mark.parametrize("code", ["import medvlm", HELP], ids=["import medvlm", "medvlm --help"])
-def test_the_command_line_starts_light_and_quick(code: str, record_property: Callable[[str, object], None]) -> None:
+def test_the_command_line_starts_light(code: str, record_property: Callable[[str, object], None]) -> None:
     runs = [loaded_by(code, HEAVY) for _ in range(5)]
     assert [loaded for loaded, _ in runs] == [[]] * 5
     seconds = statistics.median(s for _, s in runs)
     record_property("seconds", seconds)
     print(f"median of 5: {seconds:.2f} s")
-    assert seconds < 0.5
 
 
 def test_checking_a_recipe_loads_torch_at_most() -> None:

@@ -85,7 +85,7 @@ def config_of(kind: str, **settings: Any) -> Any:
 def built(kind: str, grid: tuple[int, ...], shape: tuple[int, ...], **settings: Any) -> nn.Module:
     torch.manual_seed(0)
     decoder: nn.Module = build_on(kind, config_of(kind, **settings), grid, shape)
-    has_more = hasattr(decoder, "terms") or getattr(decoder, "sides", ())
+    has_more = hasattr(decoder, "terms") or bool(getattr(decoder, "sides", False))
     return decoder.eval() if has_more else decoder  # losses of its own and side outputs are there in training
 
 

@@ -43,7 +43,7 @@ def test_the_sentence_changes_the_mask_and_padding_does_not() -> None:
     )
     found, built = mark(config, texts, [4, 2])
     assert found[""].shape == (2, 1, 16, 24) and not torch.allclose(found[""][0], found[""][1], atol=1e-3)
-    sum(each.square().sum() for each in found.values()).backward()
+    torch.stack([each.square().sum() for each in found.values()]).sum().backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in built.parameters())
     with pytest.raises(ShapeError, match="multiples of 8 pixels"):
         MODULE.build(config, 8, (1, 1), (3, 16, 20), TextWidth(6, 5))
@@ -54,10 +54,10 @@ def test_the_contrastive_term_is_the_cross_entropy_of_products() -> None:
     products = torch.randn(2, 1, 2, 3, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([[[[1, 0, 1], [0, 0, -1]]], [[[0, 0, 0], [1, 1, 1]]]])
     found = MODULE.add_up_term(config, "contrast", {"contrast": products}, labels, None)
-    expected = 0.0
+    expected = torch.zeros((), dtype=torch.float64)
     for own, true in zip(products[:, 0], labels[:, 0], strict=True):
         losses = [-logsigmoid(x if t else -x) for x, t in zip(own.flatten(), true.flatten(), strict=True) if t >= 0]
-        expected = expected + 0.5 * sum(losses) / len(losses)
+        expected = expected + 0.5 * torch.stack(losses).mean()
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
     slopes = [torch.autograd.grad(each, products, retain_graph=True)[0] for each in (found, expected)]
     torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-6)

@@ -216,7 +216,7 @@ def refuse(packed: Path, message: str, card: dict[str, Any] = CARD, **changes: A
         ({"losses": {"sqare": ["dice"]}}, r"losses\.sqare: there is no decoder 'sqare', did you mean 'square'"),
         ({"losses": {"side": ["dice"]}}, r"losses\.side\.0: dice compares masks, but this decoder predicts one score"),
         ({"losses": {"side": ["binary_cross_entropy"]}}, r"losses\.side\.0: binary_cross_entropy needs classes that"),
-        ({"losses": {"side": []}}, r"losses\.side: names no loss; expected at least one of binary_cross_entropy"),
+        ({"losses": {"side": []}}, r"losses\.side: names no loss; expected at least one of adaptive_tversky, "),
         ({"losses": {"side": ["dise"]}}, r"unknown kind of objectives\.heads 'dise', did you mean 'dice'"),
         ({"losses": {"side": [{"kind": "dice", "weigt": 2}]}}, r"weigt: unknown key, did you mean 'weight'"),
         ({"trains": ["decoders.sid"]}, r"trains\.0: there is no decoder 'sid', did you mean 'side'"),

@@ -333,7 +333,7 @@ def test_a_truth_is_summarised_and_drawn(kind: str) -> None:
         assert find_task(kind).summarise(truth)
         drawing = find_task(kind).describe(answer, truth)
         assert "{" not in drawing.truth
-        assert (drawing.boxes is not None) == (kind in BOXED or kind in POINTED)
+        assert (drawing.boxes is not None) == (kind in {*BOXED, *POINTED, "detect"})
 
 
 @pytest.mark.parametrize("kind", [kind for kind in list_text_tasks() if kind not in list_pair_tasks()])

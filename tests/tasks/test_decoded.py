@@ -48,6 +48,8 @@ def test_what_is_no_answer_scores_nothing_and_is_measured(kind: str) -> None:
         for answer in ODD:
             if kind == "quantity" and answer == 3:
                 continue  # a number
+            if kind == "detect" and answer == "":
+                continue  # no object, which is right where there is none
             assert task.score(answer, truth) == 0, (answer, truth)
             task.describe(answer, truth)
             for measure in task.MEASURES:
