@@ -267,6 +267,8 @@ MOST_OPEN = 61
 
 MOST_BOXES = 256
 """Objects of an image, at most, for a decoder of boxes: labels of all samples have one size."""
+ANCHOR_STD = (0.1, 0.2)
+"""By which the offsets of a box from its anchor are divided, of centres and of sides (Faster R-CNN)."""
 
 
 def join_background(absent: Iterable[int]) -> int:

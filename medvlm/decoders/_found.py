@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from medvlm.core.decoder_config import MISSING
+from medvlm.core.decoder_config import MISSING, MOST_BOXES
 
 FOUND = 100
 """Boxes of an image that are given, at most; the surest."""
+
+
+def make_no_objects() -> Any:
+    """The label of an image of which nobody knows the objects: float32 [MOST_BOXES, 5], as of the task `detect`."""
+    import numpy as np
+
+    return np.full((MOST_BOXES, 5), MISSING, np.float32)
 
 
 def choose_sure(scores_RK: torch.Tensor, least: float) -> tuple[torch.Tensor, torch.Tensor]:

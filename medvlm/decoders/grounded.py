@@ -26,10 +26,10 @@ from torch.nn.functional import relu
 
 from medvlm.core.config import Slot
 from medvlm.core.contracts import Features, Level
-from medvlm.core.decoder_config import MISSING, MOST_BOXES, DecoderConfig, DecoderFacts
+from medvlm.core.decoder_config import DecoderConfig, DecoderFacts
 from medvlm.core.errors import ShapeError
 from medvlm.decoders._bank import choose
-from medvlm.decoders._found import FOUND, choose_sure, list_found
+from medvlm.decoders._found import FOUND, choose_sure, list_found, make_no_objects
 from medvlm.decoders._phrases import Ids, Phrases, make_standalone, tokenize
 
 OUTPUT = "box_set"
@@ -104,9 +104,7 @@ def reads_levels(config: Config) -> bool:
 
 
 def make_blank_label(config: Config) -> Any:
-    import numpy as np
-
-    return np.full((MOST_BOXES, 5), MISSING, np.float32)
+    return make_no_objects()
 
 
 def build(

@@ -3,8 +3,8 @@
 The pyramid and both heads are MONAI's. Each place of each level has anchors, boxes of some sizes and ratios; of each
 the heads say whether it is of a class, and how far the object's box is from it. The output of an anchor is [K class
 logits, 2 x axes offsets, 2 x axes numbers of the anchor itself]: lower corner, then upper corner, axes in the order of
-the pixels. Offsets are of the centre in sides of the anchor, and the logarithm of the ratio of sides, divided by STD
-(Girshick et al. 2014, appendix C, as in Faster R-CNN).
+the pixels. Offsets are of the centre in sides of the anchor, and the logarithm of the ratio of sides, divided by
+ANCHOR_STD (Girshick et al. 2014, appendix C, as in Faster R-CNN).
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from pydantic import Field
 from torch import nn
 
 from medvlm.core.contracts import Features, Level
-from medvlm.core.decoder_config import MISSING, MOST_BOXES, DecoderConfig, DecoderFacts
+from medvlm.core.decoder_config import ANCHOR_STD, DecoderConfig, DecoderFacts
 from medvlm.core.errors import ShapeError
-from medvlm.decoders._found import FOUND, choose_sure, list_found
+from medvlm.decoders._found import FOUND, choose_sure, list_found, make_no_objects
 
 OUTPUT = "anchors"
 ANSWERS = "detections"
-STD = (0.1, 0.2)
-"""Of centres and of sides."""
 LARGEST = math.log(1000 / 16)
 """Of the logarithm of the ratio of sides, as in torchvision: larger ones are cut, or they overflow."""
 Positive = tuple[float, ...]
@@ -65,9 +63,7 @@ def reads_levels(config: Config) -> bool:
 
 
 def make_blank_label(config: Config) -> Any:
-    import numpy as np
-
-    return np.full((MOST_BOXES, 5), MISSING, np.float32)
+    return make_no_objects()
 
 
 def build(
@@ -135,8 +131,8 @@ def to_boxes(offsets: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
     """[..., 2 x axes] each. The inverse of encoding in the loss."""
     axes = anchors.shape[-1] // 2
     sides = anchors[..., axes:] - anchors[..., :axes]
-    centres = anchors[..., :axes] + sides / 2 + offsets[..., :axes] * STD[0] * sides
-    half = sides * (offsets[..., axes:] * STD[1]).clamp(max=LARGEST).exp() / 2
+    centres = anchors[..., :axes] + sides / 2 + offsets[..., :axes] * ANCHOR_STD[0] * sides
+    half = sides * (offsets[..., axes:] * ANCHOR_STD[1]).clamp(max=LARGEST).exp() / 2
     return torch.cat([centres - half, centres + half], -1)
 
 

@@ -5,7 +5,8 @@ are always its own. Those below `negative` are of none, and the others count for
 section 4.1). `all`: the focal loss over all anchors that count, divided by the number of those of an object (equation
 5). `mined`: as in Retina U-Net (arXiv 1811.08661; code MIC-DKFZ/medicaldetectiontoolkit): cross-entropy of the anchors
 of objects, and of as many others, out of the hardest; the mean of both means. There those are drawn from a pool by
-chance, here every POOLth of it is taken. Boxes have a smooth L1 of the offsets of anchors of objects.
+chance, here every POOLth of it is taken, or the hardest where the pool is too small for that. Boxes have a smooth L1 of
+the offsets of anchors of objects.
 
 Axes: A anchors, T objects, X axes.
 """
@@ -18,10 +19,8 @@ import torch
 from pydantic import Field, model_validator
 from torch.nn.functional import binary_cross_entropy_with_logits, smooth_l1_loss
 
-from medvlm.core.decoder_config import DecoderConfig, HeadLoss
+from medvlm.core.decoder_config import ANCHOR_STD, DecoderConfig, HeadLoss
 
-STD = (0.1, 0.2)
-"""By which offsets of centres and of sides are divided, as in the decoder."""
 POOL = 20
 """Hard anchors of which one is taken."""
 
@@ -124,4 +123,4 @@ def encode(boxes: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
     (own, sides), (true, wanted) = (
         ((each[..., axes:] + each[..., :axes]) / 2, each[..., axes:] - each[..., :axes]) for each in (anchors, boxes)
     )
-    return torch.cat([(true - own) / sides / STD[0], (wanted / sides).log() / STD[1]], -1)
+    return torch.cat([(true - own) / sides / ANCHOR_STD[0], (wanted / sides).log() / ANCHOR_STD[1]], -1)
