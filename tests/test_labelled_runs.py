@@ -15,7 +15,9 @@ from medvlm import cli
 from medvlm.commands.dry_run import dry_run
 from medvlm.compositions._decoding import _to_answers
 from medvlm.compositions._open import open_expert, open_model
+from medvlm.compositions._with_context import give_context
 from medvlm.core.ask import Ask
+from medvlm.core.context_config import ContextConfig
 from medvlm.core.errors import RecipeError
 from medvlm.core.run import RunFolder
 from medvlm.core.sample import Question, make_truth
@@ -28,8 +30,10 @@ from medvlm.recipe.load import load
 from medvlm.tasks._runs import read_runs
 from medvlm.tasks._writing import Writing
 from medvlm.tools._episode import Episode, describe_files
+from tests.knowledge.test_knowledge import Echo
 from tests.labelled_run import FIT, recipe, write_run
-from tests.tiny_run import differing, stop_after, trace, trained, weights
+from tests.tiny_run import INSTRUCT, REASON, differing, staged, stop_after, trace, trained, weights, written
+from tests.tiny_run import recipe as tiny
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +179,37 @@ def test_another_model_asks_its_decoders_as_an_expert(run: RunFolder) -> None:
     before = describe_files(environment)
     (run.root / "fit" / "stage.json").write_text((run.root / "fit" / "stage.json").read_text() + "\n")
     assert describe_files(environment) != before and before["expert"]
+
+
+def test_an_expert_says_the_same_in_supervised_data_rollouts_and_evaluation(run: RunFolder, tmp_path: Path) -> None:
+    provider = {"kind": "expert", "run": str(run.root), "words": "probabilities"}
+    context = {"provider": provider, "says": "A network says {}\n"}
+    (shards,) = (run.root.parent / "shards").glob("[!.]*")
+    (sample, files), other = (open_shards(shards).read("test", number) for number in (0, 1))
+    question, expert = Question("Where?", make_truth("open", "here"), "own"), open_expert(str(run.root))
+
+    def say(*about: Any) -> str:
+        found = {name: p for of in expert.score(*about).values() for name, p in of.items()}
+        return "A network says " + "\n".join(f"{name}: {p:.2f}" for name, p in found.items()) + "\nWhere?"
+
+    said = say(sample, files)
+    assert said != say(*other)
+    (model,) = give_context([Echo()], ContextConfig.model_validate(context), open_expert)
+    asks = [
+        Ask(sample, files, question),
+        Ask(sample, files, question, media_of=other),
+        Ask(sample, files, question, "none"),
+    ]
+    assert model.answer(asks) == [said, say(*other), "Where?"]
+    assert model.identity["context"]["files"]
+    for stage in (INSTRUCT, {**REASON, "trains": ["connectors"], "lora": None}):
+        whole = tiny(stages=[stage], context=context)
+        told = staged(written(tmp_path / str(stage["name"]), whole), tmp_path / "runs", str(stage["name"])).setup
+        seen = told.prepare.see(sample, files)
+        asked = told.prepare.turn(sample, question, seen, ["media"], True).prompt
+        assert said in told.tokenizer.decode(asked)
+        asked = told.prepare.turn(sample, question, seen, [], True).prompt
+        assert "network" not in told.tokenizer.decode(asked), "a question without its images"
+        planned = told.prepare.estimate(True)
+        asked = planned.turn(sample, question, planned.see(sample, files), ["media"], True).prompt
+        assert "network" not in told.tokenizer.decode(asked), "a plan reads no files"

@@ -20,7 +20,7 @@ from medvlm.commands.identity import describe_teachers, find_aliases, identify, 
 from medvlm.commands.initial_weights import find_starts
 from medvlm.commands.lineage import write_lineage
 from medvlm.compositions._assemble import assemble
-from medvlm.compositions._with_context import train_with_context
+from medvlm.compositions._train_with_context import train_with_context
 from medvlm.core.composition import Assembly, composition_of_stage, name_of
 from medvlm.core.durable import require_local
 from medvlm.core.errors import CheckpointError, RecipeError

@@ -86,7 +86,7 @@ def open_run(
         model.max_new_tokens = max_new_tokens
         if dtype := _choose_dtype(precision, device, bool(recipe.stages)) if "answer" in model.can else None:
             model.set_precision(dtype)
-    return give_tools(give_context(opened, recipe.context), recipe.environment, open_expert)
+    return give_tools(give_context(opened, recipe.context, open_expert), recipe.environment, open_expert)
 
 
 @cache
@@ -199,7 +199,7 @@ def open_start(recipe: Any, run: RunFolder, stage: str, device: str, max_new_tok
     opened.max_new_tokens = max_new_tokens
     if dtype := _choose_dtype(precision, device, True) if "answer" in opened.can else None:
         opened.set_precision(dtype)
-    return give_tools(give_context([opened], recipe.context), recipe.environment, open_expert)[0]
+    return give_tools(give_context([opened], recipe.context, open_expert), recipe.environment, open_expert)[0]
 
 
 def list_finished_stages(recipe: Any, run: RunFolder, stage: str = "") -> list[Any]:

@@ -1,4 +1,4 @@
-"""Gives a model what a knowledge provider knows about its questions: in training by its data path, else around it."""
+"""Gives a model that answers what a knowledge provider knows about its questions."""
 
 from __future__ import annotations
 
@@ -9,32 +9,30 @@ from typing import Any
 
 from medvlm.compositions._around import Around
 from medvlm.core.ask import Ask
-from medvlm.core.composition import Assembly
 from medvlm.core.context_config import ContextConfig
+from medvlm.core.experts import Images, OpenExpert
+from medvlm.core.sample import Question
+from medvlm.data.prepare import LookedAt
 from medvlm.knowledge._contract import add_context, describe_context
 
 
-def train_with_context(assembly: Assembly, context: ContextConfig | None) -> Assembly:
-    """The assembly whose data path adds the context to each question."""
-    if context is None:
-        return assembly
-    prepare: Any = assembly.prepare
-    return replace(assembly, prepare=replace(prepare, context=partial(add_context, context)))
+def add_to(context: ContextConfig, open_expert: OpenExpert, question: Question, looked_at: LookedAt | None) -> Question:
+    return add_context(context, question, looked_at and Images(*looked_at, open_expert))
 
 
-def give_context(models: Sequence[Any], context: ContextConfig | None) -> list[Any]:
+def give_context(models: Sequence[Any], context: ContextConfig | None, open_expert: OpenExpert) -> list[Any]:
     """The models, of which those that answer get the context with each question."""
     if context is None:
         return [*models]
-    return [WithContext(model, context) if {"answer", "weigh"} & model.can else model for model in models]
+    return [WithContext(model, context, open_expert) if {"answer", "weigh"} & model.can else model for model in models]
 
 
 class WithContext(Around):
     """A model that answers with the context of each question."""
 
-    def __init__(self, model: Any, context: ContextConfig):
+    def __init__(self, model: Any, context: ContextConfig, open_expert: OpenExpert):
         super().__init__(model)
-        self._context = context
+        self._context, self._open_expert = context, open_expert
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -57,4 +55,9 @@ class WithContext(Around):
         return weights
 
     def _add(self, asks: Sequence[Ask]) -> list[Ask]:
-        return [replace(ask, question=add_context(self._context, ask.question)) for ask in asks]
+        add = partial(add_to, self._context, self._open_expert)
+        return [replace(ask, question=add(ask.question, _look_at(ask))) for ask in asks]
+
+
+def _look_at(ask: Ask) -> LookedAt | None:
+    return (ask.media_of or (ask.sample, ask.files)) if ask.shows == "media" else None

@@ -9,9 +9,9 @@ from typing import Any
 
 from medvlm.compositions._around import Around
 from medvlm.core.ask import Ask, CutAnswer
+from medvlm.core.experts import OpenExpert
 from medvlm.core.tool_config import Environment
 from medvlm.tasks._writing import Writing
-from medvlm.tools._contract import OpenExpert
 from medvlm.tools._episode import Episode, Step, describe_files
 
 

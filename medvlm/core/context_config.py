@@ -17,7 +17,8 @@ class ContextConfig(Config):
     images, and only of the first turn of a dialogue. A question about which nothing is known stays as it is."""
 
     provider: Annotated[Any, Slot("knowledge", or_default=True)]
-    """What is asked: a kind of medvlm/knowledge with its settings. It is asked with the text of the question."""
+    """What is asked: a kind of medvlm/knowledge with its settings. It is asked with the text and the images of the
+    question."""
     says: str = "Background: {}\n"
     """How it is said, with {} for what is known, a line each."""
 

@@ -18,7 +18,7 @@ from medvlm.core.tasks import find_task
 from medvlm.data.dialogue import Dialogue, TokenSequence, Turn, join_turns
 from medvlm.data.encoded import split_prompts
 from medvlm.data.estimate import BlankTransform, EstimatedDialogue, is_deep, make_blank_labels
-from medvlm.data.prepare import Prepare, Seen, ask, place_truth, weigh_answers
+from medvlm.data.prepare import AddContext, Prepare, Seen, ask, place_truth, weigh_answers
 from medvlm.data.rows import collate
 from medvlm.data.steps import deepen, place_mask, plan_steps
 from medvlm.data.transforms import MediaTransform, show_input, to_pictures
@@ -46,7 +46,7 @@ class ComposedPrepare:
     is_estimate: bool = False
     """For a plan: no file is read."""
     shares_rows: bool = True
-    context: Callable[[Question], Question] | None = None
+    context: AddContext | None = None
 
     @property
     def shares_before_media(self) -> bool:
@@ -108,6 +108,7 @@ class ComposedPrepare:
             [(name, self._stack(name, stacks[name], sample) if pixels is None else pixels) for name, pixels in media],
             join_canvases(canvases),
             groups,
+            None if self.is_estimate else (sample, files),
         )
 
     def _stack(self, name: str, films: list[Any], sample: Sample) -> Any:

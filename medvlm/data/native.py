@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
@@ -18,7 +18,7 @@ from medvlm.core.sample import Batch, Medium, Question, Sample, Truth
 from medvlm.data.dialogue import TokenSequence, Turn, join_turns
 from medvlm.data.encoded import split_prompts
 from medvlm.data.estimate import EstimatedNativeDialogue, draw_ramps
-from medvlm.data.prepare import Prepare, Seen, ask, place_truth, weigh_answers
+from medvlm.data.prepare import AddContext, Prepare, Seen, ask, place_truth, weigh_answers
 from medvlm.data.processor import NativeDialogue, Pictures, Processor
 from medvlm.data.rows import Stacked, collate
 from medvlm.data.views import Clip, Views, is_flat, list_slices, make_clip, make_pictures
@@ -42,7 +42,7 @@ class NativePrepare:
     beyond_8_bits: Views = AS_IT_IS
     is_estimate: bool = False
     is_slow: bool = True
-    context: Callable[[Question], Question] | None = None
+    context: AddContext | None = None
     max_pixels: int = 0
 
     @property
@@ -85,7 +85,8 @@ class NativePrepare:
             return Seen([], None)
         made = self.processor.look(images)
         canvas = join_canvases(list(self._find_canvases(sample, shown, made)))
-        return Seen([(IMAGE, made)], canvas, [len(several) for several in shown])
+        looked_at = None if self.is_estimate else (sample, files)
+        return Seen([(IMAGE, made)], canvas, [len(several) for several in shown], looked_at)
 
     def _find_canvases(
         self, sample: Sample, shown: Sequence[list[np.ndarray] | list[Clip]], made: Pictures

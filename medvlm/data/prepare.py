@@ -28,14 +28,20 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+LookedAt = tuple[Sample, Mapping[str, Any]]
+AddContext = Callable[[Question, LookedAt | None], Question]
+
+
 @dataclass(frozen=True)
 class Seen:
     """A sample's media as the model perceives them. canvas: of medium 0; None without media, or if boxes cannot be
-    placed on it. groups: for each medium of the sample, the number of pictures that it is shown as."""
+    placed on it. groups: for each medium of the sample, the number of pictures that it is shown as. looked_at: the
+    sample with its files, bytes or arrays, for what looks at it besides the model; None in a plan."""
 
     media: list[tuple[str, Any]]
     canvas: Canvas | None
     groups: Sequence[int] = ()
+    looked_at: LookedAt | None = None
 
 
 class Prepare(Protocol):
@@ -50,7 +56,7 @@ class Prepare(Protocol):
         """How boxes are written in answers."""
 
     @property
-    def context(self) -> Callable[[Question], Question] | None:
+    def context(self) -> AddContext | None:
         """What is known about a question is added to it, if it is not None."""
 
     @property
@@ -124,7 +130,8 @@ def ask(
 ) -> Turn:  # fmt: skip
     """A question about a sample, after the turns before it, with the report and the pictures if `shows` names them.
     pictures: what stands for each picture of `seen`."""
-    question = prepare.context(question) if prepare.context else question
+    if prepare.context:
+        question = prepare.context(question, seen.looked_at if "media" in shows else None)
     waiting = iter(pictures)
     own = [[next(waiting) for _ in range(count)] for count in seen.groups] if "media" in shows else []
     report = sample.report if "report" in shows else ""

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from medvlm.core.config import Config, component
 from medvlm.core.context_config import ContextConfig
 from medvlm.core.errors import RecipeError
+from medvlm.core.experts import Images
 from medvlm.core.sample import Question
 from medvlm.core.text import MEDIUM
 
@@ -24,10 +25,14 @@ from medvlm.core.text import MEDIUM
 class KnowledgeConfig(Config):
     kind: str
 
+    def list_experts(self) -> Sequence[str]:
+        """The models that it asks, by their runs or folders."""
+        return ()
+
 
 class Provider(Protocol):
-    def look_up(self, asked: str) -> Sequence[str]:
-        """What is known about it, the best first; [] for nothing."""
+    def look_up(self, asked: str, images: Images | None = None) -> Sequence[str]:
+        """What is known about it, the best first; [] for nothing. images: None for a question without any."""
 
 
 def open_provider(config: Any) -> Provider:
@@ -42,11 +47,12 @@ def _open(kind: str, settings: str) -> Provider:
     return provider
 
 
-def add_context(config: ContextConfig, question: Question) -> Question:
-    """The question with what is known about its first turn, behind images that its text begins with."""
+def add_context(config: ContextConfig, question: Question, images: Images | None) -> Question:
+    """The question with what is known about its first turn, behind images that its text begins with. images:
+    see Provider."""
     first, *later = (*question.before, question)
     spoken = first.text.replace(MEDIUM, " ")
-    if not (said := config.write(open_provider(config.provider).look_up(spoken))):
+    if not (said := config.write(open_provider(config.provider).look_up(spoken, images))):
         return question
     text = first.text
     while text.startswith(MEDIUM):

@@ -10,6 +10,7 @@ import yaml
 from pydantic import model_validator
 
 from medvlm.core.errors import RecipeError
+from medvlm.core.experts import Images
 from medvlm.knowledge._contract import KnowledgeConfig, hash_file, read_file
 
 
@@ -43,7 +44,7 @@ class Dictionary:
         longest_first = sorted(self._meanings, key=lambda term: (-len(term), term))
         self._pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, longest_first))})(?!\w)")
 
-    def look_up(self, asked: str) -> list[str]:
+    def look_up(self, asked: str, images: Images | None = None) -> list[str]:
         """`TERM: MEANING` for each term in the text, in its order; of terms within each other, the longest."""
         found = dict.fromkeys(match[1] for match in self._pattern.finditer(_fold(asked)))
         return [": ".join(self._meanings[term]) for term in found]

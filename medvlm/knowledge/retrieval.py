@@ -17,6 +17,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from medvlm.core.errors import RecipeError
+from medvlm.core.experts import Images
 from medvlm.knowledge._contract import KnowledgeConfig, hash_file, read_file
 
 
@@ -74,7 +75,7 @@ class Index:
                 scores[number] = scores.get(number, 0.0) + rarity * weight
         return scores
 
-    def look_up(self, asked: str) -> list[str]:
+    def look_up(self, asked: str, images: Images | None = None) -> list[str]:
         scores = self.score(asked)
         best = sorted(scores, key=lambda number: (-scores[number], number))[: self.most]
         return [self.passages[number] for number in best]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from medvlm.compositions._with_context import train_with_context
+from medvlm.compositions._train_with_context import train_with_context
 from medvlm.core.composition import composition_of_stage, name_of
 from medvlm.core.config import component
 from medvlm.core.engine_config import EngineConfig
@@ -87,8 +87,9 @@ def build_stage(draft: Draft, number: int, world: int, looks: Mapping[str, Look]
         assert source is not None, name
         return source.view(split, wants)
 
+    assembly = draft.assemblies[name_of(composition)].limit(config.max_pixels)
     setup = Setup(
-        **vars(train_with_context(draft.assemblies[name_of(composition)].limit(config.max_pixels), recipe.context)),
+        **vars(train_with_context(assembly, recipe.context, is_plan=True)),
         composition=composition,
         open_source=open_source,
         augments={},

@@ -11,11 +11,11 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from medvlm.core.config import Config, component
+from medvlm.core.experts import OpenExpert
 from medvlm.core.sample import Batch, Question, Sample, Truth
 from medvlm.data.dialogue import Span, TokenSequence, Turn
 from medvlm.data.prepare import Seen
 from medvlm.tasks._writing import Writing
-from medvlm.tools._contract import OpenExpert
 
 if TYPE_CHECKING:
     import numpy as np

@@ -100,7 +100,9 @@ class Turns:
     def _observe(self, trail: Trail, step: Step) -> Observed:
         prepare, episode = self.parts.prepare, trail.episode
         new = prepare.see(replace(episode.sample, media=step.shown.media), episode.files)
-        trail.seen = Seen([*trail.seen.media, *new.media], trail.seen.canvas, [*trail.seen.groups, *new.groups])
+        trail.seen = replace(
+            trail.seen, media=[*trail.seen.media, *new.media], groups=[*trail.seen.groups, *new.groups]
+        )
         # The template may leave out parts of earlier replies, such as thoughts; what stands after them is the same.
         question = episode.question
         said = len(trail.observed) + 1

@@ -12,22 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
+from medvlm.core.experts import OpenExpert
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Medium, Sample
 from medvlm.tasks._writing import Writing
-
-if TYPE_CHECKING:
-    import numpy as np
-
-
-class Expert(Protocol):
-    def look(self, sample: Sample, files: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-        """Class -> probability in the first medium; and class -> the probability of each stored pixel [H, W]."""
-
-
-OpenExpert = Callable[[str], Expert]
 
 
 @dataclass(frozen=True)

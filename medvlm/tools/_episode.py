@@ -8,13 +8,14 @@ from typing import Any
 
 from medvlm.core.config import component
 from medvlm.core.errors import DataError
+from medvlm.core.experts import OpenExpert
 from medvlm.core.geometry import Canvas
 from medvlm.core.sample import Question, Sample, make_truth
 from medvlm.core.text import MEDIUM
 from medvlm.core.tool_config import Environment, ToolConfig
 from medvlm.core.turns import SHOWN, count_places, has_places
 from medvlm.tasks._writing import Writing
-from medvlm.tools._contract import OpenExpert, Scene, Shown
+from medvlm.tools._contract import Scene, Shown
 
 
 @dataclass(frozen=True)

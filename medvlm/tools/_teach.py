@@ -8,12 +8,12 @@ from typing import Any
 
 from medvlm.core.config import component
 from medvlm.core.errors import DataError
+from medvlm.core.experts import OpenExpert
 from medvlm.core.geometry import identity, join_canvases
 from medvlm.core.sample import Question, Sample
 from medvlm.core.tasks import find_task
 from medvlm.core.tool_config import Environment, ToolConfig
 from medvlm.tasks._writing import Writing
-from medvlm.tools._contract import OpenExpert
 from medvlm.tools._episode import Episode
 
 FINE = Writing(scale=10_000)

@@ -1,11 +1,13 @@
-"""Says what a knowledge provider knows: `consult atelectasis`. With a dictionary or a local index of passages."""
+"""Says what a knowledge provider knows: `consult atelectasis`."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from medvlm.core.config import Slot, component
 from medvlm.core.errors import DataError
+from medvlm.core.experts import Images
 from medvlm.core.sample import Truth, make_truth
 from medvlm.core.tool_config import ToolConfig
 from medvlm.knowledge._contract import open_provider
@@ -21,7 +23,8 @@ def use(config: Config, asked: str, scene: Scene) -> Shown:
     """Raises DataError if nothing is asked, or nothing known."""
     if not asked.strip():
         raise DataError(f"expected a question, as in {config.write('atelectasis')}")
-    known = open_provider(config.provider).look_up(asked)
+    own = replace(scene.sample, media=scene.sample.media[: scene.first])
+    known = open_provider(config.provider).look_up(asked, Images(own, scene.files, scene.open_expert))
     if not known:
         raise DataError("nothing is known about it")
     return Shown("\n".join(known))

@@ -6,10 +6,8 @@ Sources: VILA-M3 (Project-MONAI/VLM-Radiology-Agent-Framework), whose experts ar
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +16,7 @@ from pydantic import Field
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Truth, make_truth
 from medvlm.core.tool_config import ToolConfig
+from medvlm.knowledge._verdict import AsksExpert
 from medvlm.tools._contract import Scene, Shown
 from medvlm.tools._pictures import get_film, name_member
 
@@ -29,21 +28,10 @@ COLOURS = {
     "purple": (180, 80, 255),
 }
 EVERYTHING = "everything"
-GRADES = ((0.9, "definitely there"), (0.5, "likely"), (0.2, "a small possibility"))
-"""From which probability on, see ChatCAD (arXiv 2302.07257; zhaozh10/ChatCAD at 5f0773c), which also says `no sign`
-below the last one."""
-NOTHING = "no finding"
 
 
-class Config(ToolConfig):
+class Config(ToolConfig, AsksExpert):
     kind: Literal["expert"]
-    run: str
-    """A run with decoders, or an exported folder of one."""
-    threshold: float = Field(0.5, gt=0, lt=1)
-    """Probability above which a class is there."""
-    words: Literal["yes_no", "grades", "probabilities", "names"] = "yes_no"
-    """How the classes are put into words, as in ChatCAD: `yes_no`, its three `grades` of likelihood (nothing is said of
-    a class that is less likely than 0.2), `probabilities`, or the `names` alone of those that are there."""
     opacity: float = Field(0.4, gt=0, le=1)
     """Of the colours over the image."""
 
@@ -55,7 +43,7 @@ def use(config: Config, asked: str, scene: Scene) -> Shown:
     scores, masks = scene.open_expert(config.run).look(_own(scene), scene.files)
     known = [*scores, *(name for name in masks if name not in scores)]
     wanted = known if asked.strip().lower() in ("", EVERYTHING) else _choose(asked, known)
-    lines = list(_verbalise(config, {name: scores[name] for name in wanted if name in scores}))
+    lines = list(config.verbalise({name: scores[name] for name in wanted if name in scores}))
     found = {name: masks[name] > config.threshold for name in wanted if name in masks}
     if not found:
         return Shown("\n".join(lines))
@@ -71,9 +59,7 @@ def write_call(config: Config, truth: Any) -> Truth:
 
 
 def fingerprint(config: Config) -> str:
-    """Of what its stages, or its export, say that they are."""
-    records = sorted([*Path(config.run).glob("*/stage.json"), *Path(config.run).glob("model.json")])
-    return hashlib.sha256(b"".join(path.read_bytes() for path in records)).hexdigest()[:16]
+    return config.hash_records()
 
 
 def _own(scene: Scene) -> Any:
@@ -86,22 +72,6 @@ def _choose(asked: str, known: list[str]) -> list[str]:
     if not chosen:
         raise DataError(f"the expert knows {', '.join(known)}")
     return chosen
-
-
-def _verbalise(config: Config, scores: Mapping[str, float]) -> Iterator[str]:
-    if config.words == "names":
-        found = [name for name, probability in scores.items() if probability > config.threshold]
-        yield ", ".join(found) or NOTHING
-        return
-    for name, probability in scores.items():
-        if config.words == "grades":
-            said = next((grade for least, grade in GRADES if probability >= least), "")
-        elif config.words == "probabilities":
-            said = f"{probability:.2f}"
-        else:
-            said = "yes" if probability > config.threshold else "no"
-        if said:
-            yield f"{name}: {said}"
 
 
 def _colour(pixels: np.ndarray, masks: Mapping[str, np.ndarray], opacity: float) -> tuple[np.ndarray, dict[str, str]]:

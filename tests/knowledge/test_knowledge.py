@@ -1,9 +1,10 @@
-"""Dictionaries and retrieval, compared with what is computed by hand."""
+"""Dictionaries, retrieval and experts, compared with what is computed by hand."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from medvlm.core.ask import Ask
 from medvlm.core.config import component
 from medvlm.core.context_config import ContextConfig
 from medvlm.core.errors import DataError, RecipeError
-from medvlm.core.sample import Question, Sample, make_truth
+from medvlm.core.experts import Images
+from medvlm.core.sample import Medium, Question, Sample, make_truth
 from medvlm.core.text import MEDIUM
 from medvlm.core.turns import tell
 from medvlm.knowledge._contract import add_context, open_provider
@@ -115,16 +117,76 @@ CONTEXT = ContextConfig.model_validate({"provider": {"kind": "dictionary", "term
 SAID = "Background: side: left or right\n"
 
 
+class Network:
+    """Tells three findings of the first medium, of which one is only in images of the kind film; looked: at which."""
+
+    def __init__(self) -> None:
+        self.looked: list[str] = []
+
+    def look(self, sample: Sample, files: Any) -> tuple[dict[str, float], dict[str, Any]]:
+        assert sample.media[0].member in files
+        self.looked += [medium.member for medium in sample.media]
+        return {"effusion": 0.95, "edema": 0.3, "mass": 0.1}, {}
+
+
+TWO = (Medium("ct", "0.npy", (4, 8, 8)), Medium("film", "1.npy", (8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "known", "looked"),
+    [
+        ({}, ["effusion: yes", "edema: no", "mass: no"], ["0.npy"]),
+        (
+            {"media": ["film"], "words": "grades"},
+            ["effusion: definitely there", "edema: a small possibility"],
+            ["1.npy"],
+        ),
+        ({"words": "names", "threshold": 0.2}, ["effusion, edema"], ["0.npy"]),
+        ({"words": "names", "threshold": 0.99}, ["no finding"], ["0.npy"]),
+        ({"words": "probabilities"}, ["effusion: 0.95", "edema: 0.30", "mass: 0.10"], ["0.npy"]),
+        ({"media": ["slide"]}, [], []),
+    ],
+)
+def test_an_expert_says_what_it_finds_in_one_image(settings: Any, known: list[str], looked: list[str]) -> None:
+    provider = component("knowledge", "expert").Config(kind="expert", run="runs/cxr", **settings)
+    network, sample = Network(), Sample("k", "s", "test", TWO)
+    images = Images(sample, {"0.npy": b"", "1.npy": b""}, {"runs/cxr": network}.__getitem__)
+    assert list(open_provider(provider).look_up("Which side?", images)) == known
+    assert network.looked == looked and provider.list_experts() == ("runs/cxr",)
+    assert list(open_provider(provider).look_up("Which side?")) == [], "there is no image"
+    context = ContextConfig.model_validate({"provider": provider.model_dump(mode="json"), "says": "Seen:\n{}\n"})
+    said = "Seen:\n" + "\n".join(known) + "\n" if known else ""
+    assert add_context(context, ask_about("Which side?"), images).text == f"{said}Which side?"
+    module, config = consult(provider.model_dump(mode="json"))
+    on = replace(SCENE, sample=sample, files=images.files, first=2, open_expert=images.open_expert)
+    if known:
+        assert module.use(config, "what is there?", on) == Shown("\n".join(known))
+    else:
+        with pytest.raises(DataError, match="nothing is known"):
+            module.use(config, "what is there?", on)
+
+
+def test_an_expert_that_only_draws_is_refused() -> None:
+    class Draws(Network):
+        def look(self, sample: Sample, files: Any) -> tuple[dict[str, float], dict[str, Any]]:
+            return {}, {"mass": None}
+
+    provider = component("knowledge", "expert").Config(kind="expert", run="runs/cxr", words="names")
+    images = Images(Sample("k", "s", "test", TWO), {}, lambda run: Draws())
+    with pytest.raises(RecipeError, match="runs/cxr has no decoder that says something of a whole image"):
+        open_provider(provider).look_up("", images)
+
+
 def ask_about(text: str, *before: Question) -> Question:
     return Question(text, make_truth("open", "left"), "own", before=before)
 
 
 def test_what_is_known_stands_before_the_first_turn_and_behind_its_images() -> None:
-    assert add_context(CONTEXT, ask_about("Which side?")).text == f"{SAID}Which side?"
-    assert add_context(CONTEXT, ask_about("Which lobe?")) == ask_about("Which lobe?")
-    shown = add_context(CONTEXT, ask_about(f"{MEDIUM}{MEDIUM}Which side? {MEDIUM}"))
+    assert add_context(CONTEXT, ask_about("Which side?"), None).text == f"{SAID}Which side?"
+    assert add_context(CONTEXT, ask_about("Which lobe?"), None) == ask_about("Which lobe?")
+    shown = add_context(CONTEXT, ask_about(f"{MEDIUM}{MEDIUM}Which side? {MEDIUM}"), None)
     assert shown.text == f"{MEDIUM}{MEDIUM}{SAID}Which side? {MEDIUM}"
-    later = add_context(CONTEXT, ask_about("And the other side?", ask_about("Which side?")))
+    later = add_context(CONTEXT, ask_about("And the other side?", ask_about("Which side?")), None)
     assert later.text == "And the other side?" and [turn.text for turn in later.before] == [f"{SAID}Which side?"]
     with pytest.raises(ValueError, match="once, as in Background"):
         ContextConfig.model_validate({"provider": {"kind": "dictionary", "terms": {"a": "b"}}, "says": "Background"})
@@ -146,8 +208,10 @@ class Echo(OutsideModel):
 
 def test_a_model_is_asked_with_the_same_context_as_it_is_trained_with(tmp_path: Path) -> None:
     asked = Ask(Sample("k", "s", "test"), {}, ask_about("Which side?"), "none")
-    (model,) = give_context([Echo()], CONTEXT)
-    assert model.answer([asked]) == [f"{SAID}Which side?"] and give_context([Echo()], None)[0].answer([asked])
+    (model,) = give_context([Echo()], CONTEXT, no_expert)
+    assert model.answer([asked]) == [f"{SAID}Which side?"] and give_context([Echo()], None, no_expert)[0].answer(
+        [asked]
+    )
     assert model.identity == {"model": "echo", "context": CONTEXT.model_dump(mode="json")}
     model.max_new_tokens = 5
     assert model.max_new_tokens == 5
@@ -162,7 +226,7 @@ def test_a_model_is_asked_with_the_same_context_as_it_is_trained_with(tmp_path: 
         seen = told.setup.prepare.see(sample, files)
         own, other = (
             each.setup.prepare.turn(sample, q, seen, ["media"], True)
-            for each, q in ((told, question), (plain, add_context(CONTEXT, question)))
+            for each, q in ((told, question), (plain, add_context(CONTEXT, question, None)))
         )
         assert own == other and SAID.strip() in told.setup.tokenizer.decode(own.prompt)
         assert own != plain.setup.prepare.turn(sample, question, seen, ["media"], True)
