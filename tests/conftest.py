@@ -12,6 +12,7 @@ import pytest
 
 from medvlm.archive.packing import pack as packing
 from medvlm.core import config
+from tests.warm_decoders import warm
 
 # Nothing is fetched while tests run; set before any test imports a hub client.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,16 +25,16 @@ STAND_INS = ROOT / "tests" / "stand_ins"
 sys.path.append(str(STAND_INS))
 DEAREST = (
     "archive/test_cards.py",
-    "plugins/test_plugins.py",
-    "archive/test_pack_resume.py",
     "train/test_engines.py",
-    "archive/test_pack.py",
+    "plugins/test_plugins.py",
     "archive/test_pack_hostile.py",
-    "archive/test_card_layouts.py",
-    "export/test_stock.py",
     "test_training.py",
     "test_broken_inputs.py",
+    "archive/test_pack_resume.py",
+    "archive/test_card_layouts.py",
+    "export/test_stock.py",
     "evaluate/test_evaluate.py",
+    "archive/test_pack.py",
     "test_misspelling.py",
     "preflight/test_plan.py",
     "export/test_adapter.py",
@@ -63,9 +64,9 @@ def real_data() -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_decoder() -> Iterator[None]:
-    """Tests pack a few samples, and each decoder process imports for half a second before its first one."""
-    with pytest.MonkeyPatch.context() as patch:
+def one_warm_decoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests pack a few samples, and each decoder process works for 1.5 s before its first one."""
+    with warm(tmp_path_factory.mktemp("warm")), pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "num_decoders", lambda: 1)
         yield
 

@@ -77,6 +77,7 @@ def test_only_the_decoder_learns_and_a_batch_without_an_object_reaches_all_of_it
         assert all(grad is not None for grad in grads) and any(grad.any() for grad in grads) == (batch is micro)
 
 
+@pytest.mark.slow
 def test_each_name_is_asked_and_the_folder_answers_the_same(run: RunFolder, tmp_path: Path) -> None:
     rows = api.evaluate(run.root, ["films:test"])
     assert any(row["metric"] == "dice" for row in rows)

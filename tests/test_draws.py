@@ -234,6 +234,7 @@ def test_the_exported_folder_draws_the_same(stage: Any, run: RunFolder, tmp_path
     assert "decode" in exported.can and trained_.decode(asks) == exported.decode(asks)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_volumes_are_drawn_on_too(tmp_path: Path) -> None:
     """Trained, asked for a mask of a question, and for that of a volume on its own voxels."""
     ready = {"size": [24, 32, 32], "channels": 1, "mean": [0.5], "std": [0.5], "window": [-1000, 400]}

@@ -104,6 +104,7 @@ def test_the_classes_read_as_text_have_the_fields_of_the_real_ones(model_type: s
     assert set(real.attribute_map) <= taken.keys
 
 
+@pytest.mark.slow
 def test_validation_does_not_import_transformers(tmp_path: Path) -> None:
     path = tiny_run.written(tmp_path, tiny_run.recipe())
     code = f"from medvlm.recipe.load import validate; validate({str(path)!r})"

@@ -66,7 +66,10 @@ SLOW = (
     "dsb2018_patches",
     "kvasir_seg_folds",
     "vqa_rad_folds",
+    "vqa_rad_modality",
+    "vqa_rad_organs",
     "vqa_rad_parts",
+    "vqa_rad_published",
     "vqa_rad_views",
 )
 QUICK_AND_SLOW = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in sorted(ROOTS)]

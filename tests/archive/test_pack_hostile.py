@@ -49,6 +49,15 @@ BROKEN = {
 """What a sample does, and how its line in the quarantine file begins."""
 
 
+START = decoders.start
+"""As the packer starts its decoders. Tests elsewhere fork them, see tests/warm_decoders.py."""
+
+
+@pytest.fixture(autouse=True)
+def decoders_of_the_packer(monkeypatch):
+    monkeypatch.setattr(decoders, "start", START)
+
+
 def card(*cases: str, **settings: object) -> Card:
     reader = {"kind": "tests.archive.hostile_reader", "cases": cases, **settings}
     permit(["tests"])

@@ -34,7 +34,7 @@ def run_without_reader(command: list[str], folder: Path, reads: int, errors: int
     return process.wait(), said
 
 
-@pytest.mark.parametrize("reads", [0, 1, 300])
+@pytest.mark.parametrize("reads", [0, 300])
 @pytest.mark.parametrize("flush", [True, False])
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_work_goes_on_without_a_reader(tmp_path: Path, reads: int, flush: bool, stream: str) -> None:
@@ -51,8 +51,10 @@ def test_output_that_is_the_result_ends_with_its_reader(tmp_path: Path, flush: b
     assert not (tmp_path / "end").exists()
 
 
-@pytest.mark.parametrize("words", [["schema", "card"], ["--help"], ["train", "--help"], ["validate", "phantom"]])
-@pytest.mark.parametrize("reads", [0, 20])
+@pytest.mark.parametrize(
+    ("words", "reads"),
+    [(["schema", "card"], 20), (["--help"], 0), (["train", "--help"], 20), (["validate", "phantom"], 0)],
+)
 def test_commands_end_quietly_when_head_has_enough(words: list[str], reads: int, tmp_path: Path) -> None:
     assert run_without_reader([sys.executable, "-m", "medvlm", *words], tmp_path, reads) == (0, "")
 

@@ -96,6 +96,7 @@ def done(shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ru
     return run, rows
 
 
+@pytest.mark.slow
 def test_every_protocol_scores_to_the_same_bytes_in_another_process(done: tuple[RunFolder, list[Row]]) -> None:
     run, _ = done
     (saved,) = read_saved(run.answers.parent)

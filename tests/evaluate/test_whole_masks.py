@@ -53,6 +53,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     return trained(path, path.parent / "runs")
 
 
+@pytest.mark.slow
 def test_all_voxels_of_a_volume_are_judged(run: RunFolder) -> None:
     api.evaluate(run.root, ["volumes:test"])
     folder = run.root / "evaluate"

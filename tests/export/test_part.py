@@ -109,6 +109,7 @@ def test_a_network_of_nnunet_becomes_a_checkpoint_for_its_fine_tuning(
     assert all(f"{key}.weight" in stored["network_weights"] for key in plan["keys_to_in_proj"])
 
 
+@pytest.mark.slow
 def test_of_a_dual_encoder_the_graph_gives_unit_embeddings(exported: Any) -> None:
     receipt = exported("onnx", None)
     assert (

@@ -30,7 +30,7 @@ def test_a_model_is_built_whole_or_block_by_block() -> None:
     assert merged.own["language"] == count(model.language)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("kind", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
 def test_a_plan_states_the_memory_of_a_rank_and_of_a_node(kind: str, tmp_path: Path) -> None:
     """Of MedGemma-4B, with adapters. With FSDP2 no rank needs a tenth of it; with ZeRO-3 it needs the largest table."""
     (path,) = find_shipped("recipes").rglob("medgemma_lora.yaml")

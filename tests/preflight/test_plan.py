@@ -143,7 +143,7 @@ def test_memory_alone_says_whether_it_fits_and_not_how_long_it_takes(
     assert "for all steps" not in told
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", pytest.param("bf16-true", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", mark_slow(kinds("families")))
 def test_a_folder_of_every_family_is_planned_whole(family: str, precision: str, tmp_path: Path) -> None:
     stages = [
@@ -160,7 +160,14 @@ def test_a_folder_of_every_family_is_planned_whole(family: str, precision: str, 
         assert stage.memory and stage.flops > 0 and not stage.notes, stage.notes
 
 
-@pytest.mark.parametrize("model", ["Qwen/Qwen2.5-VL-7B-Instruct", "google/medgemma-4b-it", "llava-hf/llava-1.5-7b-hf"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "google/medgemma-4b-it",
+        pytest.param("Qwen/Qwen2.5-VL-7B-Instruct", marks=pytest.mark.slow),
+        pytest.param("llava-hf/llava-1.5-7b-hf", marks=pytest.mark.slow),
+    ],
+)
 def test_a_ready_model_is_planned_with_the_parameters_it_was_published_with(model: str, tmp_path: Path) -> None:
     content = tiny_run.recipe(model={"pretrained": model}, stages=[{**ADAPTED, "batch": 2}])
     made = plan(load(tiny_run.written(tmp_path, content)), tmp_path, None).stages[0]

@@ -70,7 +70,9 @@ def test_merlin_without_its_labels_learns_something_else(tmp_path: Path) -> None
     compare(*stages)
 
 
-@pytest.mark.parametrize("name", ["places", "clauses", "whole"])
+@pytest.mark.parametrize(
+    "name", ["whole", *(pytest.param(each, marks=pytest.mark.slow) for each in ("places", "clauses"))]
+)
 def test_anatomy_vlm_without_a_loss_learns_something_else(name: str, tmp_path: Path) -> None:
     settings = read_settings("anatomy_vlm")
     term = settings["terms"]["anatomy"]

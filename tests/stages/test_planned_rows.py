@@ -158,6 +158,7 @@ def lines(run: RunFolder) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.metrics.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_ranks_train_the_same_samples_from_the_start_and_from_the_middle(
     folder: Path, undisturbed: RunFolder
 ) -> None:

@@ -56,9 +56,8 @@ def alone(folder: Path) -> RunFolder:
     return RunFolder(folder / "runs" / "alone")
 
 
-@pytest.mark.parametrize(
-    "name", ["fsdp2", *(pytest.param(name, marks=pytest.mark.slow) for name in ENGINES if name != "fsdp2")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENGINES)
 def test_a_teacher_follows_on_two_ranks_as_on_one(name: str, folder: Path, alone: RunFolder) -> None:
     """Losses of six steps, and the weights, the centres and what the encoder is at the end."""
     if name.startswith("zero") and find_spec("deepspeed") is None:

@@ -44,6 +44,7 @@ def test_the_judge_of_anyprefer_ranks_answers_on_a_scale_of_ten(monkeypatch: pyt
     assert pay({"open": 1}) != paid
 
 
+@pytest.mark.slow
 def test_pairs_that_fail_the_gate_of_anyprefer_are_left_out(tmp_path: Path) -> None:
     config = load("systems/anyprefer.yaml").recipe.stages[0]
     kept = {}

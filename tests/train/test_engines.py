@@ -21,30 +21,29 @@ FAST = (
     "ddp",
     "ddp dealt",
     "ddp auto",
-    "ddp head",
     "ddp encoded",
     "ddp blind",
     "ddp averaged",
-    "ddp averaged again",
     "fsdp2",
     "fsdp2 again",
     "fsdp2 own",
     "fsdp2 averaged",
     "fsdp2 head",
-    "fsdp2 encoded",
-    "fsdp2 dealt",
     "fsdp2 read",
     "fsdp2 averaged again",
     "zero2",
-    "zero2 again",
     "zero2 averaged",
-    "zero2 head",
 )
 SLOW = (
     "ddp",
+    "ddp head",
+    "ddp averaged",
+    "ddp averaged again",
     "ddp again",
     "ddp own",
     "ddp muon",
+    "fsdp2 dealt",
+    "fsdp2 encoded",
     "fsdp2 recompute",
     "fsdp2 flex",
     "fsdp2 muon",
@@ -54,6 +53,9 @@ SLOW = (
     "zero1",
     "zero1 again",
     "zero1 offload",
+    "zero2",
+    "zero2 again",
+    "zero2 head",
     "zero2 clips",
     "zero2 offload",
     "zero2 bf16",
@@ -125,6 +127,17 @@ def slow(tmp_path_factory: pytest.TempPathFactory, one: dict[str, Any]) -> Ranks
     return two_ranks(tmp_path_factory.mktemp("slow"), SLOW)
 
 
+@pytest.fixture
+def ranks(request: pytest.FixtureRequest) -> Ranks:
+    """Those of the slow cases for a test that is marked slow."""
+    ranks: Ranks = request.getfixturevalue("slow" if request.node.get_closest_marker("slow") else "fast")
+    return ranks
+
+
+def rarely(*values: object) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def found(ranks: Ranks, case: str) -> Any:
     if case not in ranks[0]:
         pytest.skip("needs DeepSpeed or bitsandbytes")
@@ -181,26 +194,28 @@ def test_two_ranks_lose_what_one_process_loses(kind: str, fast: Ranks, one: dict
     check_alike(fast, kind, one)
 
 
-@pytest.mark.parametrize("case", ["ddp dealt", "fsdp2 dealt"])
-def test_ranks_that_share_their_images_lose_what_one_process_loses(case: str, fast: Ranks, one: dict[str, Any]) -> None:
-    check_alike(fast, case, one)
-
-
-@pytest.mark.parametrize("case", ["ddp head", "fsdp2 head", "zero2 head"])
-def test_a_trained_head_reads_labels_in_chunks_on_every_rank(case: str, fast: Ranks, whole: dict[str, Any]) -> None:
-    check_first_update(found(fast, case)[0], whole)
-
-
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_two_ranks_with_an_encoder_and_a_decoder_lose_what_one_process_loses(
-    kind: str, fast: Ranks, encoded: dict[str, Any]
+@pytest.mark.parametrize("case", ["ddp dealt", rarely("fsdp2 dealt")])
+def test_ranks_that_share_their_images_lose_what_one_process_loses(
+    case: str, ranks: Ranks, one: dict[str, Any]
 ) -> None:
-    check_alike(fast, f"{kind} encoded", encoded)
+    check_alike(ranks, case, one)
 
 
-@pytest.mark.parametrize("kind", ["fsdp2", "zero2"])
-def test_what_was_sharded_goes_on_to_the_last_bit(kind: str, fast: Ranks) -> None:
-    check_goes_on(fast, kind)
+@pytest.mark.parametrize("case", ["fsdp2 head", rarely("ddp head"), rarely("zero2 head")])
+def test_a_trained_head_reads_labels_in_chunks_on_every_rank(case: str, ranks: Ranks, whole: dict[str, Any]) -> None:
+    check_first_update(found(ranks, case)[0], whole)
+
+
+@pytest.mark.parametrize("kind", ["ddp", rarely("fsdp2")])
+def test_two_ranks_with_an_encoder_and_a_decoder_lose_what_one_process_loses(
+    kind: str, ranks: Ranks, encoded: dict[str, Any]
+) -> None:
+    check_alike(ranks, f"{kind} encoded", encoded)
+
+
+@pytest.mark.parametrize("kind", ["fsdp2", rarely("zero2")])
+def test_what_was_sharded_goes_on_to_the_last_bit(kind: str, ranks: Ranks) -> None:
+    check_goes_on(ranks, kind)
 
 
 def check_read(ranks: Ranks, kind: str) -> None:
@@ -255,9 +270,9 @@ def test_several_optimizers_and_a_mean_of_the_weights_are_those_of_one_process(
     assert averaged["weights"]["steps_done"] == 4
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
-def test_several_optimizers_and_a_mean_of_the_weights_go_on_to_the_last_bit(kind: str, fast: Ranks) -> None:
-    for straight, resumed in zip(found(fast, f"{kind} averaged"), found(fast, f"{kind} averaged again"), strict=True):
+@pytest.mark.parametrize("kind", [rarely("ddp"), "fsdp2"])
+def test_several_optimizers_and_a_mean_of_the_weights_go_on_to_the_last_bit(kind: str, ranks: Ranks) -> None:
+    for straight, resumed in zip(found(ranks, f"{kind} averaged"), found(ranks, f"{kind} averaged again"), strict=True):
         assert resumed["loss"] == straight["loss"] and resumed["terms"] == straight["terms"]
         for name in ("weights", "average"):
             assert differing(resumed[name], straight[name]) == []

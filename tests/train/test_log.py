@@ -135,6 +135,7 @@ def test_tensorboard_keeps_all_attempts_of_a_run_in_one_folder(tmp_path: Path) -
     assert found.Tags()["scalars"] == ["pair/step", "pair/loss", "pair/source/films/samples"]
 
 
+@pytest.mark.slow
 def test_wandb_offline_keeps_each_attempt_in_one_group_and_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,15 @@ def num_decoders() -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 32)
 
 
+def start(limits: Limits, theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """A decoder process with its end of the connection as standard input."""
+    # Not multiprocessing: its spawn imports the main program, and with it perhaps torch, in every process.
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    env = {**os.environ, **ENVIRONMENT, "PYTHONPATH": paths}
+    command = [sys.executable, "-m", "medvlm.archive.packing.decoder", str(limits.memory_bytes), str(limits.seconds)]
+    return subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=env)
+
+
 @dataclass(eq=False)
 class _Job:
     """message: the pickled item; empty if there is nothing to decode."""
@@ -187,17 +196,7 @@ class _Decoder:
         self.is_starting, self.ends_at = True, time.monotonic() + START_SECONDS
         self.connection, theirs = socket.socketpair()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", STALL_SECONDS, 0))
-        # Not multiprocessing: its spawn imports the main program, and with it perhaps torch, in every process.
-        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        env = {**os.environ, **ENVIRONMENT, "PYTHONPATH": paths}
-        command = [
-            sys.executable,
-            "-m",
-            "medvlm.archive.packing.decoder",
-            str(limits.memory_bytes),
-            str(limits.seconds),
-        ]
-        self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=env)
+        self._process = start(limits, theirs)
         theirs.close()
         self._send(json.dumps(list_permitted()).encode())
         self._send(pickle.dumps(card))
