@@ -1,4 +1,11 @@
-"""Checks the YAML of a page: a whole recipe or card as it is, a part of one inside of a small whole one."""
+"""Checks the YAML of a page. What it is, the page says (`is`, blocks.py):
+
+recipe     by default: a whole one, or some of its sections, to which those of a small whole one are added
+model      keys of the section of this name; `stage`: of a stage
+card       a whole one, or some of its keys; `reader`: of its key of this name
+ontology   a file of findings
+cases      a file of answers, for rewards
+"""
 
 from __future__ import annotations
 
@@ -12,6 +19,7 @@ import yaml
 
 from medvlm.commands.reward_cases import check_cases
 from medvlm.core.card import load_card
+from medvlm.core.config import component
 from medvlm.core.document import read_yaml
 from medvlm.recipe.load import validate
 
@@ -35,53 +43,44 @@ READER = {
     "media": [{"file": "{a}.png", "kind": "film"}],
     "patient": "{p}",
 }
-OF_CARDS = {"reader", "questions", "phi", "key", "prior"}
-OF_STAGES = {"rewards", "from"}
 
 
-def check_yaml(text: str, folder: Path) -> str:
+def check_yaml(text: str, folder: Path, what: str = "recipe") -> str:
     """What was checked. Files are written to the folder, the current one. Raises what the check raises."""
     path = folder / "block.yaml"
     path.write_text(textwrap.dedent(text))
-    keys = (found := read_yaml(path).data).keys()
-    if "cases" in keys:
+    found = read_yaml(path).data
+    if what == "cases":
         wrong = [str(case) for case in check_cases(path) if case.wrong]
         assert not wrong, wrong
-        return "cases of rewards"
-    if {"name", "reader", "title"} <= keys:
-        load_card(path)
-        return "a card"
-    if "findings" in keys:
-        question = {"text": "?", "answer": "{a}", "task": {"kind": "findings", "ontology": path.name}}
-        return _check_card({"questions": [question]}, folder)
-    if OF_CARDS & keys:
-        return _check_card(found, folder)
-    is_whole = {"name", "model", "data", "stages", "evaluate"} <= keys
-    if is_whole or any((folder / base).is_file() for base in found.get("extends", ())):
-        validate(path)
-        return "a recipe"
-    return _check_recipe(found, folder)
+    elif what == "ontology":
+        task = {"kind": "findings", "ontology": path.name}
+        _check_card({"reader": {**READER, "questions": [{"text": "?", "answer": "{a}", "task": task}]}}, folder)
+    elif what in ("card", "reader"):
+        _check_card({"reader": {**READER, **found}} if what == "reader" else found, folder)
+    else:
+        _check_recipe({"recipe": found, "model": {"model": found}, "stage": {"stages": [found]}}[what], path)
+    return f"YAML ({what})"
 
 
-def _check_card(part: Mapping[str, Any], folder: Path) -> str:
-    whole = {**CARD, **{key: value for key, value in part.items() if key in ("reader", "phi")}}
-    reader = dict(whole.get("reader", READER))
-    reader |= {key: value for key, value in part.items() if key not in ("reader", "phi")}
-    if reader["kind"] == "table":
-        reader = {**READER, **reader}
-    media = {each["kind"] for each in reader.get("media", ()) if isinstance(each, Mapping)} or {
-        *reader.get("media", ())
-    }
-    whole |= {"reader": reader, "media": sorted(media or {reader.get("medium", "film")})}
-    (folder / "part.yaml").write_text(yaml.safe_dump(whole))
+def _check_card(part: Mapping[str, Any], folder: Path) -> None:
+    reader = part.get("reader", READER)
+    reader = {**READER, **reader} if reader["kind"] == "table" else reader
+    media = {each["kind"] for each in reader.get("media", ()) if isinstance(each, Mapping)}
+    media |= {each for each in reader.get("media", ()) if isinstance(each, str)} or {reader.get("medium", "film")}
+    (folder / "part.yaml").write_text(yaml.safe_dump({**CARD, "media": sorted(media), **part, "reader": reader}))
     load_card(folder / "part.yaml")
-    return "a part of a card"
 
 
 # --- parts of recipes --------------------------------------------------------------------------------------
 
 
-def _check_recipe(part: Mapping[str, Any], folder: Path) -> str:
+def _check_recipe(part: Mapping[str, Any], path: Path) -> None:
+    folder = path.parent
+    is_over_another = any((folder / base).is_file() for base in part.get("extends", ()))
+    if is_over_another or {"name", "model", "data", "stages", "evaluate"} <= part.keys():
+        validate(path)
+        return
     whole = _complete(dict(part))
     if "extends" in whole:
         shutil.copytree(Path("recipes"), folder, dirs_exist_ok=True)
@@ -92,15 +91,10 @@ def _check_recipe(part: Mapping[str, Any], folder: Path) -> str:
         (folder / source["card"]).write_text(yaml.safe_dump(card))
     (folder / "whole.yaml").write_text(yaml.safe_dump(whole))
     validate(folder / "whole.yaml")
-    return "a part of a recipe"
 
 
 def _complete(whole: dict[str, Any]) -> dict[str, Any]:
     """With a small model, data and a stage, where the part lacks them."""
-    if "encoders" in whole:
-        whole = {"model": {"encoders": whole["encoders"]}}
-    if OF_STAGES & whole.keys():
-        whole = {"stages": [{"name": "reason", "kind": "grpo" if "rewards" in whole else "supervised", **whole}]}
     model = whole.setdefault("model", {})
     if "template" in model:
         model.setdefault("pretrained", "Qwen/Qwen3-VL-8B-Instruct")
@@ -113,8 +107,9 @@ def _complete(whole: dict[str, Any]) -> dict[str, Any]:
     stages = whole.setdefault("stages", [{}])
     for number, stage in enumerate(stages):
         stage.setdefault("name", f"stage-{number}")
-        stage.setdefault("kind", "heads" if is_net else "grpo" if "environment" in whole else "supervised")
-        stage.setdefault("trains", ["decoders"] if is_net else ["lora"])
+        is_paid = "environment" in whole or "rewards" in stage
+        stage.setdefault("kind", "heads" if is_net else "grpo" if is_paid else "supervised")
+        stage.setdefault("trains", ["decoders"] if is_net else ["lora"] if "pretrained" in model else ["connectors"])
         stage.setdefault("steps", 1)
         if stage["kind"] == "heads" and "losses" not in stage:
             stage["losses"] = {name: ["cross_entropy"] for name in model["decoders"]}
@@ -171,10 +166,15 @@ def _make_card(name: str, whole: Mapping[str, Any]) -> dict[str, Any]:
     reader = {**READER, "report": "{r}", "groups": {key: f"{{{key}}}" for key in ("site", "modality")}}
     for title, decoder in (model.get("decoders") or {}).items():
         template, classes = decoder.get("answers", title), decoder["classes"]
-        if decoder["kind"] == "linear":
-            questions += [
-                {"text": "?", "answer": "{v}", "template": template, "task": {"kind": "labels", "classes": classes}}
-            ]
+        kind = component("decoders", decoder["kind"])
+        answers = getattr(kind, "ANSWERS", kind.OUTPUT)
+        if answers == "scores":
+            task = {"kind": "labels", "classes": classes}
+            questions += [{"text": "?", "answer": "{v}", "template": template, "task": task}]
+        elif answers == "detections":
+            names = {each: {"one": each, "many": f"{each}s"} for each in classes}
+            asked = {"detect": {"wordings": ["Where?"], "template": template}}
+            reader["objects"] = {"named": "c", "corners": ["x1", "y1", "x2", "y2"], "classes": names, **asked}
         else:
             values = {each: number for number, each in enumerate(classes, 1)}
             reader["mask"] = {"file": "{m}.png", "values": values, "template": template}

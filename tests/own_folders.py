@@ -1,9 +1,12 @@
-"""Folders as people have them, made from a seed: what `medvlm init --data` is shown in the tests."""
+"""Folders as people have them, made from a seed: what `medvlm init --data` is shown in the tests, and what pages of the
+documentation take for granted: `python -m tests.own_folders masks FOLDER count=40`.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -204,3 +207,22 @@ def make_volumes(root: Path, count: int = 12, masks: bool = True, unit: str = "u
     if not masks:
         write_table(root / "scans.csv", rows)
     return root
+
+
+def make_readings(root: Path, count: int = 40) -> Path:
+    """PNG and a CSV with patients, a report and a finding."""
+    rng = np.random.default_rng(10)
+    (root / "png").mkdir(parents=True)
+    rows = []
+    for n in range(count):
+        (root / "png" / f"{n:03}.png").write_bytes(encode_png(picture(rng, n % 2 == 1)))
+        said = {"report": ("No effusion.", "An effusion.")[n % 2], "effusion": ("no", "yes")[n % 2]}
+        rows.append({"film": f"{n:03}", "patient": f"p{n // 2}", **said})
+    write_table(root / "films.csv", rows)
+    return root
+
+
+if __name__ == "__main__":
+    layout, folder, *settings = sys.argv[1:]
+    given = {key: int(value) for key, _, value in (setting.partition("=") for setting in settings)}
+    globals()[f"make_{layout}"](Path(folder), **given)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import re
 import shlex
 from pathlib import Path
@@ -11,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from medvlm.cli import main
+from tests.part_of_body import write_cases
 
 PAGE = Path(__file__).parent.parent / "docs" / "quickstart.md"
-BODY_PARTS = {"HEAD": "head", "CHEST": "chest", "ABD": "abdomen"}
 
 
 def shown(verb: str) -> tuple[str, str]:
@@ -33,16 +31,9 @@ def table(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     source = real_data / "vqa_rad"
     if not source.is_dir():
         pytest.skip("needs the real data set vqa_rad")
-    (tmp_path / "images").symlink_to(source / "VQA_RAD Image Folder")
-    records = json.loads((source / "VQA_RAD Dataset Public.json").read_text())
-    images = {r["image_name"]: (r["image_case_url"][-36:-28], r["image_organ"].strip()) for r in reversed(records)}
-    with (tmp_path / "cases.csv").open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["patient", "file", "question", "answer"])
-        for name, (case, organ) in sorted(images.items()):
-            rows.writerow([case, f"images/{name}", "Which part of the body is this?", BODY_PARTS[organ]])
+    path = write_cases(source, tmp_path)
     monkeypatch.chdir(tmp_path)
-    return tmp_path / "cases.csv"
+    return path
 
 
 def test_init_validate_and_plan_print_what_the_page_shows(table: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,19 +128,51 @@ def test_every_block_of_a_page_is_one_that_can_be_checked_and_what_is_named_exis
         assert len(own) == page.read_text().count("\n```") / 2, f"{page.name}: a block is not found"
         assert {block.language for block in own} <= {"", "yaml", "python", "text"}, page.name
         assert [t for block in own for t in block.notes.get("checked by", ()) if not (ROOT / t).exists()] == []
-    folder = tmp_path.resolve()
-    with blocks.Page(folder) as page:
-        refused = blocks.Block(1, "", "echo medvlm: $PWD/a is not there >&2\nexit 2\n", {})
-        shown = blocks.Block(2, "text", "medvlm: a is not there\n", {})
-        assert page.check(refused, shown) and page.check(shown)
-        with pytest.raises(AssertionError, match="exit code 2"):
-            page.check(refused)
-        assert page.check(blocks.Block(1, "", "echo b; cat\necho c >&2; echo d\n", {}))
-        assert page.check(blocks.Block(2, "text", "b\nc\n...\n", {})), "in the order in which it is printed"
     first, *_ = found[ROOT / "README.md"]
     assert blocks.find_reason(first) == "checked by .ci/run"
     lines = list(
         blocks.join_lines("medvlm train a.yaml [stages.x.steps=5 ...]\n\nmedvlm compare /data/a \\\n  b ...\n")
     )
     assert [line.split() for line in lines] == [["medvlm", "train", "a.yaml"], ["medvlm", "compare", "data/a", "b"]]
-    assert blocks.hide_numbers("loss  0.5 [0.1, 0.2] at 0123456789ab") == ["loss 0 [0, 0] at 0"]
+    assert blocks.hide_numbers("loss  0.5 [0.1, 0.2] at 0123456789ab\nloss 0 [1, 2] at 1") == ["loss 0 [0, 0] at 0"]
+    note = {"add": ["steps=3, for train"], "needs": ["a GPU, for fast"]}
+    shorter = blocks.choose_lines(
+        blocks.Block(1, "", "medvlm train a.yaml  # slow\nmedvlm fast\nmedvlm report a\n", note)
+    )
+    assert list(shorter) == ["medvlm train a.yaml steps=3", "medvlm report a"]
+
+
+def test_a_block_of_text_is_all_that_the_commands_before_it_print(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    blocks: Any = importlib.import_module("blocks")
+
+    def shows(text: str) -> bool:
+        try:
+            return bool(page.check(blocks.Block(2, "text", text, {})))
+        except AssertionError:
+            return False
+
+    with blocks.Page(tmp_path.resolve()) as page:
+        refused = blocks.Block(1, "", "echo medvlm: $PWD/a is not there >&2\nexit 2\n", {})
+        shown = blocks.Block(2, "text", "medvlm: a is not there\n", {})
+        assert page.check(refused, shown) and page.check(shown)
+        with pytest.raises(AssertionError, match="exit code 2"):
+            page.check(refused)
+        assert page.check(blocks.Block(1, "", "echo b; cat\necho c 1 >&2; echo c 2; echo d\n", {}))
+        for text in ("b\nc 3\nd\n", "b\n...\nd\n", "...\n", "b\n...\n", "...\nc 1\n...\n"):
+            assert shows(text), text
+        for text in ("b\nc 3\n", "c 3\nd\n", "b\nd\n", "b\n...\nc 1\n", "...\nb\n", "d\n...\n", "", "b\nc 3\nd\ne\n"):
+            assert not shows(text), text
+
+
+def test_what_takes_too_long_leaves_no_process_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    blocks: Any = importlib.import_module("blocks")
+    monkeypatch.setattr(blocks, "WAIT_S", 1)
+    with blocks.Page(tmp_path.resolve()) as page:
+        with pytest.raises(subprocess.TimeoutExpired):
+            page.run(["bash", "-c", "sleep 60 & echo $! > child; wait"])
+        child = Path("/proc", (tmp_path / "child").read_text().strip(), "stat")
+        assert not child.exists() or child.read_text().split()[2] == "Z"
