@@ -182,6 +182,39 @@ def make_dicom(root: Path, count: int = 30, is_identified: bool = True) -> Path:
     return root
 
 
+def make_slides(root: Path, count: int = 6, in_classes: bool = False) -> Path:
+    """Whole slides of 1.5 x 2 mm at 2 micrometres a pixel, of which every second has a patch of stained tissue: SVS with
+    a CSV by their names, or pyramids in TIFF in a folder for each class. Each has a label, which is none of its levels.
+    """
+    import tifffile
+
+    rng = np.random.default_rng(11)
+    rows = []
+    for n in range(count):
+        base = rng.integers(225, 255, (768, 1024, 3)).astype(np.uint8)
+        if n % 2:
+            base[256:512, 256:768] = (170, 90, 150)
+        levels = [base, base.reshape(192, 4, 256, 4, 3).mean((1, 3)).astype(np.uint8)]
+        place = root / ("normal", "tumor")[n % 2] if in_classes else root / "slides"
+        place.mkdir(parents=True, exist_ok=True)
+        how: dict[str, Any] = {
+            "photometric": "rgb",
+            "metadata": None,
+            "resolution": (5000, 5000),
+            "resolutionunit": 3,
+        }
+        if not in_classes:
+            how["description"] = "Aperio Image Library v12\n1024x768|AppMag = 5|MPP = 2.0"
+        with tifffile.TiffWriter(place / f"s{n}{'.tiff' if in_classes else '.svs'}") as tiff:
+            for level in levels:
+                tiff.write(level, tile=(256, 256), compression="deflate", **how)
+            tiff.write(base[:200, :100], metadata=None, photometric="rgb")
+        rows.append({"slide_id": f"s{n}", "patient": f"p{n // 2}", "tumor": ("no", "yes")[n % 2]})
+    if not in_classes:
+        write_table(root / "slides.csv", rows)
+    return root
+
+
 def make_volumes(root: Path, count: int = 12, masks: bool = True, unit: str = "unknown") -> Path:
     """NIfTI of CT-like values with a bright block; its mask of two labels beside it as nnU-Net has it, or a table."""
     import nibabel

@@ -44,6 +44,7 @@ def written(to: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         (made.make_parquet, [], "supervised", "on answers"),
         (made.make_volumes, [], "heads", "on masks"),
         (lambda root: made.make_volumes(root, masks=False), [], "heads", "on labels"),
+        (made.make_slides, [], "heads", "on labels"),
     ],
 )
 def test_a_folder_becomes_a_valid_recipe(
@@ -151,6 +152,7 @@ def test_splits_of_the_archive_are_kept(tmp_path: Path, capsys: Capture) -> None
         (made.make_questions, [], "accuracy"),
         (made.make_captions, ["--for", "captions"], "image_to_text_top1"),
         (made.make_volumes, [], "dice"),
+        (lambda root: made.make_slides(root, 24), [], "auroc"),
         (
             lambda root: made.make_dicom(root, is_identified=False),
             ["phi.checked=[pseudonyms]", "phi.note=made"],

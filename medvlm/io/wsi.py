@@ -22,12 +22,13 @@ from medvlm.core.config import Config
 from medvlm.core.errors import DataError
 from medvlm.core.sample import Decoded
 from medvlm.io.images import MAX_PIXELS
+from medvlm.io.tiff import SUFFIXES as TIFF_SUFFIXES
 from medvlm.io.tiff import check_page, open_tiff, read_area, read_pages
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
-SUFFIXES = (".svs", ".tif", ".tiff")
+SUFFIXES = (".svs", *TIFF_SUFFIXES)
 OVERVIEW_PX = 16
 """Side of a tile in the overview in which tissue is detected."""
 MAX_TILES = 65_536
@@ -55,6 +56,19 @@ class SlideOptions(Config):
     dust and black marker are grey, and JPEG adds a difference of up to about 10."""
     scanned_mpp: float | None = Field(None, gt=0)
     """Micrometres per pixel of the full resolution, for files that do not record it; by default they are refused."""
+
+
+def is_slide(path: Path) -> bool:
+    """Whether a file is an SVS, or a TIFF in colour that has reductions of itself and records micrometres per pixel.
+    Raises DataError for a TIFF that cannot be read."""
+    if path.suffix.lower() not in TIFF_SUFFIXES:
+        return path.suffix.lower() in SUFFIXES
+    with open_tiff(path) as tiff:
+        pages = read_pages(tiff)
+        base = pages[0] if pages else None
+        if base is None or base.samplesperpixel != 3 or base.dtype != np.uint8:
+            return False
+        return len(_find_levels(pages)) > 1 and _read_mpp(base) is not None
 
 
 def load_slide(path: Path, options: SlideOptions) -> Decoded:

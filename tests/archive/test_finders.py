@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medvlm.archive.finders._columns import list_names, plan_columns
 from medvlm.archive.finders._folder import Found, find_layouts, list_folder
 from medvlm.archive.finders._masks import MaskValues, read_values
+from medvlm.archive.packing.stored import prepare_sample
 from medvlm.archive.trial import try_card
 from medvlm.commands.first_recipe import fill_card
 from medvlm.core.card import Card, Splits
-from medvlm.core.config import kinds
+from medvlm.core.config import component, kinds
+from medvlm.core.contracts import Deferred
 from medvlm.core.errors import DataError
 from medvlm.io.images import encode_png
 from tests import own_folders as made
@@ -43,6 +46,8 @@ MAKERS: dict[str, tuple[Callable[[Path], Path], str, int]] = {
     "dialogues": (made.make_dialogues, "llava_json", 12),
     "parquet": (made.make_parquet, "hf_dataset", 20),
     "dicom": (lambda root: made.make_dicom(root, is_identified=False), "dicom_tree", 30),
+    "slides and a table": (made.make_slides, "table", 6),
+    "slides in folders of classes": (lambda root: made.make_slides(root, in_classes=True), "folder", 6),
     "volumes": (made.make_volumes, "folder", 12),
     "volumes and a table": (lambda root: made.make_volumes(root, masks=False), "table", 12),
 }
@@ -141,6 +146,27 @@ def test_values_of_masks_say_what_they_mark(masks: list[dict[int, int]], expecte
 def test_the_masks_of_a_folder_are_not_its_images(tmp_path: Path) -> None:
     found, *_ = look(made.make_masks(tmp_path / "data", 5, beside=True))
     assert try_card(card_of(found), tmp_path / "data").samples == 5
+
+
+@pytest.mark.parametrize("in_classes", [False, True])
+def test_slides_are_read_at_a_scale(in_classes: bool, tmp_path: Path) -> None:
+    root = made.make_slides(tmp_path / "data", 6, in_classes)
+    found, *_ = look(root)
+    medium = found.reader if in_classes else found.reader["media"][0]
+    assert medium["slide"] == {"mpp": 8} and "at which scale slides are to be read" in found.unknown[0]
+    card = card_of(found)
+    first: Any = next(iter(component("archive.readers", card.reader.kind).read(card.reader, root)))
+    sample, _ = prepare_sample(first.make() if isinstance(first, Deferred) else first, card)
+    assert sample.media[0].size == (192, 256), "1,536 x 2,048 micrometres"
+
+
+def test_a_photograph_in_tiff_is_no_slide(tmp_path: Path) -> None:
+    root = made.make_classes(tmp_path / "data", 3)
+    for path in sorted(root.rglob("*.png")):
+        Image.open(path).convert("RGB").save(path.with_suffix(".tiff"))
+        path.unlink()
+    found, *_ = look(root)
+    assert "slide" not in found.reader and try_card(card_of(found), root).refused.total() == 0
 
 
 def test_volumes_get_all_that_their_headers_lack_at_once(tmp_path: Path) -> None:

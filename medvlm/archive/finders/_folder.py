@@ -48,8 +48,6 @@ FEW = 1 / 3
 """A proposal with fewer samples than this share of another one comes after it."""
 MAX_BOXES = 24
 """Images with more objects of a class are not asked where they are: such an answer has hundreds of tokens."""
-SLIDE_MPP = 8
-"""The scale, in micrometres per pixel, at which a whole slide is proposed to be read."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,16 @@ class Found:
     media: str = "image"
     units: str = ""
     patient: str = ""
+    unknown: tuple[str, ...] = ()
+    window: tuple[float, float] | tuple[()] = ()
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a card must say to read files of a kind. options: keys of a reader or medium. unknown and window: as in
+    Found."""
+
+    options: dict[str, Any] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
     window: tuple[float, float] | tuple[()] = ()
 
@@ -168,17 +176,3 @@ def spoken(name: str) -> str:
     """A name of a column, file or folder as words of a sentence: `Pleural_Effusion` -> `pleural effusion`."""
     words = " ".join(re.sub(r"[_\W]+", " ", name).split())
     return words if words.isupper() else words.lower()
-
-
-def medium_options(names: list[str]) -> dict[str, Any]:
-    """What the reader must be told to read such files."""
-    return {"slide": {"mpp": SLIDE_MPP}} if names and suffix_of(names[0]) == ".svs" else {}
-
-
-def slide_notes(names: list[str]) -> tuple[str, ...]:
-    if not names or suffix_of(names[0]) != ".svs":
-        return ()
-    return (
-        f"at which scale slides are to be read: each is one picture of {SLIDE_MPP} micrometres per pixel; for tiles,"
-        " set `slide: {mpp: 0.5, tile_px: 224}` in the card",
-    )

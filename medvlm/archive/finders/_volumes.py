@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medvlm.archive.finders._folder import Needs
 from medvlm.core.errors import DataError
 from medvlm.io import nifti
 from medvlm.io.nifti_header import NiftiOptions
@@ -24,17 +24,7 @@ IN_MM = {"nifti": {"length": "mm"}}
 CT_WINDOW = (-1000.0, 1000.0)
 
 
-@dataclass(frozen=True)
-class VolumeNeeds:
-    """options: keys of a reader or medium: nifti, unit, modality. unknown: what only the user can know. window: as
-    `preprocess.window`; () for values without an absolute meaning."""
-
-    options: dict[str, Any]
-    unknown: tuple[str, ...]
-    window: tuple[float, float] | tuple[()] = ()
-
-
-def describe_volumes(root: Path, names: Sequence[str]) -> VolumeNeeds:
+def describe_volumes(root: Path, names: Sequence[str]) -> Needs:
     """names: NIfTI files under the root. Files that are damaged are left to packing, which lists them."""
     found, of = _count_needs(root, names[:MAX_HEADERS]), min(len(names), MAX_HEADERS)
     settings: dict[str, Any] = {}
@@ -54,8 +44,8 @@ def describe_volumes(root: Path, names: Sequence[str]) -> VolumeNeeds:
     options: dict[str, Any] = {"nifti": settings} if settings else {}
     if _looks_like_ct(root, names, NiftiOptions(**settings)):
         note = "whether the values are Hounsfield units: they look like it, so `unit: HU` and `modality: CT` are set"
-        return VolumeNeeds({**options, "unit": "HU", "modality": "CT"}, (*unknown, note), CT_WINDOW)
-    return VolumeNeeds(options, tuple(unknown))
+        return Needs({**options, "unit": "HU", "modality": "CT"}, (*unknown, note), CT_WINDOW)
+    return Needs(options, tuple(unknown))
 
 
 def _count_needs(root: Path, names: Sequence[str]) -> Counter[str]:

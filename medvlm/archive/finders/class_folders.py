@@ -13,12 +13,11 @@ from medvlm.archive.finders._folder import (
     Found,
     count_of,
     folder_of,
-    medium_options,
     one_of,
-    slide_notes,
     suffix_of,
 )
 from medvlm.archive.finders._masks import is_mask_word
+from medvlm.archive.finders._slides import describe_slides
 from medvlm.archive.finders._volumes import describe_volumes
 
 ORDER = 5
@@ -35,12 +34,12 @@ def find(folder: Folder) -> Iterator[Found]:
         taken = [name for name in names if folder_of(name).rpartition("/")[2] in classes]
         suffixes = sorted({suffix_of(name) for name in taken})
         split = f"(?:.*/)?(?P<split>{one_of(sorted(split_parts))})/" if split_parts else "(?:.*/)?"
-        volumes = describe_volumes(folder.root, taken) if kind == "volume" else None
+        needs = (describe_volumes if kind == "volume" else describe_slides)(folder.root, taken)
         reader: dict[str, Any] = {
             "kind": "folder",
             "images": f"{split}(?P<label>{one_of(every)})/[^/]+(?i:{one_of(suffixes)})",
             "medium": kind,
-            **(volumes.options if volumes else medium_options(taken)),
+            **needs.options,
         }
         if split_parts:
             reader |= {"split": "{split}", "rename": {"split": {part: SPLITS[part.lower()] for part in split_parts}}}
@@ -51,8 +50,8 @@ def find(folder: Folder) -> Iterator[Found]:
             reader,
             len(taken),
             kind,
-            unknown=(*slide_notes(taken), *(volumes.unknown if volumes else ())),
-            window=volumes.window if volumes else (),
+            unknown=needs.unknown,
+            window=needs.window,
         )
 
 

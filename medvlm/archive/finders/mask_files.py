@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from medvlm.archive.finders._folder import Folder, Found, ask_about_objects, count_of, medium_options
+from medvlm.archive.finders._folder import Folder, Found, ask_about_objects, count_of
 from medvlm.archive.finders._masks import MaskValues, Pairs, find_pairs, name_class, read_values
+from medvlm.archive.finders._slides import describe_slides
 from medvlm.archive.finders._volumes import IN_MM, describe_volumes
 
 ORDER = 3
@@ -19,13 +20,13 @@ def find(folder: Folder) -> Iterator[Found]:
         if pairs is None:
             continue
         values = read_values(folder.root, pairs.mask_files)
-        volumes = describe_volumes(folder.root, pairs.listed) if kind == "volume" else None
+        needs = (describe_volumes if kind == "volume" else describe_slides)(folder.root, pairs.listed)
         marked, unknown = _read_marks(pairs, values, kind)
         reader: dict[str, Any] = {
             "kind": "folder",
             "images": pairs.images,
             "medium": kind,
-            **(volumes.options if volumes else medium_options(list(pairs.listed))),
+            **needs.options,
             **marked,
         }
         yield Found(
@@ -33,8 +34,8 @@ def find(folder: Folder) -> Iterator[Found]:
             reader,
             pairs.of,
             kind,
-            unknown=(*unknown, *(volumes.unknown if volumes else ())),
-            window=volumes.window if volumes else (),
+            unknown=(*unknown, *needs.unknown),
+            window=needs.window,
         )
 
 

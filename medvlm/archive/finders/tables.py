@@ -15,13 +15,12 @@ from medvlm.archive.finders._folder import (
     ask_about_objects,
     count_of,
     folder_of,
-    medium_options,
-    slide_notes,
     stem_of,
     suffix_of,
 )
 from medvlm.archive.finders._masks import is_mask_word, read_values
 from medvlm.archive.finders._rows import read_rows
+from medvlm.archive.finders._slides import describe_slides
 from medvlm.archive.finders._volumes import IN_MM, describe_volumes
 from medvlm.core.cell_values import strip
 from medvlm.core.errors import DataError, list_some
@@ -106,10 +105,10 @@ def _propose(folder: Folder, name: str, rows: list[dict[str, str]], files: dict[
     spoken_for = [*files, *(() if objects is None else (objects["named"], *objects["corners"]))]
     plan: ColumnPlan = plan_columns(rows, spoken_for, roles, named[column])
     there = [path for path in dict.fromkeys(named[column]) if path in set(folder.files)]
-    volumes = describe_volumes(folder.root, there) if kind == "volume" and suffix_of(there[0]) != ".dcm" else None
-    medium = {"file": files[column], "kind": kind, **(volumes.options if volumes else medium_options(there))}
+    needs = (describe_volumes if kind == "volume" else describe_slides)(folder.root, there)
+    medium = {"file": files[column], "kind": kind, **needs.options}
     reader: dict[str, Any] = {"kind": "table", "file": name, "media": [medium]}
-    asks, unknown = list(plan.asks), list(volumes.unknown if volumes else slide_notes(there))
+    asks, unknown = list(plan.asks), list(needs.unknown)
     if objects is not None:
         reader["objects"] = objects
         asks.append(f"boxes of {list_some(objects['classes'])}")
@@ -124,9 +123,14 @@ def _propose(folder: Folder, name: str, rows: list[dict[str, str]], files: dict[
         unknown.append(f"what these columns are for, which are not read: {list_some(plan.unused)}")
     what = f"a table of {len(rows)} rows ({name}) about {count_of(len(there), kind)}"
     what += f" (column {column}): {'; '.join(asks)}" if asks else f" (column {column}), without a column to learn from"
-    window = volumes.window if volumes else ()
     return Found(
-        what, {**reader, **plan.reader}, len(there), kind, patient=plan.patient, unknown=tuple(unknown), window=window
+        what,
+        {**reader, **plan.reader},
+        len(there),
+        kind,
+        patient=plan.patient,
+        unknown=tuple(unknown),
+        window=needs.window,
     )
 
 
