@@ -173,8 +173,9 @@ def _make_card(name: str, whole: Mapping[str, Any]) -> dict[str, Any]:
             questions += [{"text": "?", "answer": "{v}", "template": template, "task": task}]
         elif answers == "detections":
             names = {each: {"one": each, "many": f"{each}s"} for each in classes}
-            asked = {"detect": {"wordings": ["Where?"], "template": template}}
-            reader["objects"] = {"named": "c", "corners": ["x1", "y1", "x2", "y2"], "classes": names, **asked}
+            corners = ["x1", "y1", "x2", "y2"]
+            detect = {"wordings": ["Where?"], "template": template}
+            reader["objects"] = {"named": "c", "corners": corners, "classes": names, "detect": detect}
         else:
             values = {each: number for number, each in enumerate(classes, 1)}
             reader["mask"] = {"file": "{m}.png", "values": values, "template": template}

@@ -183,7 +183,7 @@ def make_dicom(root: Path, count: int = 30, is_identified: bool = True) -> Path:
 
 
 def make_slides(root: Path, count: int = 6, in_classes: bool = False) -> Path:
-    """Whole slides of 1.5 x 2 mm at 2 micrometres a pixel, of which every second has a patch of stained tissue: SVS with
+    """Whole slides of 1.5 x 2 mm at 2 micrometres a pixel, every second with a patch of stained tissue: SVS with
     a CSV by their names, or pyramids in TIFF in a folder for each class. Each has a label, which is none of its levels.
     """
     import tifffile
