@@ -41,6 +41,8 @@ from _fragments import check_yaml  # noqa: E402
 BLOCK = re.compile(r"((?:^<!--[^\n]*-->\n+)*)^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 NOTE = re.compile(r"<!-- (needs|checked by|file|is|add): (.*?) -->")
 FIRST = re.compile(r"^<!-- first: (.*?) -->$", re.MULTILINE)
+OF_LIBRARY = re.compile(r"^\[\d{4}-\d\d-\d\d [\d:,]+\] \[(?:INFO|WARNING)\] .*\n", re.MULTILINE)
+"""A line of the log of another library."""
 LACKING = 3
 """Exit code of a command of `first` that lacks something of this machine; it prints what."""
 SEEN = ("recipes", "data_cards", "launch", "benchmarks", "docs", "tests")
@@ -119,6 +121,7 @@ class Page:
             self.printed, _ = process.communicate(timeout=WAIT_S)
         finally:
             kill(process)
+        self.printed = OF_LIBRARY.sub("", self.printed)
         code = process.returncode
         is_refusal = code in refusals and (code == LACKING or "\nmedvlm: " in f"\n{self.printed}")
         assert code == 0 or is_refusal, f"exit code {code}:\n{self.printed[-3000:]}"

@@ -1,5 +1,5 @@
 """Takes the pictures of the documentation with headless Chromium, from the runs in a folder: those of starts.md
-(`films`, `cells`), and that of `medvlm demo --real cxr_hannover --for labels`.
+(`films`, `cells`, `clip`), and that of `medvlm demo` (`phantom`).
 
 python docs/pictures.py runs
 """
@@ -17,7 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _browser import Browser, address
 
 PICTURES = {
-    "report.png": ("cxr_hannover/report.html", 1280, 900, ""),
+    "report.png": ("phantom/report.html", 1280, 900, ""),
+    "report-grpo.png": ("phantom/report.html", 1280, 960, "rollouts"),
+    "report-stages.png": ("phantom/report.html", 1280, 620, "curves"),
+    "report-clip.png": ("clip/report.html", 1280, 760, ""),
     "report-films.png": ("films/report.html", 1280, 1000, ""),
     "report-cells.png": ("cells/report.html", 1280, 760, "answers"),
 }
