@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from medvlm.archive.packing import decoder, decoders
 from medvlm.io.phi import text
@@ -30,14 +31,15 @@ class Forked:
     """What _Decoder uses of subprocess.Popen, for a process that another one forked."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection, self._code = connection, None
+        self._connection = connection
+        self._code: int | None = None
         (self.pid,) = struct.unpack("i", connection.recv(4))
 
     def wait(self, timeout: float | None = None) -> int:
         if self._code is None:
             self._connection.settimeout(timeout)
             try:
-                (self._code,) = struct.unpack("i", self._connection.recv(4))
+                self._code = int.from_bytes(self._connection.recv(4), sys.byteorder, signed=True)
             except (TimeoutError, BlockingIOError):
                 raise subprocess.TimeoutExpired("decoder", timeout or 0) from None
             self._connection.close()
@@ -62,7 +64,7 @@ def warm(folder: Path) -> Iterator[None]:
         socket.send_fds(connection, [json.dumps(wanted).encode()], [theirs.fileno()])
         return Forked(connection)
 
-    decoders.start = start
+    decoders.start = start  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -77,6 +79,7 @@ def launch(folder: Path) -> tuple[subprocess.Popen[bytes], Path]:
     command = [sys.executable, "-m", "tests.warm_decoders", str(place)]
     env, pipe = {**os.environ, **decoders.ENVIRONMENT}, subprocess.PIPE
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=pipe, stdout=pipe)
+    assert process.stdout
     if process.stdout.readline() != b"ready\n":
         raise RuntimeError("the process that forks decoders did not start")
     return process, place
@@ -99,8 +102,9 @@ def serve(place: str) -> None:
         listener.bind(place)
         listener.listen(64)
         print("ready", flush=True)
+        waits: list[socket.socket | int] = [listener, 0, ended]
         while True:
-            ready, _, _ = select.select([listener, 0, ended], [], [])
+            ready, _, _ = select.select(waits, [], [])
             if 0 in ready:
                 return
             if ended in ready:
@@ -128,7 +132,7 @@ def _tell_ends(children: dict[int, socket.socket]) -> None:
             connection.send(struct.pack("i", os.waitstatus_to_exitcode(status)))
 
 
-def _decode(wanted: list, theirs: int) -> None:
+def _decode(wanted: list[Any], theirs: int) -> None:
     """What the interpreter does for a new process, then the decoder."""
     memory_bytes, seconds, environment, folder, paths = wanted
     code = 1
