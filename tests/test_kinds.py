@@ -51,6 +51,8 @@ OTHER_MEANING = {
     ("decoders/dual_attention.py", "heads"): "attention heads",
     ("decoders/clipseg.py", "mlp"): "its own setting",
     ("decoders/scale_language.py", "heads"): "attention heads",
+    ("decoders/mask2former.py", "heads"): "attention heads",
+    ("decoders/mask2former.py", "mlp"): "its own setting",
     ("decoders/segformer.py", "heads"): "attention heads",
     ("encoders/primus.py", "heads"): "its own setting",
     ("encoders/slices.py", "encoder"): "its own setting",

@@ -12,6 +12,7 @@ from medvlm.compositions._cost import Cost, measure_decoding
 from medvlm.compositions._opened import AssembledModel
 from medvlm.compositions._prompted import fill_prompts, make_prompted, mark_asked
 from medvlm.compositions._segment import segment_medium, to_stored
+from medvlm.compositions._whole_boxes import find_boxes
 from medvlm.core.ask import Ask, Files
 from medvlm.core.config import component
 from medvlm.core.decoder_config import TEXT_FORMS, find_form, gives_answers, list_templates, takes_prompts
@@ -165,7 +166,7 @@ class DecodingModel(AssembledModel):
 
     def list_masks(self) -> list[str]:
         """The decoders that give masks."""
-        return [name for name, each in self.decoders.items() if component("decoders", each.kind).OUTPUT == "maps"]
+        return [name for name, each in self.decoders.items() if find_form(each) == "maps"]
 
     def segment(
         self, sample: Sample, files: Files, name: str, windows: Windows, shown: Sequence[Prompt] = (), words: str = ""
@@ -202,6 +203,23 @@ class DecodingModel(AssembledModel):
         mask = self.segment(sample, files, name, windows, shown, ask.question.text)
         exclusive = decoder.exclusive
         return {each: mask == n + 1 if exclusive else mask[n] for n, each in enumerate(decoder.classes)}
+
+    def find_whole(self, ask: Ask, windows: Windows) -> tuple[np.ndarray, tuple[str, ...]] | None:
+        """The objects on all stored pixels of medium 0, see compositions/_whole_boxes.py, and the classes that their
+        numbers mean; None for an ask without media, or that no decoder answers."""
+        sample, files = ask.media_of or (ask.sample, ask.files)
+        read_by = self.prepare.find_encoder(sample)
+        name = next((each for each in self._list_able(ask.question) if self.model.reads[each] == read_by), None)
+        if ask.shows != "media" or name is None:
+            return None
+        decoder = self.decoders[name]
+
+        def predict(windows_NC: torch.Tensor) -> torch.Tensor:
+            batch = Labelled({read_by: windows_NC}, {name: torch.arange(len(windows_NC))}).to(self.device)
+            return _to_answers(self.model(batch)[name_output(name)], decoder)
+
+        with evaluating(self.model):
+            return find_boxes(self.prepare, sample, files, read_by, windows, predict), decoder.classes
 
     def _decode(self, asks: Sequence[Ask]) -> list[Any]:
         media: dict[str, list[torch.Tensor]] = {}

@@ -12,7 +12,7 @@ import torch
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Preprocess
-from medvlm.core.decoder_config import DecoderConfig
+from medvlm.core.decoder_config import DecoderConfig, find_form
 from medvlm.core.geometry import Canvas, resize
 from medvlm.core.sample import Medium, Sample
 from medvlm.core.turns import Message
@@ -53,7 +53,7 @@ def make_blank_labels(decoder: DecoderConfig, size: tuple[int, ...]) -> np.ndarr
     if hasattr(module, "make_blank_label"):
         blank: np.ndarray = module.make_blank_label(decoder)
         return blank
-    is_mask = module.OUTPUT == "maps"
+    is_mask = find_form(decoder) == "maps"
     classes = () if decoder.exclusive else (len(decoder.classes),)
     return np.zeros((*classes, *(size if is_mask else ())), np.int64)
 

@@ -14,6 +14,7 @@ from medvlm.core.decoder_config import (
     UNWRITTEN,
     DrawingConfig,
     find_encoder,
+    find_form,
     list_texts,
     reads_levels,
     reads_tokens,
@@ -76,9 +77,9 @@ def _refuse_one_level(decoder: Any, encoder: Any) -> None:
     raise ShapeError(f"{decoder.kind} reads several layers of its encoder; {remedy}")
 
 
-def _refuse_views(decoder: object) -> None:
+def _refuse_views(decoder: Any) -> None:
     """Raises ShapeError for masks from several views, none of which is the whole film."""
-    if component("decoders", decoder.kind).OUTPUT == "maps":  # type: ignore[attr-defined]
+    if find_form(decoder) == "maps":
         raise ShapeError(
             "predicts masks, but its encoder takes several views of a film as one input; use an encoder whose"
             " preprocess has neither tiles nor stack"

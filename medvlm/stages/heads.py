@@ -172,7 +172,7 @@ class Heads(Base):
             return own
         position, batch = item.place.position, self.config.batch
         mixture = draw_mixture(self.config.blend, batch, self.setup.seed, self.config.name, position // batch)
-        masks = [name for name, each in self.decoders.items() if component("decoders", each.kind).OUTPUT == "maps"]
+        masks = [name for name, each in self.decoders.items() if find_form(each) == "maps"]
 
         def prepare(other: int) -> LabelledSample:
             return super(Heads, self)._prepare_item(self.stream.item(other))  # type: ignore[no-any-return]

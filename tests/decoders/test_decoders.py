@@ -35,6 +35,15 @@ OWN: dict[str, dict[str, Any]] = {
     "dual_attention": {"widths": (8, 8), "depths": (1, 1), "heads": (1, 2), "reductions": (2, 1), "ratio": 1},
     "mamba_unet": {"widths": (4, 4, 4), "states": 2, "orders": ("rows", "columns_back"), "gated": True},
     "guided_attention": {"width": 8},
+    "mask2former": {
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+        "mlp": 8,
+        "pixel_layers": 1,
+        "pixel_mlp": 8,
+        "queries": 4,
+    },
     "retina": {"width": 8},
     "co_seg": {"second": ("pa",), "width": 16, "heads": 2, "layers": 1},
     "grounded": {
@@ -56,12 +65,12 @@ OWN: dict[str, dict[str, Any]] = {
 PIXELS = ("monai", "segformer", "dual_attention", "mamba_unet")
 OWN_GRIDS = {kind: [GRIDS[0], GRIDS[3]] for kind in PIXELS}
 OWN_GRIDS["module"] = [GRIDS[0]]
-OWN_GRIDS |= dict.fromkeys(("grounded", "co_seg"), GRIDS[:2])
+OWN_GRIDS |= dict.fromkeys(("grounded", "co_seg", "mask2former"), GRIDS[:2])
 """Of networks that read pixels, whose numbers they halve, and of those for images alone."""
-ANY_CLASSES = ("linear", "conv_mask", "fpn", "guided_attention", *PIXELS)
+ANY_CLASSES = ("linear", "conv_mask", "fpn", "guided_attention", "mask2former", *PIXELS)
 """Those for classes that exclude each other, and for others."""
-LEVELS = (12, 8)
-"""Channels of the levels: one of the grid, and one of half of it."""
+LEVELS = (12, 8, 6)
+"""Channels of the levels: one of the grid, one of half of it, and one of a quarter."""
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +121,8 @@ class Prompted(nn.Module):
 
 
 def list_grids(grid: tuple[int, ...]) -> list[tuple[int, ...]]:
-    return [grid, tuple((side + 1) // 2 for side in grid)]
+    half = tuple((side + 1) // 2 for side in grid)
+    return [grid, half, tuple((side + 1) // 2 for side in half)]
 
 
 def features(

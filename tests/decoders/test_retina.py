@@ -169,18 +169,19 @@ def test_heads_are_those_of_monai_and_lie_beside_their_anchors() -> None:
 
 
 @pytest.mark.slow
-def test_boxes_can_be_learnt() -> None:
+@pytest.mark.parametrize("axes", [2, 3])
+def test_boxes_can_be_learnt(axes: int) -> None:
     """A level whose cell is marked where the object lies, in channels of its class."""
-    config = config_of(scales=(1.0,), size=2.0).model_copy(update={"width": 16})
-    decoder, loss = build(config), loss_of()
-    grid = torch.zeros(6, 6, 8, 8)
-    objects = torch.full((6, 1, 5), float(MISSING))
+    config = config_of(scales=(1.0,), ratios=(1.0,), size=2.0).model_copy(update={"width": 16})
+    decoder, loss = build(config, axes), loss_of()
+    grid = torch.zeros(6, 6, *(8,) * axes)
+    objects = torch.full((6, 1, 1 + 2 * axes), float(MISSING))
     for number in range(6):
-        y, x = divmod(5 * number % 49, 7)
-        grid[number, 3 * (number % 2) : 3 + 3 * (number % 2), y, x] = 1
-        objects[number, 0] = torch.tensor([number % 2, 4.0 * y, 4 * x, 4 * y + 8, 4 * x + 8])
-    levels = (grid, torch.zeros(6, 8, 4, 4))
-    seen = Features(grid.flatten(2).transpose(1, 2), grid.flatten(2).mean(2), (8, 8), levels)
+        at = [5 * number % 7, 3 * number % 5, number][:axes]
+        grid[(number, slice(3 * (number % 2), 3 + 3 * (number % 2)), *at)] = 1
+        objects[number, 0] = torch.tensor([number % 2, *(4.0 * n for n in at), *(4.0 * n + 8 for n in at)])
+    levels = (grid, torch.zeros(6, 8, *(4,) * axes))
+    seen = Features(grid.flatten(2).transpose(1, 2), grid.flatten(2).mean(2), (8,) * axes, levels)
     optimizer = torch.optim.AdamW(decoder.parameters(), lr=0.01)
     for _ in range(80):
         optimizer.zero_grad()

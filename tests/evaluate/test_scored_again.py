@@ -32,8 +32,8 @@ from tests.evaluate.toy import Noisy, axis_of, make_sample
 SAMPLES = 24
 OF_PICTURES = {"corruptions", "option_orders", "rewordings", "shift"}
 """Need real pictures and settings of their own: `evaluate_pictures` scores their answers again in every test."""
-OF_MASKS = {"u_score", "whole_masks"}
-"""Needs masks: tests/evaluate/test_u_score.py."""
+OF_MASKS = {"u_score", "whole_boxes", "whole_masks"}
+"""Need masks or boxes: test_u_score.py and test_whole_boxes.py beside it."""
 STEPS = {"modality": "Chest radiograph", "feature": "a round opacity"}
 
 

@@ -12,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from medvlm.core.config import component, kinds, permit
 from medvlm.core.decoder_config import MISSING, UNCERTAIN, PromptedConfig, join_background
+from medvlm.core.mask_sets import pack
 
 N, K = 5, 3
 CLASSES = ("edema", "effusion", "fracture")
@@ -296,6 +297,10 @@ def draw_for(decoder: Any, output: str) -> tuple[torch.Tensor, torch.Tensor]:
         objects[1:, 0] = torch.tensor([1.0, 0, 1, 7, 9])
         objects[2:, 2] = torch.tensor([0.0, 1, 18, 8, 25])
         return found.requires_grad_(), objects
+    if output == "mask_set":  # as of masks, with maps of half the size
+        _, labels = draw_for(decoder, "maps")
+        told = torch.randn(N, 4, count + decoder.exclusive + 1, generator=generator)
+        return pack(told, torch.randn(N, 4, 3, 3, generator=generator), (6, 7)).requires_grad_(), labels
     logits = torch.randn(N, *shape, generator=generator)
     if output == "vectors":
         return torch.nn.functional.normalize(logits, dim=-1).requires_grad_(), torch.tensor([MISSING, 0, 1, 0, 1])
@@ -320,6 +325,8 @@ DECODERS: list[tuple[str, dict[str, Any]]] = [
     ("dual_attention", {"classes": CLASSES[:2]}),
     ("mamba_unet", {"classes": CLASSES[:2]}),
     ("guided_attention", {"classes": CLASSES[:2]}),
+    ("mask2former", {"classes": CLASSES[:2], "queries": 4}),
+    ("mask2former", {"classes": CLASSES, "exclusive": False, "queries": 4}),
     ("retina", {"classes": CLASSES}),
     ("co_seg", {"classes": CLASSES, "second": CLASSES[:1]}),
     ("grounded", {"classes": CLASSES, "text": {"kind": "transformers", "config": {"model_type": "bert"}}}),
@@ -372,7 +379,7 @@ def test_a_batch_in_parts_adds_up_to_the_whole(kind: str) -> None:
         (mine,) = torch.autograd.grad(sum(totals), logits, retain_graph=True)
         torch.testing.assert_close(mine, torch.autograd.grad(whole, logits)[0])
         assert mine[1:].any()
-        if output in ("scores", "maps"):
+        if output in ("scores", "maps", "mask_set"):
             assert weights[0] == totals[0].item() == 0 and not mine[0].any()
 
 

@@ -26,6 +26,7 @@ from medvlm.core.protocols import ProtocolConfig, Record, Row, Split
 from medvlm.core.sample import Question, Truth
 from medvlm.core.tasks import MAPS, find_task
 from medvlm.evaluate.protocols import _questions, _rows
+from medvlm.evaluate.protocols._whole import Around
 from medvlm.evaluate.rows import Part, make_row
 from medvlm.io.masks import decode_mask
 from medvlm.models.sliding import Windows
@@ -56,24 +57,8 @@ def ask(config: Config, model: Any, split: Split) -> Iterator[Record]:
     return _questions.ask_questions(whole, split, whole.decode, whole.can_answer)
 
 
-class Whole:
+class Whole(Around):
     """The model under evaluation, as one that sees the stored pixels of media."""
-
-    def __init__(self, model: Any, windows: Windows):
-        self.model, self.windows = model, windows
-        self.can: frozenset[str] = model.can
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        return {**self.model.identity, "overlap": self.windows.overlap}
-
-    def find_box_extent(self, ask: Ask) -> tuple[float, float]:
-        extent: tuple[float, float] = self.model.find_box_extent(ask)
-        return extent
-
-    def draw_thumbnail(self, ask: Ask) -> bytes:
-        drawn: bytes = self.model.draw_thumbnail(ask)
-        return drawn
 
     def can_answer(self, question: Question) -> bool:
         truth = question.truth
@@ -87,10 +72,7 @@ class Whole:
         masks = {member: decode_mask(ask.files[member], member) for member in truth.members}
         return find_task(truth.task).hold(truth, masks, medium.spacing_mm)
 
-    def decode(self, asks: Sequence[Ask]) -> list[Any]:
-        return [self._decode(ask) for ask in asks]
-
-    def _decode(self, ask: Ask) -> Any:
+    def decode_one(self, ask: Ask) -> Any:
         found = self.model.mark_whole(ask, self.windows)
         if found is None:
             return None

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from medvlm.core.decoder_config import DecoderConfig, HeadLoss
+from medvlm.objectives.heads._matching import assign
 
 SMALL = 1e-8
 """Keeps the logarithms of the matching finite."""
@@ -81,16 +82,13 @@ def match(
     config: Config, told_QK: torch.Tensor, boxes_Q4: torch.Tensor, of_T: torch.Tensor, true_T4: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The numbers of boxes and of the objects that they are matched with."""
-    from scipy.optimize import linear_sum_assignment
-
     share_QK = told_QK.sigmoid()
     agrees = config.alpha * (1 - share_QK) ** config.gamma * -(share_QK + SMALL).log()
     differs = (1 - config.alpha) * share_QK**config.gamma * -(1 - share_QK + SMALL).log()
     cost_QT = config.align * (agrees - differs)[:, of_T]
     cost_QT = cost_QT + config.boxes * (boxes_Q4[:, None] - true_T4).abs().sum(2)
     cost_QT = cost_QT - config.giou * find_giou(to_corners(boxes_Q4), to_corners(true_T4))
-    at, taken = linear_sum_assignment(torch.nan_to_num(cost_QT, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy())
-    return torch.as_tensor(at, device=told_QK.device), torch.as_tensor(taken, device=told_QK.device)
+    return assign(cost_QT)
 
 
 def find_giou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
