@@ -19,6 +19,7 @@ from medvlm.io.images import encode_png
 from medvlm.io.opening import open_shards
 from medvlm.models.parts import encode, evaluating
 from tests.labelled_run import CARD, ENCODER, FIT, OUTCOMES, recipe, write_run
+from tests.patients_run import DECODERS, write_patients
 from tests.tiny_run import trained
 
 pytestmark = pytest.mark.slow
@@ -114,6 +115,24 @@ def test_attention_looks_at_the_tile_that_decides(bags: RunFolder) -> None:
             # The first view is the whole slide.
             right.append(int(weights[1:].argmax()) == picture_of[files["0.png"]])
     assert np.mean(right) > 0.85, np.mean(right)
+
+
+def test_the_film_that_decides_is_found_among_those_of_a_patient(tmp_path: Path) -> None:
+    """Of patients with one to five films. A decoder that reads the first film alone knows only those whose first film
+    shows the square. Results are of patients, with one row for each."""
+    decoders = {
+        "ill": {**DECODERS["ill"], "attention": {"of": "media", "width": 16, "most": 5}},
+        "first": DECODERS["first"],
+    }
+    model = {"encoders": {"film": ENCODER}, "decoders": decoders}
+    losses = {name: ["cross_entropy"] for name in decoders}
+    fit = {"losses": losses, "steps": 300, "batch": 32, "save_every": 0, "model": model}
+    run = trained(write_patients(tmp_path, 300, **fit), tmp_path / "runs")
+    assert cli.main(["evaluate", str(run.root)]) == 0
+    found = rows(run)
+    bag, first = (found[f"labels/auroc:{name}"] for name in ("ill", "first"))
+    assert bag["n"] == bag["patients"] == first["n"]
+    assert bag["ci"][0] > first["value"] + 0.05, (bag, first)
 
 
 SPLIT = {"kind": "subspaces", "learners": 3, "every": 20, "patience": 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +16,17 @@ from medvlm.compositions._segment import segment_medium, to_stored
 from medvlm.compositions._whole_boxes import find_boxes
 from medvlm.core.ask import Ask, Files
 from medvlm.core.config import component
+from medvlm.core.contracts import Outputs
 from medvlm.core.decoder_config import TEXT_FORMS, find_form, gives_answers, list_templates, takes_prompts
 from medvlm.core.mask_prompts import Prompts
 from medvlm.core.sample import Question, Sample, Truth
 from medvlm.core.tasks import find_task
+from medvlm.data.bags import choose_media
 from medvlm.data.composed import ComposedPrepare
 from medvlm.data.prepare import Seen
 from medvlm.data.prompts import Prompt, say
 from medvlm.data.texts import tokenize_prompt
-from medvlm.models.decoding import Decoding, Labelled, name_output
+from medvlm.models.decoding import Decoding, Labelled, make_bags, name_output
 from medvlm.models.parts import encode, evaluating
 from medvlm.models.sliding import Windows
 
@@ -51,6 +54,7 @@ class DecodingModel(AssembledModel):
         self.decoders = decoders
         self.tokenize = None if text is None else partial(tokenize_prompt, tokenizer, text)
         self.by_template = list_templates(decoders)
+        self.most_media = max(each.most_media for each in decoders.values())
 
     def can_answer(self, question: Question) -> bool:
         return bool(self._list_able(question))
@@ -108,10 +112,34 @@ class DecodingModel(AssembledModel):
         """The truth with its masks, placed on the canvas that the model sees."""
         return self.prepare.hold(ask.sample, ask.question, ask.files)
 
+    def note_media(self, samples: Sequence[Sample]) -> list[str]:
+        """What the user should know about media that are not read."""
+        if self.most_media == 1:
+            return []
+        left_out = [len(sample.media) - len(self._choose(sample).media) for sample in samples]
+        if not any(left_out):
+            return []
+        return [
+            f"{sum(left_out)} media of {sum(map(bool, left_out))} samples are not read: attention.most allows"
+            f" {self.most_media} of a sample, all of one encoder"
+        ]
+
+    def _choose(self, sample: Sample) -> Sample:
+        """Of a decoder that reads several media, those that it reads."""
+        if self.most_media == 1 or not sample.media:
+            return sample
+        return replace(sample, media=choose_media(sample, self.prepare.routes, self.most_media))
+
     def embed_each(self, sample: Sample, files: Files) -> Iterator[torch.Tensor]:
-        """Of an encoder with a decoder of vectors, what that gives; else the pooled output of the encoder."""
-        for name, pixels in self.prepare.see(sample, files).media:
+        """Of an encoder with a decoder of vectors, what that gives, of all media that it reads together; else the
+        pooled output of the encoder."""
+        media = self.prepare.see(self._choose(sample), files).media
+        for number, (name, pixels) in enumerate(media):
             decoder = next((each for each in self.decoders if self._gives_vectors(each, name)), "")
+            if decoder and self.decoders[decoder].most_media > 1:
+                if not number:
+                    yield self._read_bag([each for _, each in media], name, [decoder])[name_output(decoder)][0, 0]
+                continue
             with evaluating(self.model):
                 if decoder:
                     batch = Labelled({name: pixels[None]}, {decoder: torch.tensor([0])})
@@ -119,13 +147,25 @@ class DecodingModel(AssembledModel):
                 else:
                     yield encode(self.model.encoders[name], pixels[None].to(self.device), name).pooled[0]
 
+    def _read_bag(self, pixels: Sequence[torch.Tensor], encoder: str, reading: Sequence[str]) -> Outputs:
+        """What these decoders of an encoder give about a sample. pixels: of its media."""
+        own, most = (
+            {name: torch.tensor([0]) for name in reading},
+            {name: self.decoders[name].most_media for name in reading},
+        )
+        bags = {name: make_bags([range(len(pixels))], most[name]) for name in reading if most[name] > 1}
+        batch = Labelled({encoder: torch.stack(list(pixels))}, own, bags=bags)
+        with evaluating(self.model):
+            found: Outputs = self.model(batch.to(self.device))
+        return found
+
     def _gives_vectors(self, decoder: str, encoder: str) -> bool:
         module = component("decoders", self.decoders[decoder].kind)
         return self.model.reads[decoder] == encoder and getattr(module, "GIVES_VECTORS", False)
 
     def score(self, sample: Sample, files: Files) -> dict[str, dict[str, float]]:
         """Decoder -> class -> probability, or number, of the decoders that give one for the whole medium."""
-        found = self._answer_all(self.prepare.see(sample, files))
+        found = self._answer_all(self.prepare.see(self._choose(sample), files))
         return {
             name: dict(zip(self.decoders[name].classes, answer_K.tolist(), strict=True))
             for name, answer_K in found.items()
@@ -135,7 +175,7 @@ class DecodingModel(AssembledModel):
     def look(self, sample: Sample, files: Files) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         """Class -> probability, and class -> the probability of each stored pixel [H, W], of an image: what its
         decoders find in the first medium. Pixels that the model does not see have 0."""
-        seen, size = self.prepare.see(sample, files), sample.media[0].size
+        seen, size = self.prepare.see(self._choose(sample), files), sample.media[0].size
         scores: dict[str, float] = {}
         maps: dict[str, np.ndarray] = {}
         for name, answer in self._answer_all(seen).items():
@@ -149,16 +189,15 @@ class DecodingModel(AssembledModel):
         return scores, maps
 
     def _answer_all(self, seen: Seen) -> dict[str, torch.Tensor]:
-        """Decoder -> its answer about the first medium, [K] or [K, *size]."""
-        encoder, pixels = seen.media[0]
+        """Decoder -> its answer about the first medium, or about all that it reads, [K] or [K, *size]."""
+        encoder, _ = seen.media[0]
         reading = [
             name
             for name, each in self.decoders.items()
             if self.model.reads[name] == encoder and gives_answers(each) and not takes_prompts(each)
         ]
-        batch = Labelled({encoder: pixels[None]}, {name: torch.tensor([0]) for name in reading})
-        with evaluating(self.model):
-            outputs = self.model(batch.to(self.device))
+        shown = [pixels for _, pixels in seen.media[: self.most_media]]
+        outputs = self._read_bag(shown, encoder, reading)
         return {name: _to_answers(outputs[name_output(name)], self.decoders[name])[0] for name in reading}
 
     def measure_cost(self) -> Cost:
@@ -225,7 +264,8 @@ class DecodingModel(AssembledModel):
         media: dict[str, list[torch.Tensor]] = {}
         rows: dict[str, list[int]] = {}
         places: list[tuple[str, int] | None] = []  # of each ask: its decoder and its row in the output
-        row_of_sample: dict[str, tuple[str, int]] = {}  # questions about one sample share its pixels
+        rows_of_sample: dict[str, range] = {}  # questions about one sample share its pixels
+        bags: dict[str, list[range]] = {}
         for ask in asks:
             sample, files = ask.media_of or (ask.sample, ask.files)
             read_by = self.prepare.find_encoder(sample)
@@ -233,19 +273,21 @@ class DecodingModel(AssembledModel):
             if ask.shows == "none" or name is None:
                 places.append(None)
                 continue
-            if sample.key not in row_of_sample:
-                encoder, pixels = self.prepare.see(sample, files).media[0]
-                row_of_sample[sample.key] = encoder, len(media.setdefault(encoder, []))
-                media[encoder].append(pixels)
-            _, row = row_of_sample[sample.key]
+            if sample.key not in rows_of_sample:
+                shown = self.prepare.see(self._choose(sample), files).media[: self.most_media]
+                pixels = media.setdefault(shown[0][0], [])
+                rows_of_sample[sample.key] = range(len(pixels), len(pixels) + len(shown))
+                pixels += [each for _, each in shown]
             rows_of_decoder = rows.setdefault(name, [])
             places.append((name, len(rows_of_decoder)))
-            rows_of_decoder.append(row)
+            rows_of_decoder.append(rows_of_sample[sample.key][0])
+            bags.setdefault(name, []).append(rows_of_sample[sample.key])
         if not media:
             return [None] * len(asks)
         batch = Labelled(
             {name: torch.stack(pixels) for name, pixels in media.items()},
             {name: torch.tensor(numbers) for name, numbers in rows.items()},
+            bags={name: make_bags(bags[name], most) for name in rows if (most := self.decoders[name].most_media) > 1},
         )
         with evaluating(self.model):
             outputs = self.model(batch.to(self.device))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 from pydantic import Field, field_validator, model_validator
 
 from medvlm.core.config import Config, Slot, component
+from medvlm.core.contracts import Features
 from medvlm.core.errors import RecipeError, did_you_mean
 from medvlm.core.mask_prompts import ABOUT, ASKED
 
@@ -43,6 +44,19 @@ class DecoderConfig(Config):
             twice = next(name for number, name in enumerate(classes) if name in classes[:number])
             raise ValueError(f"names {twice!r} twice; expected each class once")
         return classes
+
+    @property
+    def most_media(self) -> int:
+        """How many media of a sample it reads together, at most. With 1, it reads the first one."""
+        return 1
+
+
+@dataclass(kw_only=True)
+class Bag(Features):
+    """All media of each sample, for a decoder that reads several. patches: their pooled features, [N, V, width], so the
+    grid is (V,). pooled: the mean of those that are there. is_there_NV: false where a sample has fewer."""
+
+    is_there_NV: torch.Tensor
 
 
 UNWRITTEN = "is a control token, which no answer can hold; use [SEG]"

@@ -21,6 +21,10 @@ class LinearConfig(DecoderConfig):
     attention: Attention = Attention()
     dropout: float = Field(0.0, ge=0, lt=1)
 
+    @property
+    def most_media(self) -> int:
+        return self.attention.most if self.reads == "attention" and self.attention.of == "media" else 1
+
     def check(self, grid: tuple[int, ...] | None) -> None:
         """Raises ShapeError for a grid that it cannot read."""
         if self.reads == "attention":

@@ -49,6 +49,8 @@ class Config(LinearConfig):
         for name in self.classes:
             if len(find_path(self, name)) > len(self.classes):
                 raise ValueError(f"parents: {name!r} is its own ancestor; expected a tree")
+        if self.prompts and self.most_media > 1:
+            raise ValueError("prompts are for the tokens of one image, not for `attention.of: media`; remove one")
         return self
 
 

@@ -6,7 +6,7 @@ Axes: N media of an encoder, Q questions of a decoder, K its classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from torch import nn
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Features, Outputs
-from medvlm.core.decoder_config import WithTerms, find_encoder, list_texts, reads_levels
+from medvlm.core.decoder_config import Bag, WithTerms, find_encoder, list_texts, reads_levels
 from medvlm.core.errors import RecipeError
 from medvlm.core.mask_prompts import ABOUT, ASKED, MaskPrompts, Prompts, ReadTexts, Texts, TextWidth
 from medvlm.models.parts import build_encoders, build_seeded, complete_media, encode, is_trained
@@ -29,7 +29,8 @@ class Labelled:
     K] or [Q, K, *size] (see core/decoder_config.py). keys: of the samples, for messages. others: decoder -> how many of
     its labels, the last ones, are of samples that are mixed into the media, each of which has `share` of itself.
     cut: the decoders whose masks are of both samples already.
-    prompts: decoder -> what shows the object of each of its rows, of a decoder that takes prompts."""
+    prompts: decoder -> what shows the object of each of its rows, of a decoder that takes prompts.
+    bags: decoder -> the media of each of its rows, int64 [Q, V], -1 for none, of a decoder that reads several."""
 
     media: dict[str, torch.Tensor]
     rows: dict[str, torch.Tensor]
@@ -39,6 +40,7 @@ class Labelled:
     share: float = 1.0
     cut: frozenset[str] = frozenset()
     prompts: dict[str, Prompts] = field(default_factory=dict)
+    bags: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def list_shares(self, decoder: str) -> list[tuple[float, slice]]:
         """The factors of the labels of a decoder, and which of them have it."""
@@ -48,12 +50,12 @@ class Labelled:
         return [(self.share, slice(own)), (1 - self.share, slice(own, None))]
 
     def to(self, device: torch.device) -> Labelled:
-        media, rows, labels = (
+        media, rows, labels, bags = (
             {name: tensor.to(device) for name, tensor in tensors.items()}
-            for tensors in (self.media, self.rows, self.labels)
+            for tensors in (self.media, self.rows, self.labels, self.bags)
         )
         prompts = {name: each.to(device) for name, each in self.prompts.items()}
-        return replace(self, media=media, rows=rows, labels=labels, prompts=prompts)
+        return replace(self, media=media, rows=rows, labels=labels, prompts=prompts, bags=bags)
 
 
 def build_decoding(
@@ -135,6 +137,20 @@ def _choose(features: Features, rows: torch.Tensor, decoder: nn.Module) -> Featu
     )
 
 
+def _gather(features: Features, order_QV: torch.Tensor, decoder: nn.Module) -> Bag:
+    """The media of each row as one input, in the precision of a decoder."""
+    dtype, is_there_QV = next(decoder.parameters()).dtype, order_QV >= 0
+    media_QVE = features.pooled[order_QV.clamp(min=0)].to(dtype) * is_there_QV[..., None]
+    mean_QE = media_QVE.sum(1) / is_there_QV.sum(1, keepdim=True)
+    return Bag(media_QVE, mean_QE, (order_QV.shape[1],), is_there_NV=is_there_QV)
+
+
+def make_bags(bags: Sequence[Sequence[int]], most: int) -> torch.Tensor:
+    """The first `most` indices of each bag, [Q, V], filled up with -1."""
+    kept = [torch.tensor(bag[:most]) for bag in bags]
+    return nn.utils.rnn.pad_sequence(kept, batch_first=True, padding_value=-1)
+
+
 def make_box_prompt(device: torch.device, width: float = 1.0, height: float = 1.0) -> Prompts:
     """A box of this size in the corner of an input, of the first class, and the first word of a tokenizer for decoders
     that read texts."""
@@ -174,12 +190,18 @@ class Decoding(nn.Module):
         outputs: Outputs = {}
         for name, decoder in self.decoders.items():
             if self.reads[name] in features:
-                found = self._decode(decoder, features[self.reads[name]], batch.rows.get(name), batch.prompts.get(name))
+                shown, prompts, bags = batch.rows.get(name), batch.prompts.get(name), batch.bags.get(name)
+                found = self._decode(decoder, features[self.reads[name]], shown, prompts, bags)
                 outputs |= {name_output(name, side): logits for side, logits in found.items()}
         return outputs
 
     def _decode(
-        self, decoder: nn.Module, features: Features, rows: torch.Tensor | None, prompts: Prompts | None
+        self,
+        decoder: nn.Module,
+        features: Features,
+        rows: torch.Tensor | None,
+        prompts: Prompts | None,
+        bags: torch.Tensor | None,
     ) -> dict[int | str, torch.Tensor]:
         """Logits of the questions of a decoder, its side outputs, and its own losses. Without a question it still reads
         one medium, and its output is dropped, so that the decoder is in the graph and no rank waits for its
@@ -196,6 +218,8 @@ class Decoding(nn.Module):
         if takes_prompts:
             assert prompts is not None
             found = self._mark(decoder, features, rows, prompts)
+        elif bags is not None and count:
+            found = decoder(_gather(features, bags, decoder))
         else:
             found = decoder(_choose(features, rows, decoder))
         if isinstance(found, WithTerms):

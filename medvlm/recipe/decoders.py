@@ -47,6 +47,10 @@ def check_decoders(recipe: Recipe, cards: Mapping[str, Card]) -> Iterator[Proble
             known, preprocess = find_facts(encoder), component("encoders", encoder.kind).preprocess(encoder)
             if preprocess.tiles or preprocess.stack > 1:
                 _refuse_views(decoder)
+            if preprocess.stack > 1 and decoder.most_media > 1:
+                raise ShapeError(
+                    "reads the media of a sample one by one, but its encoder stacks them; leave out `stack`"
+                )
             if reads_levels(decoder) and not (isinstance(encoder, LeveledConfig) and encoder.levels):
                 _refuse_one_level(decoder, encoder)
             component("decoders", decoder.kind).facts(decoder, known.width, known.grid, preprocess.shape)

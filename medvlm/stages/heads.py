@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from pydantic import Field, PositiveFloat
 from torch import nn
 
 from medvlm.core.config import Slot, component, kinds
+from medvlm.core.contracts import Outputs
 from medvlm.core.decoder_config import HEAD_LOSSES as SLOT
 from medvlm.core.decoder_config import HeadLosses, find_form, reads_tokens, takes_prompts
 from medvlm.core.engine_config import SHARDING
@@ -21,7 +23,7 @@ from medvlm.core.problems import Problem
 from medvlm.core.sample import Question, Sample
 from medvlm.core.stage_config import StageConfig
 from medvlm.core.tasks import find_task, list_tasks
-from medvlm.data.estimate import make_blank_labels
+from medvlm.data.bags import choose_media
 from medvlm.data.order import draw
 from medvlm.data.prompts import Prompt, Tokenize, say
 from medvlm.data.stream import Item
@@ -31,10 +33,10 @@ from medvlm.models.parts import evaluating
 from medvlm.stages._answered import explain_unanswered
 from medvlm.stages._base import Base, Setup, add_up_means, split_evenly
 from medvlm.stages._blend import Blend, blend_sample, draw_mixture
-from medvlm.stages._labelled import LabelledSample, collate_labelled
+from medvlm.stages._labelled import LabelledSample, collate_labelled, gather_rows
 from medvlm.stages._own_terms import add_up_terms, weigh_terms
 from medvlm.stages._prompted import add_up_own_terms, check_texts, draw_objects, weigh_own_terms
-from medvlm.train.terms import LOSS, Loss, Measured, Name, Term, Terms, join, to_terms
+from medvlm.train.terms import LOSS, Loss, Measured, Name, OfSource, Term, Terms, join, to_terms
 
 NEEDS = "decode"
 
@@ -94,6 +96,8 @@ class Config(StageConfig):
                 yield Problem(("blend",), f"a mixture of two samples has no {name} of its own; remove it")
             if self.blend is not None and takes_prompts(decoder):
                 yield Problem(("blend",), f"a prompt of {name} shows an object of one sample; remove it")
+            if self.blend is not None and decoder.most_media > 1:
+                yield Problem(("blend",), f"{name} reads all media of a sample, which are not mixed; remove it")
             if not losses:
                 yield Problem(path, f"names no loss; expected at least one of {', '.join(kinds(SLOT))}")
             if why := explain_unanswered(name, decoder, cards):
@@ -119,6 +123,7 @@ class Heads(Base):
             self.tokenize = partial(tokenize_prompt, setup.composition.make_text_tokenizer(setup, config), config.text)
         for name in self.decoders:
             self._check_sides(name)
+        self.views = max(each.most_media for each in self.decoders.values())
         self._observing = [name for name in self.decoders if hasattr(self.model.decoders[name], "observe")]
         self._seen: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -148,9 +153,17 @@ class Heads(Base):
         asked = {decoder.answers or name for name, decoder in self.decoders.items()}
         return replace(sample, questions=tuple(q for q in sample.questions if q.template in asked))
 
+    def choose_views(self, sample: Sample, position: int) -> Sample:
+        """Of a decoder that reads several media, those that it reads."""
+        if self.views == 1:
+            return sample
+        rng = draw(self.setup.seed, self.config.name, "media", sample.key, position)
+        return replace(sample, media=choose_media(sample, self.setup.prepare.routes, self.views, rng))
+
     def prepare_sample(self, sample: Sample, files: Mapping[str, Any], epoch: int, position: int) -> LabelledSample:
-        seen = self.setup.prepare.see(sample, files)
-        encoder, pixels = seen.media[0]
+        seen = self.setup.prepare.see(self.choose_views(sample, position), files)
+        (encoder, pixels), *others = seen.media
+        further = tuple(each for _, each in others) if self.views > 1 else ()
         labels: dict[str, list[torch.Tensor]] = {}
         prompts: dict[str, list[Prompt]] = {}
         for name, question in self._find_questions(sample, encoder):
@@ -164,10 +177,12 @@ class Heads(Base):
                 continue
             found = self.setup.prepare.labels(sample, question, files, self.decoders[name], seen.canvas)
             labels.setdefault(name, []).append(torch.from_numpy(found))
-        return LabelledSample(sample.key, encoder, pixels, labels, prompts=prompts)
+        return LabelledSample(sample.key, encoder, pixels, labels, prompts=prompts, further=further)
 
     def _prepare_item(self, item: Item) -> LabelledSample:
         own: LabelledSample = super()._prepare_item(item)
+        if self.views > 1:
+            own = replace(own, left_out=len(item.sample.media) - 1 - len(own.further))
         if self.config.blend is None:
             return own
         position, batch = item.place.position, self.config.batch
@@ -189,6 +204,18 @@ class Heads(Base):
     def make_micros(self, prepared: list[LabelledSample], count: int) -> list[Labelled]:
         return [collate_labelled(part, self.decoders) for part in split_evenly(prepared, count)]
 
+    def make_heaviest(self, items: list[LabelledSample]) -> Labelled:
+        most = max(items, key=lambda item: len(item.further))
+        return super().make_heaviest([most] * len(items) if most.further else items)  # type: ignore[no-any-return]
+
+    def count(self, prepared: list[LabelledSample]) -> Terms:
+        """Also, for each source, the number of media that decoders of several did not read, for their limit."""
+        left_out = Counter[str]()
+        for item in prepared:
+            left_out[item.source] += item.left_out
+        found: Terms = {OfSource(name, "media_left_out"): Term(float(n)) for name, n in left_out.items() if n}
+        return {**super().count(prepared), **found}
+
     def weigh(self, micro: Labelled) -> dict[str, float]:
         weights = {}
         for decoder, loss, side in self._list_losses():
@@ -209,7 +236,7 @@ class Heads(Base):
         outputs = model(micro)
         measured: dict[Name, Loss | Term] = {}
         joint = dict.fromkeys(name for name, loss, _ in self._list_losses() if _is_joint(loss))
-        gathered = {name: self._gather(name, outputs[name_output(name)], micro.labels.get(name)) for name in joint}
+        gathered = {name: self._gather(name, outputs, micro) for name in joint}
         for decoder, loss, side in self._list_losses():
             if name_output(decoder, side) not in outputs:  # only training has side outputs
                 continue
@@ -242,27 +269,8 @@ class Heads(Base):
             labels = labels.index_select(axis, at)
         return labels
 
-    def _gather(
-        self, decoder: str, logits: torch.Tensor, labels: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor, slice]:
-        """The logits and labels of a decoder of all ranks, in their order, and the rows of this rank. Ranks may have
-        different numbers of them. Called on every rank."""
-        if labels is None:
-            blank = torch.from_numpy(make_blank_labels(self.decoders[decoder], ()))
-            labels = blank.new_empty(0, *blank.shape).to(logits.device)
-        if logits.is_meta:  # a plan has one process, and no values
-            return logits.float(), labels, slice(0, len(labels))
-        (count_of_rank,) = self.engine.gather(torch.tensor([len(labels)], device=self.engine.device))
-        counts = count_of_rank.tolist()
-        most, rank = max(counts), self.engine.rank
-        if not most:
-            return logits.float(), labels, slice(0, 0)
-        padding = most - counts[rank]
-        padded = [torch.cat([rows, rows.new_zeros(padding, *rows.shape[1:])]) for rows in (logits.float(), labels)]
-        every, labels_of_every = self.engine.gather(*padded)
-        kept = torch.cat([number * most + torch.arange(count) for number, count in enumerate(counts)])
-        kept = kept.to(logits.device)
-        return every[kept], labels_of_every[kept], slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    def _gather(self, name: str, outputs: Outputs, micro: Labelled) -> tuple[torch.Tensor, torch.Tensor, slice]:
+        return gather_rows(self.engine, self.decoders[name], outputs[name_output(name)], micro.labels.get(name))
 
     def after_step(self, step: int) -> None:
         for name, (vectors, labels) in self._seen.items():

@@ -10,6 +10,7 @@ import torch
 
 from medvlm.core.run import RunFolder
 from tests.labelled_run import ENCODER, FIT, OUTCOME_DECODERS, OUTCOME_LOSSES, OUTCOMES, recipe, write_run
+from tests.patients_run import LOSSES, write_patients
 from tests.stages.two_heads import CASES
 from tests.tiny_run import ROOT, run_ranks, staged, trace, trained, weights
 from tests.train.two_ranks import first_step
@@ -18,6 +19,18 @@ SUBSPACES = {
     "kind": "subspaces", "classes": ["left", "right"], "reads": "mean", "width": 24, "learners": 2, "memory": 24,
     "every": 1, "patience": 1, "apart": 1.0,
 }  # fmt: skip
+VECTOR = {"kind": "unit_vector", "reads": "mean", "width": 8}
+VECTORS = {
+    "side": {**VECTOR, "classes": ["left", "right"]},
+    "third": {**VECTOR, "classes": ["first", "second", "last"]},
+    "traits": {"kind": "hierarchy", "classes": ["high", "large"], "parents": {"large": "high"}, "answers": "look",
+               "reads": "mean", "width": 8},
+}  # fmt: skip
+VECTOR_LOSSES = {
+    "side": ["triplet", "multi_similarity"],
+    "third": ["multi_similarity", {"kind": "triplet", "weight": 0.5}],
+    "traits": ["conditional_cross_entropy"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +39,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(made, recipe())
     model = {"encoders": {"film": ENCODER}, "decoders": OUTCOME_DECODERS}
     write_run(made / "outcomes", recipe(model=model, stages=[{**FIT, "losses": OUTCOME_LOSSES}]), OUTCOMES)
+    model = {"encoders": {"film": ENCODER}, "decoders": VECTORS}
+    write_run(made / "vectors", recipe(model=model, stages=[{**FIT, "losses": VECTOR_LOSSES}]), OUTCOMES)
+    write_patients(made / "patients")
     model = {"encoders": {"film": ENCODER}, "decoders": {"side": SUBSPACES}}
     fit = {**FIT, "losses": {"side": ["distance_margin"]}, "steps": 8, "save_every": 0}
     measured = {"on": ["films:test"], "protocols": ["neighbours"]}
@@ -37,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(folder: Path) -> list[dict[str, dict[str, Any]]]:
     """The results of the two ranks. One process packs the archives first."""
     trained(folder / "subspaces" / "recipe.yaml", folder / "subspaces" / "runs", "name=one")
-    for place in (folder, folder / "outcomes"):
+    for place in (folder / place for place in sorted({place for place, _ in CASES.values()})):
         staged(place / "recipe.yaml", place / "runs", "fit")
     run_ranks(ROOT / "tests" / "stages" / "two_heads.py", folder)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in (0, 1)]
@@ -52,8 +68,11 @@ def test_losses_and_gradients_of_a_step_are_those_of_one_process(
     one = first_step(place / "recipe.yaml", place / "runs", "fit")
     first, second = (rank[case] for rank in two)
     assert one["keys"] == first["keys"] + second["keys"]
-    losses = OUTCOME_LOSSES if CASES[case][0] else FIT["losses"]
-    assert {name.partition(".")[0] for name in one["terms"]} >= losses.keys() and all(one["terms"].values())
+    kinds = {"": FIT["losses"], "outcomes": OUTCOME_LOSSES, "vectors": VECTOR_LOSSES, "patients": LOSSES}
+    losses = {name: [each if isinstance(each, str) else each["kind"] for each in of]  # type: ignore[index]
+              for name, of in kinds[CASES[case][0]].items()}  # type: ignore[attr-defined]  # fmt: skip
+    assert one["terms"].keys() >= {f"{name}.{kind}" for name, of in losses.items() for kind in of}
+    assert all(one["terms"].values())
     for rank in (first, second):
         assert rank["terms"] == pytest.approx(one["terms"], rel=1e-6)
         assert rank["gradients"].keys() == one["gradients"].keys()

@@ -12,7 +12,13 @@ import torch
 from tests.tiny_run import trained
 from tests.train.two_ranks import first_step
 
-CASES = {"one micro-batch": ("", 1), "two micro-batches": ("", 2), "outcomes": ("outcomes", 1)}
+CASES = {
+    "one micro-batch": ("", 1),
+    "two micro-batches": ("", 2),
+    "outcomes": ("outcomes", 1),
+    "vectors": ("vectors", 1),
+    "patients": ("patients", 1),
+}
 """Name -> folder of the recipe below FOLDER, micro-batches."""
 
 

@@ -51,6 +51,8 @@ def ask_questions(model: Asked, split: Split, say: Say, is_asked: IsAsked) -> It
         majority = compute_once(lambda: fit_majority(model, split, is_asked, composer))
     plan = plan_questions(split, is_asked, CHUNK)
     note_groups(plan.samples, split)
+    if note_media := getattr(model, "note_media", None):
+        split.notes.extend(note_media(plan.samples))
     points = choose_points(model, split, say, is_asked, plan.samples)
     has_partners = {SHUFFLED, MISPLACED} & set(split.baselines)
     partner = draw_partners(plan.samples, split.seed) if has_partners else [None] * len(plan.samples)
