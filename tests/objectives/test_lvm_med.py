@@ -46,17 +46,25 @@ def value_of(found: Any, nodes: np.ndarray, edges: np.ndarray, near: list[np.nda
     return float(total)
 
 
-def test_the_solver_finds_planted_matchings_and_the_best_of_nodes_alone() -> None:
+def match(*given: np.ndarray) -> np.ndarray:
+    return lvm_med.match(*map(torch.from_numpy, given)).numpy()
+
+
+def test_the_solver_finds_planted_matchings_and_comes_near_to_the_best_ones() -> None:
+    """Beside all permutations. It is an approximation: of nodes alone the best in most cases, of random edges, which is
+    the hardest case, most of the likeness that there is."""
     rng = np.random.default_rng(0)
-    found_by_edges = found_by_nodes = 0
-    for _ in range(40):
+    found_by_edges = found_by_nodes = best_of_nodes = 0
+    shares = []
+    for _ in range(10):
         nodes, edges = rng.normal(size=(B, B)), rng.normal(size=(B, D, B, D))
         near = [np.stack([rng.permutation([k for k in range(B) if k != i])[:D] for i in range(B)]) for _ in range(2)]
-        alone = lvm_med.match(nodes, 0 * edges, *near)
+        alone, found = match(nodes, 0 * edges, *near), match(nodes, edges, *near)
+        assert sorted(alone) == sorted(found) == list(range(B))
         values = [value_of(np.array(each), nodes, 0 * edges, near) for each in permutations(range(B))]
-        assert np.isclose(value_of(alone, nodes, 0 * edges, near), max(values))
-        found = lvm_med.match(nodes, edges, *near)
-        assert value_of(found, nodes, edges, near) >= value_of(alone, nodes, edges, near) - 1e-9
+        best_of_nodes += np.isclose(value_of(alone, nodes, 0 * edges, near), max(values))
+        values = [value_of(np.array(each), nodes, edges, near) for each in permutations(range(B))]
+        shares.append([value_of(each, nodes, edges, near) / max(values) for each in (found, alone)])
         # The same graph twice: nodes tell a little, and edges between the same nodes are alike.
         planted = rng.permutation(B)
         near[1] = np.empty_like(near[0])
@@ -66,9 +74,23 @@ def test_the_solver_finds_planted_matchings_and_the_best_of_nodes_alone() -> Non
             for a in range(D):
                 alike[i, a, planted[i], a] = 1.0
         weak = 0.7 * np.eye(B)[planted] + 0.5 * rng.normal(size=(B, B))
-        found_by_edges += (lvm_med.match(weak, alike, *near) == planted).all()
-        found_by_nodes += (lvm_med.match(weak, 0 * alike, *near) == planted).all()
-    assert found_by_edges > 30 > found_by_nodes + 5
+        found_by_edges += (match(weak, alike, *near) == planted).all()
+        found_by_nodes += (match(weak, 0 * alike, *near) == planted).all()
+    with_edges, without = np.mean(shares, axis=0)
+    assert best_of_nodes > 7 and with_edges > max(0.8, without + 0.08), (best_of_nodes, with_edges, without)
+    assert found_by_edges > 8 and found_by_nodes < 7
+
+
+def keep_places(nodes: np.ndarray, edges: np.ndarray, near_one: np.ndarray, near_two: np.ndarray) -> np.ndarray:
+    assert nodes.shape == (B, B) and edges.shape == (B, D, B, D) and near_one.shape == near_two.shape == (B, D)
+    return np.arange(B)
+
+
+def test_another_solver_is_named_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medvlm.core.config._PERMITTED", {"tests"})
+    objective, own = made(solver=f"{__name__}.keep_places", noise=0.3), outputs()
+    assert objective.add_up(ALONE, views(), own, {})["matching"].item() == 0
+    assert made(noise=0.3).add_up(ALONE, views(), own, {})["matching"].item() > 0
 
 
 def test_the_loss_is_a_hamming_distance_and_its_gradient_that_of_the_matchings() -> None:
@@ -95,7 +117,7 @@ def test_the_loss_is_a_hamming_distance_and_its_gradient_that_of_the_matchings()
     edges = torch.einsum("iak,jbk->iajb", *edge)
     noise = 0.3 * lvm_med._draw_gumbel(like, int(views()["seed"].sum()))
     noisy = (like + noise).detach().numpy()
-    pair = [lvm_med.match(noisy - shift, edges.detach().numpy(), *near) for shift in (0.0, 2.0 * (1 - 2 * np.eye(B)))]
+    pair = [match(noisy - shift, edges.detach().numpy(), *near) for shift in (0.0, 2.0 * (1 - 2 * np.eye(B)))]
     distance = 2 * float((pair[0] != np.arange(B)).sum())
     assert found.item() == pytest.approx(distance) and distance > 0
     surrogate: Any = torch.zeros((), dtype=torch.float64)

@@ -138,10 +138,11 @@ def make_outputs(objective: Any, views: dict[str, torch.Tensor], width: int) -> 
 
 @pytest.mark.parametrize("centring", ["sinkhorn", "mean", "none"])
 @pytest.mark.parametrize("done", [0.1, 0.9])
-def test_dino_is_the_cross_entropy_with_the_teachers_assignment(centring: Any, done: float) -> None:
+@pytest.mark.parametrize("encoder", [FLAT, DEEP], ids=["2D", "3D"])
+def test_dino_is_the_cross_entropy_with_the_teachers_assignment(encoder: Any, centring: Any, done: float) -> None:
     config = dino.Config(kind="dino", prototypes=7, centring=centring, **HEADS)
-    objective = dino.build(config, FLAT)
-    views = draw(objective, FLAT)
+    objective = dino.build(config, encoder)
+    views = draw(objective, encoder)
     own, taught, leaves = make_outputs(objective, views, 7)
     temperature = 0.04 + 0.03 * min(done / 0.3, 1)
     memory = {name: torch.randn(7, dtype=torch.float64) * 0.1 for name in ("whole", "patches")}

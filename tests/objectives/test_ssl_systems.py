@@ -35,7 +35,6 @@ SWITCHES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
     ("dinov2_films", FLAT, HEADS, {"centring": "none"}),
     ("dinov2_films", FLAT, HEADS, {"patch_weight": 0.0}),
     ("dinov2_films", FLAT, HEADS, {"koleo": 0.0}),
-    ("dinov2_films", FLAT, HEADS, {"local_views": 0}),
     ("dinov2_films", FLAT, HEADS, {"mask_blocks": False}),
     ("hi_end_mae", DEEP, SMALL, {"depths": (-2, -2, -2)}),
     ("hi_end_mae", DEEP, SMALL, {"ratio": 0.25}),
@@ -50,18 +49,20 @@ SUMS = [
 """Recipe, encoder, sizes of the toy, and the terms whose sum is the loss."""
 
 
-def slope(loss: Any, settings: dict[str, Any], only: str = "") -> torch.Tensor:
-    """The gradient of the encoder's weights, of all terms or of one."""
+def slope(loss: Any, settings: dict[str, Any], only: str = "", without: str = "") -> torch.Tensor:
+    """The gradient of the encoder's weights, of all terms or of one. without: views that are left out, of those that
+    were drawn, so that all others stay the same."""
     torch.manual_seed(0)
     kind, method = component("encoders", settings["kind"]), component("objectives.ssl", loss.kind)
     encoder = kind.build(kind.Config.model_validate(settings))
     torch.manual_seed(1)
     objective = method.build(loss, encoder)
-    rng = np.random.default_rng(0)
     size = objective.canvas or encoder.input_shape[1:]
-    images = (torch.from_numpy(rng.normal(size=(1, *size))).float() for _ in range(6))
-    drawn = [objective.draw(pixels, rng) for pixels in images]
-    views = {name: torch.stack([each[name] for each in drawn]) for name in drawn[0]}
+    drawn = []
+    for number in range(6):  # a generator of its own for each, so that a term changes no other sample's views
+        rng = np.random.default_rng(number)
+        drawn.append(objective.draw(torch.from_numpy(rng.normal(size=(1, *size))).float(), rng))
+    views = {name: torch.stack([each[name] for each in drawn]) for name in drawn[0] if name != without}
     own, taught = objective(encoder, views), {}
     if loss.has_teacher:
         teacher = copy.deepcopy(objective)
@@ -90,6 +91,18 @@ def test_without_a_term_the_encoder_learns_something_else(
     whole, less = slope(loss, encoder), slope(loss.model_copy(update=off), encoder)
     assert torch.equal(whole, slope(loss, encoder)), "it is not only the term that differs"
     assert whole.shape != less.shape or not torch.allclose(whole, less)
+
+
+def test_without_local_views_the_encoder_learns_something_else() -> None:
+    """From the same global views, masks and weights."""
+    loss = read_loss("dinov2_films", HEADS)
+    whole, less = slope(loss, FLAT), slope(loss, FLAT, without="locals")
+    assert torch.equal(less, slope(loss, FLAT, without="locals")) and whole.shape == less.shape
+    assert (whole - less).norm() > 1e-2 * whole.norm()
+    method = component("objectives.ssl", loss.kind)
+    encoder = component("encoders", "timm").build(component("encoders", "timm").Config.model_validate(FLAT))
+    objective = method.build(loss.model_copy(update={"local_views": 0}), encoder)
+    assert "locals" not in objective.draw(torch.zeros(1, 32, 32), np.random.default_rng(0)), "as the setting has it"
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ edges largest and the true one (section 3.2). Its gradient is the difference of 
 likenesses moved against the loss, both with the same Gumbel noise (implicit maximum likelihood, arXiv 2106.01798).
 
 Deviations: the training code is not public; parts are means of patches on a coarse grid, and each is compared with the
-most similar one; the solver improves the assignment of nodes with the edges of the one before, where the paper's is a
-Lagrangian decomposition, which `solver` can name. The graph is of the batch of all ranks.
+most similar one; the solver is an approximation in torch, graduated assignment, where the paper's is a Lagrangian
+decomposition, which `solver` can name. The graph is of the batch of all ranks.
 
 Axes: N samples of this rank, B of all ranks, V = 2 views, P parts, K width of the projector, D neighbours.
 """
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 VIEWS = 2
-ROUNDS = 10
-"""The most assignments of the solver."""
+SHARPNESS, STEPS, BALANCES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0), 3, 20
+"""Of the solver: what gains are multiplied by, the steps at each, and rounds of balancing rows and columns."""
 LOSS = "matching"
 
 
@@ -84,7 +84,7 @@ class LvmMed(Objective):
             for _ in range(2)
         )
         self.near = nn.Linear(config.width, config.width, bias=False)
-        self.solve = import_path(config.solver, "loss.solver") if config.solver else match
+        self.solve = import_path(config.solver, "loss.solver") if config.solver else None
 
     def draw(self, pixels: torch.Tensor, rng: Generator) -> dict[str, torch.Tensor]:
         views = [make_view(pixels, self.size, self.config.crop, self.config.changes, rng) for _ in range(VIEWS)]
@@ -141,33 +141,59 @@ class LvmMed(Objective):
         """The permutations for these likenesses, and for those moved against the loss, as matrices [B, B]."""
         count = len(nodes_BB)
         towards = nodes_BB - self.config.strength * (1 - 2 * torch.eye(count, device=nodes_BB.device))
-        given = [each.double().cpu().numpy() for each in (nodes_BB, towards, edges)]
-        near = [each.cpu().numpy() for each in (near_one, near_two)]
-        matches = [np.asarray(self.solve(of, given[2], *near)) for of in given[:2]]
         eye = torch.eye(count, device=nodes_BB.device, dtype=nodes_BB.dtype)
-        first, second = (eye[torch.from_numpy(each).to(eye.device)] for each in matches)
+        first, second = (eye[self._solve_once(each, edges, near_one, near_two)] for each in (nodes_BB, towards))
         return first, second
 
+    def _solve_once(self, nodes_BB: torch.Tensor, edges: torch.Tensor, *near: torch.Tensor) -> torch.Tensor:
+        if self.solve is None:
+            return match(nodes_BB.double(), edges.double(), *near)
+        given = [each.double().cpu().numpy() for each in (nodes_BB, edges)] + [each.cpu().numpy() for each in near]
+        return torch.from_numpy(np.asarray(self.solve(*given))).to(nodes_BB.device)
 
-def match(nodes_BB: np.ndarray, edges: np.ndarray, near_one: np.ndarray, near_two: np.ndarray) -> np.ndarray:
-    """The match of each node [B]: the best of the assignments of nodes with the gains by edges that the one before
-    gives."""
-    from scipy.optimize import linear_sum_assignment
 
-    gains, best, most = nodes_BB, np.arange(len(nodes_BB)), -np.inf
-    seen: set[bytes] = set()
-    for _ in range(ROUNDS):
-        found = linear_sum_assignment(gains, maximize=True)[1]
-        if found.tobytes() in seen:
-            break
-        seen.add(found.tobytes())
-        chosen = np.eye(len(found))[found]
-        by_edges = (edges * chosen[near_one[:, :, None, None], near_two[None, None]]).sum((1, 3))
-        value = float((chosen * (nodes_BB + by_edges)).sum())
-        if value > most:
-            best, most = found, value
-        gains = nodes_BB + 2 * by_edges
+def match(nodes_BB: torch.Tensor, edges: torch.Tensor, near_one: torch.Tensor, near_two: torch.Tensor) -> torch.Tensor:
+    """The match of each node [B], by graduated assignment (Gold and Rangarajan, IEEE TPAMI 18(4), 1996, 377-388): a
+    doubly stochastic matrix follows the gains that it gives itself by nodes and edges, ever more sharply. It is
+    rounded at each sharpness, and the best of these is returned."""
+    eye = torch.eye(len(nodes_BB), device=nodes_BB.device, dtype=nodes_BB.dtype)
+    soft_BB = _balance(SHARPNESS[0] * nodes_BB)
+    found, values = [], []
+    for sharpness in SHARPNESS:
+        for _ in range(STEPS):
+            soft_BB = _balance(sharpness * (nodes_BB + 2 * _add_up_edges(soft_BB, edges, near_one, near_two)))
+        found.append(_round_off(soft_BB))
+        chosen_BB = eye[found[-1]]
+        values.append((chosen_BB * (nodes_BB + _add_up_edges(chosen_BB, edges, near_one, near_two))).sum())
+    best: torch.Tensor = torch.stack(found)[torch.stack(values).argmax()]
     return best
+
+
+def _add_up_edges(
+    chosen_BB: torch.Tensor, edges: torch.Tensor, near_one: torch.Tensor, near_two: torch.Tensor
+) -> torch.Tensor:
+    """[B, B]: what each match of two nodes adds by edges, if the other ends are matched like this."""
+    return (edges * chosen_BB[near_one[:, :, None, None], near_two[None, None]]).sum((1, 3))
+
+
+def _balance(logits_BB: torch.Tensor) -> torch.Tensor:
+    """Rows and columns that add up to 1 (Sinkhorn)."""
+    for _ in range(BALANCES):
+        logits_BB = logits_BB - logits_BB.logsumexp(1, keepdim=True)
+        logits_BB = logits_BB - logits_BB.logsumexp(0, keepdim=True)
+    return logits_BB.exp()
+
+
+def _round_off(soft_BB: torch.Tensor) -> torch.Tensor:
+    """A permutation [B]: pairs of which each is the best of the other, again and again among those that are left."""
+    rows = torch.arange(len(soft_BB), device=soft_BB.device)
+    found = torch.full_like(rows, -1)
+    while bool((found < 0).any()):
+        best = soft_BB.argmax(1)
+        agrees = (soft_BB.argmax(0)[best] == rows) & (found < 0)
+        found = torch.where(agrees, best, found)
+        soft_BB = soft_BB.masked_fill(agrees[:, None], -1.0).index_fill(1, best[agrees], -1.0)
+    return found
 
 
 def _make_graph(nodes_BK: torch.Tensor, told_BK: torch.Tensor, neighbours: int) -> tuple[torch.Tensor, torch.Tensor]:
