@@ -445,6 +445,22 @@ def ct_rate(root: Path, cases: int = 1, make: Callable[[str], bytes] = str.encod
             put(root, f"dataset/{part}_fixed/{part}_{case_}/{part}_{case_}_{scan}/{v}.nii.gz", make(v))
 
 
+def merlin(root: Path, cases: int = 1, make: Callable[[str], bytes] = str.encode) -> None:
+    """make: the contents of a volume of a name."""
+    reports, codes = [], []
+    for case in range(cases):
+        for number, split in enumerate(("train", "validation", "test")):
+            name = f"AC42{case:03d}{number}"
+            put(root, f"merlin_data/{name}.nii.gz", make(name))
+            texts = "Liver and biliary tree: A cyst. Spleen: Normal. IMPRESSION: No acute finding."
+            reports.append({"study id": name, "Findings": texts, "Split": split, "Few Shot": 0})
+            if split != "test":  # whose diagnoses are not known
+                listed = "none" if number else f"8.5;250.2;{999 if case else 401.1}"
+                codes.append({"study id": name, "phecodes": listed})
+    put_csv(root, "reports_final.csv", reports)
+    put_csv(root, "phecodes.csv", codes)
+
+
 def vocomni(root: Path, cases: int = 1, make: Callable[[str], bytes] = str.encode) -> None:
     """make: the contents of a volume of a name, or of its mask, which is named *_mask."""
     for case in range(2 * cases):

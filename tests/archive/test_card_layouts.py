@@ -121,7 +121,7 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
     "puma": ({}, {}, {}),
 }
 
-READ = ("btcv", "ct_rate", "ct_rate_labels", "ct_rate_structured", "m3d_cap", "vocomni")
+READ = ("btcv", "ct_rate", "ct_rate_labels", "ct_rate_structured", "m3d_cap", "merlin", "vocomni")
 """Their media are volumes in files that are tried elsewhere: here, up to which files and texts belong together."""
 
 
@@ -468,6 +468,16 @@ def test_ct_rate_has_the_labels_of_both_tables(tmp_path):
     assert [truth.labels[0] for truth in truths] == [False, True, False, False]
     assert all(len(truth.classes) == 18 for truth in truths)
     assert {question.template for question in asked} == {"abnormalities"}
+
+
+def test_merlin_has_the_codes_that_a_table_of_its_studies_lists(tmp_path):
+    raws = Made("merlin", tmp_path).raws
+    assert [raw.sample.split for raw in raws] == ["train", "val", "test"]
+    asked = [{q.template: q.truth for q in raw.sample.questions}.get("phecodes") for raw in raws]
+    first, healthy, unknown = asked
+    assert len(first.classes) == len(set(first.classes)) == 1692 and unknown is None
+    there = {name for name, label in zip(first.classes, first.labels, strict=True) if label}
+    assert there == {"8.5", "250.2", "401.1"} and None not in first.labels and not any(healthy.labels)
 
 
 def test_m3d_cap_finds_the_text_of_each_volume(tmp_path):

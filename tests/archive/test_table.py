@@ -569,9 +569,23 @@ def test_the_card_says_what_an_uncertain_label_is(
     assert truth.labels == expected and truth.uncertain == (("c",) if "uncertain" in rule else ())
 
 
+def test_a_column_lists_the_labels_that_are_there(tmp_path):
+    """What is none of the classes is counted, and an empty cell says nothing."""
+    (tmp_path / "t.csv").write_text("id,codes\n1,250.2; 8.0;999\n2,none\n3,\n4,777\n")
+    asked = {"text": "Which?", "listed": {"value": "{codes}", "classes": ["8", "250.2"]}, "template": "codes"}
+    config = Config.model_validate({"kind": "table", "file": "t.csv", "key": "{id}", "questions": [asked]})
+    read_all = list(read(config, tmp_path))
+    truths: list[Any] = [[q.truth for q in raw.sample.questions] for raw in samples(read_all)]
+    assert [each[0].labels if each else None for each in truths] == [(True, True), (False, False), None, (False, False)]
+    assert {t.task for each in truths for t in each} == {"labels"} and not any(t.exclusive for e in truths for t in e)
+    why = "value listed for codes that is none of its classes"
+    counted = [raw.left_out.get(why, 0) for raw in samples(read_all)]
+    assert counted == [1, 0, 0, 1]
+
+
 @pytest.mark.parametrize("more", [{}, {"answer": "{a}", "labels": {"columns": {"x": "{a}"}}}])
 def test_a_question_has_an_answer_or_labels(more):
-    with pytest.raises(ValueError, match="expected either `answer` or `labels`"):
+    with pytest.raises(ValueError, match="expected one of `answer`, `labels` and `listed`"):
         Config.model_validate({"kind": "table", "file": "t.csv", "key": "{id}", "questions": [{"text": "?", **more}]})
 
 

@@ -57,16 +57,28 @@ def test_a_system_without_its_term_learns_something_else(
 
 
 def test_merlin_without_its_labels_learns_something_else(tmp_path: Path) -> None:
+    """With all of its 1,692 codes, which are those that its card lists. Here, a code is what is said of a square."""
     settings = read_settings("merlin")
-    decoder = settings["terms"]["labels"]["decoder"] | {"answers": "look", "classes": ["high", "large"]}
-    labelled = {"labels": {**settings["terms"]["labels"], "decoder": decoder}}
+    term = settings["terms"]["labels"]
+    classes = term["decoder"]["classes"]
+    card: Any = load("systems/merlin.yaml").cards["ct"]
+    (asked,) = (each for each in card.reader.questions if each.listed)
+    assert classes == [*asked.listed.classes] and len(set(classes)) == 1692
+    assert term["decoder"]["answers"] == asked.template
+    codes = {"high": {"1": classes[3]}, "large": {"1": classes[-1], "0": classes[700]}}
+    card = {**labelled_run.CARD, "reader": {**labelled_run.CARD["reader"], "rename": codes, "questions": [
+        *labelled_run.CARD["reader"]["questions"][:1],
+        {"text": "Which codes?", "template": asked.template,
+         "listed": {"value": "{high};{large}", "classes": classes}},
+    ]}}  # fmt: skip
+    labelled = {"labels": term}
     stages = []
     for number, terms in enumerate((labelled, {})):
         own = {"loss": settings["loss"], "alike": settings["alike"], "terms": terms, "labels": {"of": "side"}}
         content = labelled_run.recipe(stages=[{**PAIR, "trains": list_trained(own), **own}])
         content["model"] = {"encoders": {"film": labelled_run.ENCODER}}
         folder = tmp_path / str(number)
-        stages.append(staged(labelled_run.write_run(folder, content), folder, "pair"))
+        stages.append(staged(labelled_run.write_run(folder, content, card), folder, "pair"))
     compare(*stages)
 
 
@@ -94,7 +106,7 @@ def test_anatomy_vlm_without_a_loss_learns_something_else(name: str, tmp_path: P
 
 def test_merlin_reads_whole_reports_and_single_sections_in_turn() -> None:
     config = load("systems/merlin.yaml").recipe.stages[0]
-    report = "FINDINGS: The liver is normal.\nIMPRESSION: No change."
+    report = "Liver and biliary tree: Normal. Spleen: No change."
     samples = [Sample(f"{n}", "ct", "train", (), report) for n in range(2)]
 
     def read(config: Any) -> list[set[str]]:

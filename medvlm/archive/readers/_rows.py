@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 
 from medvlm.archive.tables.card_words import OTHER_WORDS, CardWords
 from medvlm.archive.tables.columns import Columns, MoreColumns, Row, add_prior, columns_in, fill
-from medvlm.archive.tables.questions import TableQuestion, make_question
+from medvlm.archive.tables.questions import TableQuestion, count_unlisted, make_question
 from medvlm.archive.tables.records import (
     NAMES_FIRST,
     Format,
@@ -68,6 +68,7 @@ class Rows(MoreColumns):
     def words(self) -> CardWords:
         said = [choice for asked in self.questions for choice in asked.all_choices]
         said += [text for asked in self.questions if asked.labels for text in (*asked.labels.yes, *asked.labels.no)]
+        said += [asked.listed.nothing for asked in self.questions if asked.listed]
         return CardWords(self.rename, self.where, self.missing, (*said, *self.not_missing))
 
     @model_validator(mode="after")
@@ -100,6 +101,9 @@ def make_sample(
     )
     outside = [each for each, question in asked if question and is_outside_choices(question.truth, each.choices)]
     left_out = Counter(OTHER_WORDS.format(each.template) for each in outside)
+    for each in config.questions:
+        if unlisted := sum(count_unlisted(each, row) for _, _, row in rows):
+            left_out[f"value listed for {each.template} that is none of its classes"] += unlisted
     return RawSample(sample, files, where, left_out), Counter(each.template for each, question in asked if not question)
 
 

@@ -42,6 +42,19 @@ class NamedColumns(LabelColumns):
     """What is written where none is there."""
 
 
+class ListedLabels(Config):
+    """Labels that do not exclude each other, of which one value lists those that are there, such as the codes of a
+    patient's diagnoses. All others are not there; without the value, none is known."""
+
+    value: str
+    """E.g. "{phecodes}"."""
+    classes: tuple[str, ...] = Field(min_length=1)
+    """All that can be listed. Packing counts what else is."""
+    separator: str = ";"
+    nothing: str = "none"
+    """The value of a row in which none is there."""
+
+
 class TableQuestion(Config):
     text: tuple[str, ...]
     """One wording, or several of which each sample gets one."""
@@ -57,6 +70,8 @@ class TableQuestion(Config):
     learns which one is preferred. A row without one of them, or with the same text twice, is left out."""
     labels: LabelColumns | None = None
     """In place of `answer`: several columns that each say whether there is something."""
+    listed: ListedLabels | None = Field(None, exclude_if=lambda listed: listed is None)
+    """In place of `answer`: one column that lists what is there."""
     names: NamedColumns | None = Field(None, exclude_if=lambda names: names is None)
     """`{names}` in the texts of the question is the list of those of these labels that are there, with commas between
     them."""
@@ -86,14 +101,16 @@ class TableQuestion(Config):
 
     @model_validator(mode="after")
     def _has_one_answer(self) -> TableQuestion:
-        if bool(self.answer) == bool(self.labels):
-            raise ValueError("expected either `answer` or `labels`")
+        if sum(map(bool, (self.answer, self.labels, self.listed))) != 1:
+            raise ValueError("expected one of `answer`, `labels` and `listed`")
         if sum(map(bool, (self.choices, self.choice_lists, self.options))) > 1:
             raise ValueError("expected one of `choices`, `choice_lists` and `options`")
-        if self.rejected and (self.labels or self.all_choices or self.options or "task" in self.model_fields_set):
+        if self.rejected and (
+            self.label_classes or self.all_choices or self.options or "task" in self.model_fields_set
+        ):
             raise ValueError("`rejected` makes a pair of texts; remove `labels`, `choices`, `options` and `task`")
-        if self.options and self.labels:
-            raise ValueError("`options` beside `labels`; expected `answer`, which says the right option")
+        if self.options and self.label_classes:
+            raise ValueError("`options` beside `labels` or `listed`; expected `answer`, which says the right option")
         if twice := sorted(form for form, n in Counter(map(str.casefold, self.all_choices)).items() if n > 1):
             raise ValueError(f"{twice[0]!r} is in several lists of choices; expected every answer in one")
         return self
@@ -101,6 +118,11 @@ class TableQuestion(Config):
     @property
     def all_choices(self) -> tuple[str, ...]:
         return (*self.choices, *(choice for choices in self.choice_lists for choice in choices))
+
+    @property
+    def label_classes(self) -> tuple[str, ...]:
+        """The classes that do not exclude each other; none of another question."""
+        return self.listed.classes if self.listed else tuple(self.labels.columns if self.labels else ())
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -112,6 +134,7 @@ class TableQuestion(Config):
             self.rejected,
             self.template,
             *labels,
+            *([self.listed.value] if self.listed else []),
             *self.steps.values(),
             *_list_templates(self.options),
         )
@@ -135,6 +158,8 @@ def make_question(asked: TableQuestion, row: Row, key: str) -> Question | None:
         truth = _find_option(options, fill(asked.answer, row))
         lines = [text if letter == text else f"{letter}: {text}" for letter, text in options.items()]
         row = {**row, OPTIONS: "\n".join(lines)}
+    elif asked.listed:
+        truth = _read_listed(asked.listed, fill(asked.listed.value, row))
     else:
         truth = _read_labels(asked.labels, row) if asked.labels else _read_answer(asked, fill(asked.answer, row))
     wordings = [text for wording in asked.text if (text := fill(wording, row))]
@@ -202,6 +227,25 @@ def _read_labels(asked: LabelColumns, row: Row) -> Truth | None:
     return make_truth("labels", classes=tuple(found), labels=labels, exclusive=False, uncertain=uncertain)
 
 
+def _read_listed(asked: ListedLabels, text: str) -> Truth | None:
+    if not text:
+        return None
+    there = _split(asked, text)
+    return make_truth(
+        "labels", classes=asked.classes, labels=tuple(name in there for name in asked.classes), exclusive=False
+    )
+
+
+def _split(asked: ListedLabels, text: str) -> set[str]:
+    listed = {as_whole(part.strip()) for part in text.split(asked.separator)}
+    return listed - {"", asked.nothing}
+
+
+def count_unlisted(asked: TableQuestion, row: Row) -> int:
+    """How much of what a row lists is none of the classes."""
+    return len(_split(asked.listed, fill(asked.listed.value, row)) - {*asked.listed.classes}) if asked.listed else 0
+
+
 def _list_names(asked: NamedColumns, row: Row) -> str:
     yes = set(map(as_whole, asked.yes))
     found = [name for name, template in asked.columns.items() if as_whole(fill(template, row)) in yes]
@@ -213,12 +257,12 @@ def list_offers(asked: Iterable[TableQuestion]) -> dict[str, Offer] | None:
     found: dict[str, Offer] = {}
     for each in asked:
         is_of_text = isinstance(each.task, str) or find_task(each.task.kind).ANSWERED_BY == "text"
-        if is_of_text and not each.labels:
+        if is_of_text and not each.label_classes:
             continue
         if columns_in(each.template):
             return None
-        if each.labels:
-            found[each.template] = Offer("labels", tuple(each.labels.columns))
+        if each.label_classes:
+            found[each.template] = Offer("labels", each.label_classes)
         else:
             found[each.template] = Offer(each.task.kind, tuple(each.task.classes))
     return found
@@ -228,7 +272,7 @@ def list_tasks_of(asked: Iterable[TableQuestion]) -> frozenset[str]:
     """Every task that their answers can have."""
     found: set[str] = set()
     for each in asked:
-        if each.labels:
+        if each.label_classes:
             found.add("labels")
             continue
         if each.rejected:
