@@ -202,6 +202,8 @@ def test_an_expert_says_the_same_in_supervised_data_rollouts_and_evaluation(run:
     ]
     assert model.answer(asks) == [said, say(*other), "Where?"]
     assert model.identity["context"]["files"]
+    with pytest.raises(RecipeError, match="no run of medvlm and no folder that it exported"):
+        open_expert(str(tmp_path))
     for stage in (INSTRUCT, {**REASON, "trains": ["connectors"], "lora": None}):
         whole = tiny(stages=[stage], context=context)
         told = staged(written(tmp_path / str(stage["name"]), whole), tmp_path / "runs", str(stage["name"])).setup

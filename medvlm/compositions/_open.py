@@ -91,13 +91,16 @@ def open_run(
 
 @cache
 def open_expert(where: str) -> Any:
-    """The model with decoders of a run or an exported folder, for a tool. Opened once a process.
+    """The model with decoders of a run or an exported folder, for a tool or a provider of knowledge. Opened once a
+    process.
 
-    Raises RecipeError if it has none."""
+    Raises RecipeError if it has none, and for a folder that is neither."""
+    if not RunFolder(Path(where)).recipe.is_file() and not is_model_folder(Path(where)):
+        raise RecipeError(f"{where}: no run of medvlm and no folder that it exported, so no expert can be opened")
     opened = open_model(where, device="auto")
     found = find([model for model in opened if "answer" not in model.can], "decode")  # a language model may draw too
     if found is None:
-        raise RecipeError(f"environment: {where} has no decoders, so it is no expert that a tool can ask")
+        raise RecipeError(f"{where} has no decoders, so it is no expert that can be asked")
     return found
 
 
