@@ -13,8 +13,20 @@ from tests.labelled_run import ENCODER, FIT, OUTCOME_DECODERS, OUTCOME_LOSSES, O
 from tests.patients_run import LOSSES, write_patients
 from tests.stages.two_heads import CASES
 from tests.tiny_run import ROOT, run_ranks, staged, trace, trained, weights
-from tests.train.two_ranks import first_step
+from tests.train.two_ranks import STILL, first_step
 
+SAM = {"kind": "sam", "classes": ["square"], "width": 16, "heads": 2, "layers": 1, "mlp": 16, "iou": 0.5}
+SHOWN: dict[str, dict[str, Any]] = {
+    "boxes": {**SAM, "prompts": ["box", "point"], "jitter_px": 2},
+    "texts": {
+        "kind": "text_unet", "classes": ["square"], "widths": [4, 6, 8], "texts": {"square": ["a square", "the light"]},
+        "modulates": "about", "about": {"film": "A film."},
+    },
+}  # fmt: skip
+"""Decoders that take prompts. Every fifth film has no mask, so ranks have other numbers of objects."""
+ON_SHOWN = {"square": ["dice", "binary_cross_entropy"]}
+TOWER = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, **STILL}
+TEXT = {"kind": "transformers", "config": {**TOWER, "intermediate_size": 16}, "vocabulary": 400}
 SUBSPACES = {
     "kind": "subspaces", "classes": ["left", "right"], "reads": "mean", "width": 24, "learners": 2, "memory": 24,
     "every": 1, "patience": 1, "apart": 1.0,
@@ -42,6 +54,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = {"encoders": {"film": ENCODER}, "decoders": VECTORS}
     write_run(made / "vectors", recipe(model=model, stages=[{**FIT, "losses": VECTOR_LOSSES}]), OUTCOMES)
     write_patients(made / "patients")
+    for place, decoder in SHOWN.items():
+        model = {"encoders": {"film": ENCODER}, "decoders": {"square": decoder}}
+        shown: dict[str, Any] = {**FIT, "losses": ON_SHOWN, "batch": 8}
+        if place == "texts":
+            shown |= {"text": TEXT, "trains": ["decoders", "text"]}
+        write_run(made / place, recipe(model=model, stages=[shown]))
     model = {"encoders": {"film": ENCODER}, "decoders": {"side": SUBSPACES}}
     fit = {**FIT, "losses": {"side": ["distance_margin"]}, "steps": 8, "save_every": 0}
     measured = {"on": ["films:test"], "protocols": ["neighbours"]}
@@ -69,6 +87,7 @@ def test_losses_and_gradients_of_a_step_are_those_of_one_process(
     first, second = (rank[case] for rank in two)
     assert one["keys"] == first["keys"] + second["keys"]
     kinds = {"": FIT["losses"], "outcomes": OUTCOME_LOSSES, "vectors": VECTOR_LOSSES, "patients": LOSSES}
+    kinds |= dict.fromkeys(SHOWN, ON_SHOWN)
     losses = {name: [each if isinstance(each, str) else each["kind"] for each in of]  # type: ignore[index]
               for name, of in kinds[CASES[case][0]].items()}  # type: ignore[attr-defined]  # fmt: skip
     assert one["terms"].keys() >= {f"{name}.{kind}" for name, of in losses.items() for kind in of}

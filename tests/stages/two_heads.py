@@ -18,6 +18,8 @@ CASES = {
     "outcomes": ("outcomes", 1),
     "vectors": ("vectors", 1),
     "patients": ("patients", 1),
+    "boxes": ("boxes", 1),
+    "texts": ("texts", 2),
 }
 """Name -> folder of the recipe below FOLDER, micro-batches."""
 
