@@ -80,6 +80,9 @@ SIZES: dict[str, Callable[[Path], None]] = {
     "bccd": partial(made_layouts.bccd, cases=30, zoom=16),
     "bccd_boxes": partial(made_layouts.bccd, cases=30, zoom=16),
     "btcv": partial(made_layouts.btcv, cases=4, make=make_organs),
+    "busi": partial(made_layouts.busi, cases=8, zoom=12),
+    "chaos_ct": partial(made_layouts.chaos_ct, cases=6, zoom=4),
+    "chaos_mr": partial(made_layouts.chaos_mr, cases=6, zoom=4),
     "chest_imagenome": partial(made_layouts.chest_imagenome, cases=8, zoom=12),
     "chexpert": partial(made_layouts.chexpert, cases=6, zoom=12),
     "ct_rate": partial(made_layouts.ct_rate, cases=4, make=make_ct),
@@ -134,6 +137,9 @@ SIZES: dict[str, Callable[[Path], None]] = {
 
 FULL = {
     "bccd": (480, 640),
+    "busi": (500, 600),
+    "chaos_ct": (512, 512),
+    "chaos_mr": (320, 320),
     "chest_imagenome": (3056, 2544),
     "chexpert": (320, 390),
     "ct_rate": (300, 512, 512),

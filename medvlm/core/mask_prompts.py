@@ -78,7 +78,8 @@ class Prompts:
     left, top, right and bottom edges. points_SP2, inside_SP: 1 for a point on the object, 0 for one beside it, -1 for
     none. masks_S1: [S, 1, *size] of 0 and 1; None if no object has one. classes_S: the number of its class in the
     decoder. texts: ASKED and ABOUT -> the texts, of a decoder that reads them. read: the same once a text tower has
-    read them, for the decoder. rows_S: the medium of each object; only decoders get it."""
+    read them, for the decoder. rows_S: the medium of each object; only decoders get it. kinds_S: the number of the kind
+    of its medium among `about` of the decoder."""
 
     forms: tuple[tuple[str, ...], ...]
     num_points: tuple[int, ...]
@@ -90,6 +91,7 @@ class Prompts:
     texts: dict[str, Texts] = field(default_factory=dict)
     read: dict[str, ReadTexts] = field(default_factory=dict)
     rows_S: torch.Tensor | None = None
+    kinds_S: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.forms)
@@ -130,4 +132,5 @@ class Prompts:
             classes_S=change(self.classes_S),
             masks_S1=None if self.masks_S1 is None else change(self.masks_S1),
             rows_S=None if self.rows_S is None else change(self.rows_S),
+            kinds_S=None if self.kinds_S is None else change(self.kinds_S),
         )

@@ -24,7 +24,8 @@ Tokenize = Callable[[str], list[int]]
 @dataclass(frozen=True)
 class Prompt:
     """Of one object. number: of its class in the decoder. inside: of each point, whether it is on the object. mask:
-    bool [H, W]. ids: ASKED and ABOUT -> the tokens of the text, of a decoder that reads them."""
+    bool [H, W]. ids: ASKED and ABOUT -> the tokens of the text, of a decoder that reads them. kind: the number of the
+    kind of its medium among `about` of the decoder."""
 
     number: int
     form: tuple[str, ...]
@@ -33,6 +34,7 @@ class Prompt:
     inside: tuple[bool, ...] = ()
     mask: np.ndarray | None = None
     ids: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    kind: int = 0
 
     def fill(self, size: Sequence[int]) -> np.ndarray | None:
         """What the prompt alone marks, bool [H, W]: the pixels whose centres are in the box, or the mask; None for one
@@ -95,7 +97,8 @@ def say(
     if not texts:
         return prompt
     assert tokenize is not None
-    return replace(prompt, ids={what: tuple(tokenize(text)) for what, text in texts.items()})
+    ids = {what: tuple(tokenize(text)) for what, text in texts.items()}
+    return replace(prompt, ids=ids, kind=list(decoder.about).index(kind) if decoder.about else 0)
 
 
 def _fill_in(wording: str, is_marked: np.ndarray | None) -> str:
@@ -133,6 +136,7 @@ def stack_prompts(prompts: Sequence[Prompt]) -> Prompts:
         torch.tensor([each.number for each in prompts], dtype=torch.long),
         None if masks is None else masks.float(),
         {what: _stack_texts([each.ids[what] for each in prompts]) for what in (ASKED, ABOUT) if what in prompts[0].ids},
+        kinds_S=torch.tensor([each.kind for each in prompts], dtype=torch.long),
     )
 
 

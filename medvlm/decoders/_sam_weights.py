@@ -15,7 +15,10 @@ from medvlm.core.errors import CheckpointError
 from medvlm.core.weight_files import list_files
 from medvlm.core.weights import is_on_meta
 
-PARTS = ("prompt_encoder.", "mask_decoder.")
+PARTS = ("prompt_encoder.", "mask_decoder.", "no_memory_embedding")
+"""The last one is of SAM 2 and SAM 3."""
+OF_SAM_3 = "tracker_model."
+"""How the names of the part of SAM 3 begin that boxes, points and masks prompt."""
 SHARED, FREQUENCIES = (
     f"{part}.positional_embedding" for part in ("shared_image_embedding", "prompt_encoder.shared_embedding")
 )
@@ -37,13 +40,15 @@ ORIGINAL = (
 
 
 def read_published(module: nn.Module, model: str, weights: str) -> None:
-    """Loads the two parts into a module that has them under these names. On the meta device nothing is read. Raises
+    """Loads these parts into a module that has them under these names. On the meta device nothing is read. Raises
     CheckpointError for a key that is missing or of another shape, and for a file that cannot be read."""
     own = {name: tensor for name, tensor in module.state_dict().items() if name.startswith(PARTS)}
     fresh = [name for name in module.state_dict() if name not in own]
     if is_on_meta():
         return published.mark(module, fresh)
     stored = _read(model, weights)
+    if any(name.startswith(OF_SAM_3) for name in stored):
+        stored = {name.removeprefix(OF_SAM_3): tensor for name, tensor in stored.items() if name.startswith(OF_SAM_3)}
     if SHARED in stored:  # transformers stores the frequencies once, for both parts that have them
         stored.setdefault(FREQUENCIES, stored[SHARED])
     if any(".output_upscaling." in name for name in stored):

@@ -2,92 +2,63 @@
 of SAM (arXiv 2304.02643, appendix A), of transformers, on its own image encoder or on any other with a grid of two
 axes.
 
+`version: 2` is that of SAM 2 for images (arXiv 2408.00714, appendix D), which adds two finer levels of the encoder to
+the growing mask; SAM 3 (arXiv 2511.16719) has the same for boxes, points and masks. Their image encoders are of kind
+sam_levels.
+
 The image encoder of a published SAM or MedSAM (arXiv 2304.12306) is an encoder of kind transformers with `layer:
 normed`; its tokens are as wide as the prompts, and are read as they are. Those of others are projected, and normed.
 Which parts are trained is said by `trains`: [decoders.NAME.mask_decoder] as MedSAM does, [lora] with `lora: {targets:
 [encoders]}`, and so on. The frequencies that encode places are fixed, as in SAM.
 
-Only the first of SAM's masks is used, the one for prompts that leave no doubt. Masks are interpolated from four times
-the grid to the pixels of the input. With `fill_box`, a box is also read as the mask of its pixels.
-Axes: S prompts, T patches, C width, P points.
+With `fill_box`, a box is also read as the mask of its pixels.
+Axes: S prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import nn
-from torch.nn.functional import interpolate
 
-from medvlm.core.contracts import Features
-from medvlm.core.decoder_config import DecoderFacts, PromptedConfig
-from medvlm.core.errors import ShapeError
+from medvlm.core.contracts import Level
 from medvlm.core.mask_prompts import Prompts
+from medvlm.decoders._sam import IOU, Sam, SamConfig, facts, find_iou, standalone  # noqa: F401
+from medvlm.decoders._sam2 import Sam2
 from medvlm.decoders._sam_weights import read_published
 
 OUTPUT = "maps"
-SIDE, PATCH = 1024, 16
-"""Pixels of SAM's own input and of its patches. Coordinates are scaled to it, so that published weights see theirs."""
-SURE = 10.0
-"""Logit of a mask that is given as a prompt."""
-START = 2.0
-"""Logit of a pixel within a box before training, with `fill_box`."""
-IOU = "iou"
 
 
-class Config(PromptedConfig):
+class Config(SamConfig):
     kind: Literal["sam"]
-    width: int = Field(256, gt=0, multiple_of=16)
-    """Number of channels; 256 in all published SAM and MedSAM."""
-    layers: int = Field(2, gt=0)
-    """Of the two-way transformer."""
-    heads: int = Field(8, gt=0)
-    mlp: int = Field(2048, gt=0)
-    """Width of the feed-forward layers of the two-way transformer."""
-    model: str = ""
-    """Hub id or folder of a published SAM, e.g. wanglab/medsam-vit-base, whose prompt encoder and mask decoder are
-    read."""
-    weights: str = ""
-    """The same from a file, .safetensors or .pth, in the layout of transformers or of segment-anything."""
+    version: Literal[1, 2] = Field(1, exclude_if=lambda version: version == 1)
+    """2 for SAM 2 and SAM 3. It reads three `levels` of the encoder, each twice as fine as the next."""
     iou: float = Field(0.0, ge=0)
     """Factor of the squared error of the predicted IoU, against that of the mask with its label. 0 leaves it out."""
 
-    fill_box: bool = False
-    """Gives a box as a mask too, filled in, and adds it to the logits with a learnt factor, so that training starts at
-    the filled box. For decoders from random weights: they learn what to leave out of a box much sooner than to read its
-    corners. Differs from SAM."""
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Config:
-        if self.model and self.weights:
-            raise ValueError("give `model` or `weights`, not both")
-        return self
+def reads_levels(config: Config) -> bool:
+    return config.version == 2
 
 
-def facts(
-    config: Config, width: int | None, grid: tuple[int, ...] | None, input_shape: tuple[int, ...] | None
-) -> DecoderFacts:
-    """Raises ShapeError for volumes, and for heads that do not divide half the width."""
-    if (grid is not None and len(grid) != 2) or (input_shape is not None and len(input_shape) != 3):
-        raise ShapeError("sam marks objects in images, and its encoder takes volumes; use an encoder of images")
-    if config.width // 2 % config.heads:
-        raise ShapeError(f"{config.heads} heads do not divide half the width, {config.width // 2}; change one of them")
-    return DecoderFacts((1, *(input_shape or ())[1:]))
-
-
-def build(config: Config, width: int, grid: tuple[int, ...], input_shape: tuple[int, ...]) -> nn.Module:
+def build(
+    config: Config,
+    width: int,
+    grid: tuple[int, ...],
+    input_shape: tuple[int, ...],
+    levels: tuple[Level, ...] = (),
+) -> nn.Module:
+    """Raises ShapeError for what facts() refuses, and for levels that are not each twice as fine as the next."""
     facts(config, width, grid, input_shape)
-    made = Sam(config, width, tuple(grid), tuple(input_shape[1:]))
+    size = tuple(input_shape[1:])
+    made = Sam(config, width, tuple(grid), size) if config.version == 1 else Sam2(config, levels, size)
     if config.model or config.weights:
         read_published(made, config.model, config.weights)
     return made
-
-
-def standalone(config: Config) -> Config:
-    return config.model_copy(update={"model": "", "weights": ""})
 
 
 def list_terms(config: Config) -> tuple[str, ...]:
@@ -101,123 +72,5 @@ def weigh_term(config: Config, name: str, labels_S1: torch.Tensor, prompts: Prom
 def add_up_term(
     config: Config, name: str, outputs: Mapping[str, torch.Tensor], labels_S1: torch.Tensor, prompts: Prompts
 ) -> torch.Tensor:
-    """The error of the predicted IoU, as in SAM: that of the mask is no part of the graph. Pixels without a label do
-    not count."""
-    is_there, is_known = (labels_S1 == 1).flatten(1), (labels_S1 >= 0).flatten(1)
-    is_found = (outputs[""] > 0).flatten(1) & is_known
-    shared, either = (is_found & is_there).sum(1), (is_found | is_there).sum(1)
-    true_S = shared / either.clamp(min=1)
-    return config.iou * (outputs[IOU][:, 0].float() - true_S).square().sum()
-
-
-class Sam(nn.Module):
-    """Features and prompts -> {"": logits of a mask for each [S, 1, *size], "iou": what its IoU may be [S, 1]}."""
-
-    TAKES_PROMPTS = True
-
-    def __init__(self, config: Config, width: int, grid: tuple[int, ...], size: tuple[int, ...]):
-        from transformers.models.sam.configuration_sam import SamConfig
-        from transformers.models.sam.modeling_sam import SamMaskDecoder, SamPromptEncoder
-
-        super().__init__()
-        C = config.width
-        settings: Any = SamConfig(
-            vision_config={"num_pos_feats": C // 2, "scale": 1.0, "output_channels": C},
-            prompt_encoder_config={"hidden_size": C, "image_size": SIDE, "patch_size": PATCH},
-            mask_decoder_config={
-                "hidden_size": C,
-                "mlp_dim": config.mlp,
-                "num_hidden_layers": config.layers,
-                "num_attention_heads": config.heads,
-                "iou_head_hidden_dim": C,
-            },
-        )
-        settings.mask_decoder_config._attn_implementation = "sdpa"
-        self.grid, self.size = grid, size
-        self.reduce: nn.Module = nn.Identity()
-        if width != C:
-            self.reduce = nn.Sequential(nn.Linear(width, C), nn.LayerNorm(C))
-        self.prompt_encoder: Any = SamPromptEncoder(settings)
-        places = self.prompt_encoder.shared_embedding
-        frequencies = places.positional_embedding.detach()
-        del places.positional_embedding
-        places.register_buffer("positional_embedding", frequencies)
-        self.mask_decoder: Any = SamMaskDecoder(settings.mask_decoder_config)
-        self.classes = nn.Embedding(len(config.classes), C) if "class" in config.prompts else None
-        self.from_box = nn.Parameter(torch.tensor(START)) if config.fill_box else None
-
-    def forward(self, features: Features, prompts: Prompts) -> dict[str, torch.Tensor]:
-        seen_SC = self.reduce(features.patches).transpose(1, 2).unflatten(2, self.grid)
-        masks, ious, order = [], [], list[int]()
-        for form, rows in prompts.group():
-            found, iou = self._mark(seen_SC[rows], prompts.take(rows), form)
-            masks.append(found)
-            ious.append(iou)
-            order += rows
-        back = torch.tensor(order, device=seen_SC.device).argsort()
-        masks_S1, iou_S1 = torch.cat(masks)[back], torch.cat(ious)[back]
-        masks_S1 = interpolate(masks_S1, size=self.size, mode="bilinear", align_corners=False)
-        if self.from_box is not None:
-            has_box = torch.tensor(["box" in form for form in prompts.forms], device=masks_S1.device)
-            filled_S1 = (2 * self._fill(prompts.boxes_S4, self.size) - 1) * has_box[:, None, None, None]
-            masks_S1 = masks_S1 + self.from_box * filled_S1.to(masks_S1.dtype)
-        return {"": masks_S1 + self._reach_all(iou_S1), IOU: iou_S1}
-
-    def _mark(
-        self, seen_SC: torch.Tensor, prompts: Prompts, form: tuple[str, ...]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masks at four times the grid [S, 1, ...], and what their IoU may be [S, 1], of prompts of one form."""
-        dense_SC = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(seen_SC)
-        if "rough_mask" in form:
-            assert prompts.masks_S1 is not None
-            size = tuple(4 * side for side in self.grid)
-            coarse = interpolate(prompts.masks_S1.to(seen_SC.dtype), size=size, mode="bilinear", antialias=True)
-            dense_SC = self.prompt_encoder.mask_embed(SURE * (2 * coarse - 1))
-        elif "box" in form and self.from_box is not None:
-            coarse = self._fill(prompts.boxes_S4, [4 * side for side in self.grid]).to(seen_SC.dtype)
-            dense_SC = self.prompt_encoder.mask_embed(SURE * (2 * coarse - 1))
-        sparse_S1TC = self._encode(prompts, form)
-        position_1C = self._locate_patches().to(seen_SC.dtype).expand(len(seen_SC), -1, -1, -1)
-        if sparse_S1TC is not None:
-            sparse_S1TC = sparse_S1TC.to(seen_SC.dtype)
-        masks, iou = self.mask_decoder(seen_SC, position_1C, sparse_S1TC, dense_SC, multimask_output=False)
-        return masks[:, 0], iou[:, 0]
-
-    def _encode(self, prompts: Prompts, form: tuple[str, ...]) -> torch.Tensor | None:
-        """Box, points and class as tokens, [S, 1, T, C]; None without one."""
-        scale = prompts.boxes_S4.new_tensor([SIDE / self.size[1], SIDE / self.size[0]])
-        points = labels = boxes = None
-        if "point" in form:  # SAM counts from the centre of the first pixel, and adds 0.5 itself
-            points, labels = (prompts.points_SP2 * scale - 0.5)[:, None], prompts.inside_SP[:, None]
-        if "box" in form:  # from the centre of its first pixel to that of its last one
-            within = prompts.boxes_S4 + prompts.boxes_S4.new_tensor([0.5, 0.5, -0.5, -0.5])
-            boxes = (within * scale.repeat(2) - 0.5)[:, None]
-        sparse: torch.Tensor | None = self.prompt_encoder(points, labels, boxes, None)[0]
-        if "class" in form:
-            assert self.classes is not None
-            own = self.classes(prompts.classes_S)[:, None, None]
-            sparse = own if sparse is None else torch.cat([sparse, own], 2)
-        return sparse
-
-    def _fill(self, boxes_S4: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-        """The share of each cell that lies in a box, [S, 1, *size]; cells divide the input evenly."""
-        shares = []
-        for low, high, pixels, cells in zip(boxes_S4.T[:2], boxes_S4.T[2:], self.size[::-1], size[::-1], strict=True):
-            side = pixels / cells
-            start = torch.arange(cells, device=boxes_S4.device) * side
-            inner = torch.minimum(high[:, None], start + side) - torch.maximum(low[:, None], start)
-            shares.append(inner.clamp(min=0) / side)
-        across, down = shares
-        return (down[:, :, None] * across[:, None])[:, None]
-
-    def _locate_patches(self) -> torch.Tensor:
-        """The codes of the centres of the patches, [1, C, *grid]."""
-        y, x = ((torch.arange(n, device=self.mask_decoder.iou_token.weight.device) + 0.5) / n for n in self.grid)
-        places = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
-        return self.prompt_encoder.shared_embedding(places).permute(2, 0, 1)[None]  # type: ignore[no-any-return]
-
-    def _reach_all(self, iou_S1: torch.Tensor) -> torch.Tensor:
-        """0, with a gradient of 0 for what these prompts do not reach, so that no rank waits for it."""
-        parts = [self.prompt_encoder, *([] if self.classes is None else [self.classes])]
-        unreached = [p.sum() for part in parts for p in part.parameters() if p.requires_grad]
-        return 0 * torch.stack([*unreached, iou_S1.sum()]).sum()
+    """The error of the predicted IoU, as in SAM: that of the mask is no part of the graph."""
+    return config.iou * (outputs[IOU][:, 0].float() - find_iou(outputs[""], labels_S1)).square().sum()

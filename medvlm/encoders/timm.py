@@ -21,7 +21,8 @@ LIBRARY = "timm"
 CAN_BE_FUSED = SEES_SLICES = True
 TOY_VIT = {"depth": 2, "embed_dim": 96, "num_heads": 4}
 TOY_DAVIT = {"depths": [1, 1, 1, 1], "embed_dims": [16, 32, 48, 96], "num_heads": [1, 2, 3, 4]}
-TOYS: dict[str, dict[str, Any]] = {**dict.fromkeys(("vit", "eva", "deit", "beit"), TOY_VIT), "davit": TOY_DAVIT}
+VITS = ("vit", "eva", "deit", "beit", "samvit")
+TOYS: dict[str, dict[str, Any]] = {**dict.fromkeys(VITS, TOY_VIT), "davit": TOY_DAVIT}
 """How names of networks begin -> their arguments in a dry run."""
 
 

@@ -157,9 +157,8 @@ def make_box_prompt(device: torch.device, width: float = 1.0, height: float = 1.
     zeros = partial(torch.zeros, device=device)
     box_14, number = torch.tensor([[0.0, 0.0, width, height]], device=device), zeros(1).long()
     word = Texts(zeros(1, 1).long(), zeros(1, 1).long() + 1, number)
-    return Prompts(
-        (("box",),), (0,), box_14, zeros(1, 0, 2), zeros(1, 0).long(), number, texts={ASKED: word, ABOUT: word}
-    )
+    texts = {ASKED: word, ABOUT: word}
+    return Prompts((("box",),), (0,), box_14, zeros(1, 0, 2), zeros(1, 0).long(), number, texts=texts, kinds_S=number)
 
 
 class Decoding(nn.Module):

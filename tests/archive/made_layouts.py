@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -867,6 +867,69 @@ def kvasir_seg(root: Path, cases: int = 1, zoom: int = 1) -> None:
         mask[zoom : (2 + case % 3) * zoom, zoom : 4 * zoom] = 255
         put(root, f"Kvasir-SEG/images/case{case:03d}.jpg", film(case, zoom, colour=True))
         put(root, f"Kvasir-SEG/masks/case{case:03d}.png", encode_png(mask))
+
+
+def busi(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """A lesion in a corner; every third image has two of them, in files of their own. Those without one are empty."""
+    for case in range(6 * cases):
+        kind = ("benign", "malignant", "normal")[case % 3]
+        name = f"Dataset_BUSI_with_GT/{kind}/{kind} ({case + 1})"
+        put(root, f"{name}.png", film(case, zoom))
+        for number in range(1 + (case % 3 == 1)):
+            mask = np.zeros((6 * zoom, 8 * zoom), np.uint8)
+            if kind != "normal":
+                mask[zoom : 3 * zoom, (1 + 3 * number) * zoom : (3 + 3 * number) * zoom] = 255
+            put(root, f"{name}_mask{f'_{number}' if number else ''}.png", encode_png(mask))
+
+
+def chaos_mr(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """Slices of patients, each with a square of each organ; the last slice shows none."""
+    for patient in range(1, 3 * cases + 1):
+        folder = f"Train_Sets/MR/{patient}/T2SPIR"
+        for number, data in enumerate(_make_slices("MR", patient, zoom), 1):
+            mask = np.zeros((16 * zoom, 16 * zoom), np.uint8)
+            for organ in range(4 * (number < 3)):
+                y, x = (2 + 7 * (organ // 2)) * zoom, (2 + 7 * (organ % 2)) * zoom
+                mask[y : y + 5 * zoom, x : x + 5 * zoom] = 63 * (organ + 1)
+            name = f"IMG-{patient:04d}-{number:05d}"
+            put(root, f"{folder}/DICOM_anon/{name}.dcm", data)
+            put(root, f"{folder}/Ground/{name}.png", encode_png(mask))
+
+
+def chaos_ct(root: Path, cases: int = 1, zoom: int = 1) -> None:
+    """The same with the liver alone."""
+    for patient in range(1, 3 * cases + 1):
+        folder = f"Train_Sets/CT/{patient}"
+        for number, data in enumerate(_make_slices("CT", patient, zoom)):
+            mask = np.zeros((16 * zoom, 16 * zoom), np.uint8)
+            mask[2 * zoom : 9 * zoom, 3 * zoom : (8 + number) * zoom] = 255
+            put(root, f"{folder}/DICOM_anon/i{number:04d},0000b.dcm", data)
+            put(root, f"{folder}/Ground/liver_GT_{number:03d}.png", encode_png(mask))
+
+
+def _make_slices(modality: str, patient: int, zoom: int) -> Iterator[bytes]:
+    """Three files in DICOM without a name."""
+    from io import BytesIO
+
+    from tests.io.dicom.series import slices
+
+    header: dict[str, Any] = {
+        "PatientIdentityRemoved": "YES",
+        "PatientName": "",
+        "PatientID": "",
+        "AccessionNumber": "",
+    }
+    size = (3, 16 * zoom, 16 * zoom)
+    if modality == "CT":  # air beside a body
+        made = slices(
+            size=size, offset=patient, field=lambda lps: np.where(lps[..., 0] < 10, -1000, lps[..., 1]), **header
+        )
+    else:
+        made = slices(modality=modality, size=size, offset=patient + 900, signed=False, **header)
+    for each in made:
+        file = BytesIO()
+        each.save_as(file, enforce_file_format=True)
+        yield file.getvalue()
 
 
 def dsb2018_boxes(root: Path, cases: int = 1, zoom: int = 1) -> None:

@@ -119,6 +119,9 @@ PACKED: dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]] = {
     "quilt_1m": ({}, {}, {}),
     "paxray": ({"train": 1, "val": 1, "test": 1}, {"train": 1, "val": 1, "test": 1}, {}),
     "puma": ({}, {}, {}),
+    "busi": ({}, {}, {}),
+    "chaos_ct": ({}, {}, {}),
+    "chaos_mr": ({}, {}, {}),
 }
 
 READ = ("btcv", "ct_rate", "ct_rate_labels", "ct_rate_structured", "m3d_cap", "merlin", "vocomni")

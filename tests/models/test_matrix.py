@@ -76,6 +76,18 @@ ENCODERS |= {
     "resenc": {
         "kind": "resenc", "widths": (4, 8, 8), "blocks": (1, 1, 1), "preprocess": {"size": (8, 16, 16), **GREY},
     },
+    "sam_levels": {
+        "kind": "sam_levels", "preprocess": {"size": (32, 32)},
+        "config": {
+            "model_type": "sam2_vision_model", "backbone_channel_list": [32, 24, 16, 8], "fpn_hidden_size": 16,
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model", "hidden_size": 8, "image_size": [32, 32],
+                "blocks_per_stage": [1, 1, 1, 1], "embed_dim_per_stage": [8, 16, 24, 32],
+                "num_attention_heads_per_stage": [1, 1, 2, 2], "window_size_per_stage": [4, 4, 2, 2],
+                "global_attention_blocks": [],
+            },
+        },
+    },
     "ssm": {"kind": "ssm", "patch": (8, 8), "width": 16, "layers": 1, "states": 4, "preprocess": {"size": (32, 32)}},
 }  # fmt: skip
 ELSEWHERE = {"imported", "raw_pixels"}
@@ -101,7 +113,7 @@ VIEWS: dict[tuple[str, str], dict[str, Any]] = {
     },
 }
 """Where a connector needs several views, the encoder that gives them."""
-IMPOSSIBLE = set(product(("timm", "transformers", "ssm"), ("pool3d", "temporal", "global_query")))
+IMPOSSIBLE = set(product(("timm", "transformers", "ssm", "sam_levels"), ("pool3d", "temporal", "global_query")))
 LANGUAGES: dict[str, dict[str, Any]] = {
     "qwen3": {**GROUPED, "head_dim": 8},
     "llama": GROUPED,

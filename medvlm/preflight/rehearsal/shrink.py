@@ -108,10 +108,13 @@ def shrink_encoder(config: Any) -> Any:
 
 
 def shrink_decoder(config: Any) -> Any:
-    """A small decoder of the same kind, if it can be made small, with a small text tower if it reads one."""
+    """A small decoder of the same kind, if it can be made small, with small towers if it has its own."""
     module = component("decoders", config.kind)
     if text := getattr(config, "text", None):
         config = config.model_copy(update={"text": shrink_text_model(text)})
+    inner = {key: getattr(config, key) for key in type(config).model_fields if key != "text"}
+    towers = {key: shrink_encoder(tower) for key, tower in inner.items() if hasattr(tower, "kind")}
+    config = config.model_copy(update=towers)
     return module.scale_down(config) if hasattr(module, "scale_down") else config
 
 
