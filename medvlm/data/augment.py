@@ -18,7 +18,8 @@ from medvlm.core.errors import DataError, RecipeError
 from medvlm.core.geometry import Canvas, crop, flip, identity, rot90
 from medvlm.core.sample import Question, Sample
 from medvlm.core.tasks import find_task
-from medvlm.data.lighting import Light, change_intensities, draw_bias
+from medvlm.data import foreign
+from medvlm.data.lighting import Light, change_intensities, change_shares, draw_bias
 from medvlm.data.moves import Move, apply_moves, bend, find_crop, find_plane, shift_edges, take_inside
 from medvlm.data.patches import Patch
 from medvlm.data.sides import swap_sides
@@ -79,6 +80,10 @@ class Augment(Config):
     """Multiply by a smooth field, as of the coils of an MR scanner: exp of a polynomial whose coefficients are up to
     this, e.g. 0.3."""
 
+    changes: tuple[foreign.Change, ...] = Field((), exclude_if=lambda changes: not changes)
+    """Further changes of intensities, in this order, by classes of MONAI, torchvision (v2) or another library, e.g.
+    [{path: monai.transforms.RandGibbsNoise, args: {prob: 0.3}}]. Those that move pixels are refused."""
+
     @field_validator("crop")
     @classmethod
     def _shares_are_in_order(cls, crop: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -102,6 +107,8 @@ class Augment(Config):
 
     def bind(self, prepare: Any, source: str) -> Augment:
         """The same for the encoders of a data path. Raises RecipeError if it does not suit them."""
+        for number, change in enumerate(self.changes):
+            foreign.make(change, f"data.{source}.augment.changes.{number}")
         return self.model_copy(update={"patch": self.patch.bind(prepare, source)}) if self.patch else self
 
     @property
@@ -132,13 +139,16 @@ def augment(
 
     axes = len(sample.media[0].size)
     # Of their own, so that they do not change the random numbers of the others.
-    of_warp, of_light, of_patch, of_slices, of_tilt = rng.spawn(5)
+    of_warp, of_light, of_patch, of_slices, of_tilt, of_changes = rng.spawn(6)
     if config.patch is not None:
         array, sample, masks = config.patch.cut(array, sample, masks or {}, of_patch)
     moves, moved = _plan(sample, config, rng, of_warp, of_slices, of_tilt)
     array = apply_moves(array, moves, axes, nearest=False)
     if config.lights:
         array = change_intensities(array, axes, _draw_light(config, axes, rng, of_light), rng.standard_normal)
+    for number, change in enumerate(config.changes):
+        key = f"data.{sample.source}.augment.changes.{number}"
+        array = change_shares(array, axes, partial(foreign.apply, foreign.make(change, key), rng=of_changes, what=key))
     changed = {member: apply_moves(mask, moves, axes, nearest=True) for member, mask in (masks or {}).items()}
     return np.ascontiguousarray(array), moved, changed
 

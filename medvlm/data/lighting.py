@@ -53,6 +53,25 @@ def change_intensities(array: np.ndarray, axes: int, light: Light, draw_noise: C
     lit = changed * np.float32(1 + light.gain) + np.float32(light.brightness) * full
     if light.noise:
         lit += draw_noise(array.shape, np.float32) * (np.float32(light.noise) * full)
+    return _store(lit, array, low, full)
+
+
+def change_shares(array: np.ndarray, axes: int, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The same by a function of shares of the range, float32 [C, *space]. axes: how many are space."""
+    import numpy as np
+
+    low, high = _find_range(array)
+    full = np.float32(high - low) or np.float32(1)
+    colours = array if array.ndim > axes else array[..., None]
+    shares = (np.moveaxis(colours, -1, 0).astype(np.float32) - np.float32(low)) / full
+    changed = np.moveaxis(change(np.ascontiguousarray(shares)), 0, -1) * full
+    return _store(changed.reshape(array.shape), array, low, full)
+
+
+def _store(lit: np.ndarray, array: np.ndarray, low: float, full: np.float32) -> np.ndarray:
+    """Intensities above `low` in the type of the array."""
+    import numpy as np
+
     if _has_full_range(array):
         return (np.clip(lit, 0, full) + np.float32(0.5)).astype(array.dtype)
     lit = lit + np.float32(low)

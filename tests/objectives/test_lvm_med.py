@@ -62,7 +62,7 @@ def test_the_solver_finds_planted_matchings_and_comes_near_to_the_best_ones() ->
         alone, found = match(nodes, 0 * edges, *near), match(nodes, edges, *near)
         assert sorted(alone) == sorted(found) == list(range(B))
         values = [value_of(np.array(each), nodes, 0 * edges, near) for each in permutations(range(B))]
-        best_of_nodes += np.isclose(value_of(alone, nodes, 0 * edges, near), max(values))
+        best_of_nodes += bool(np.isclose(value_of(alone, nodes, 0 * edges, near), max(values)))
         values = [value_of(np.array(each), nodes, edges, near) for each in permutations(range(B))]
         shares.append([value_of(each, nodes, edges, near) / max(values) for each in (found, alone)])
         # The same graph twice: nodes tell a little, and edges between the same nodes are alike.

@@ -35,7 +35,7 @@ class Cells(nn.Module):
         self.embed = nn.Linear(PATCH ** len(grid), WIDTH)
 
     def read_patch(self, pixels: torch.Tensor, place: tuple[int, ...]) -> torch.Tensor:
-        box = tuple(slice(PATCH * i, PATCH * (i + 1)) for i in place)
+        box: Any = tuple(slice(PATCH * i, PATCH * (i + 1)) for i in place)
         found: torch.Tensor = self.embed(pixels[(0, *box)].flatten())
         return found
 

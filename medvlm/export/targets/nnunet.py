@@ -4,8 +4,9 @@
 nnU-Net reads the weights of the encoder and its stem, the spacing and the patch size; the decoder starts anew
 (MIC-DKFZ/nnUNet, experiment_planning/like_nnssl.py and training/nnUNetTrainer/pretraining/pretrainedTrainer.py, at
 0e49508). These are not in its release 2.8.1, whose `nnUNetv2_train -pretrained_weights` wants a whole network of the
-planned form: with a residual encoder, the file has a decoder too, random as nnU-Net starts it. Both scale intensities
-by mean and deviation of each volume, whatever the encoder was trained with.
+planned form: with a residual encoder, the file has a decoder too, random as nnU-Net starts it. A Primus is refused
+there: the widths of its decoder follow from the number of classes, and no tensor has a name that is left out. Both
+scale intensities by mean and deviation of each volume, whatever the encoder was trained with.
 """
 
 from __future__ import annotations
