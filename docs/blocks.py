@@ -200,10 +200,13 @@ def join_lines(text: str) -> Iterator[str]:
 
 
 def hide_numbers(text: str) -> list[str]:
-    """Lines, without numbers, hashes and the width of columns; lines that are then alike once."""
+    """Lines, without numbers, hashes, widths of columns, and what a line of progress says beside its step. Those that
+    are then alike and follow each other count once."""
     plain = re.sub(r"\b[0-9a-f]{12,16}\b|\bnone\b|[\N{MINUS SIGN}+-]?[\d,.]*\d(?:e-?\d+)?", "0", text)
     lines = [" ".join(line.split()) for line in plain.splitlines() if line.strip()]
-    return [line for line, _ in itertools.groupby(lines)]
+    return [
+        line for line, _ in itertools.groupby(re.sub(r"^(stage 0/0 \S+ step 0/0) .*", r"\1", line) for line in lines)
+    ]
 
 
 def read_blocks(page: Path) -> Iterator[Block]:

@@ -136,6 +136,10 @@ def test_every_block_of_a_page_is_one_that_can_be_checked_and_what_is_named_exis
     )
     assert [line.split() for line in lines] == [["medvlm", "train", "a.yaml"], ["medvlm", "compare", "data/a", "b"]]
     assert blocks.hide_numbers("loss  0.5 [0.1, 0.2] at 0123456789ab\nloss 0 [1, 2] at 1") == ["loss 0 [0, 0] at 0"]
+    steps = (
+        "stage 1/1 a  step 1/9  loss 1\nstage 1/1 a  step 9/9  loss 1  validation 2 (best)\nstage 1/1 a (heads): 3\n"
+    )
+    assert blocks.hide_numbers(steps) == ["stage 0/0 a step 0/0", "stage 0/0 a (heads): 0"]
     note = {"add": ["steps=3, for train"], "needs": ["a GPU, for fast"]}
     shorter = blocks.choose_lines(
         blocks.Block(1, "", "medvlm train a.yaml  # slow\nmedvlm fast\nmedvlm report a\n", note)

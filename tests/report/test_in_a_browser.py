@@ -69,6 +69,20 @@ def test_a_report_of_2000_answers_opens_soon_and_fits(runs: Path, browser: Any, 
     assert browser.run("document.documentElement.scrollWidth") <= width
 
 
+def test_nothing_is_cut_off_on_paper(runs: Path, browser: Any) -> None:
+    """At the width of A4 with Chromium's margins."""
+    for page in ("first/report.html", "index.html"):
+        browser.open((runs / page).as_uri(), 718, 1000)
+        browser.send("Emulation.setEmulatedMedia", media="print")
+        wide = (
+            "[...document.querySelectorAll('table, section, .card')].filter("
+            "e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.className || e.tagName)"
+        )
+        assert browser.run(wide) == [], page
+        assert browser.run("[...document.querySelectorAll('.tools')].every(e => e.offsetHeight === 0)")
+        browser.send("Emulation.setEmulatedMedia", media="")
+
+
 def test_answers_are_filtered_sorted_and_counted(runs: Path, browser: Any) -> None:
     browser.open((runs / "first/report.html").as_uri())
     browser.run(
