@@ -1,5 +1,5 @@
 """Takes the pictures of the documentation with headless Chromium, from the runs in a folder: those of starts.md
-(`films`, `cells`, `clip`), and that of `medvlm demo` (`phantom`).
+(`films`, `scans`, `cells`, `clip`), and that of `medvlm demo` (`phantom`).
 
 python docs/pictures.py runs
 """
@@ -22,6 +22,8 @@ PICTURES = {
     "report-stages.png": ("phantom/report.html", 1280, 620, "curves"),
     "report-clip.png": ("clip/report.html", 1280, 760, ""),
     "report-films.png": ("films/report.html", 1280, 1000, ""),
+    "report-scans.png": ("scans/report.html", 1280, 760, ""),
+    "report-labels.png": ("films/report.html", 1280, 620, "confusion"),
     "report-cells.png": ("cells/report.html", 1280, 760, "answers"),
 }
 """Picture in docs/ -> page, the width and height of the window, and the section that it begins with."""
