@@ -249,7 +249,7 @@ class DecodingModel(AssembledModel):
         sample, files = ask.media_of or (ask.sample, ask.files)
         read_by = self.prepare.find_encoder(sample)
         name = next((each for each in self._list_able(ask.question) if self.model.reads[each] == read_by), None)
-        if ask.shows != "media" or name is None:
+        if ask.shows != "media" or name is None or read_by is None:
             return None
         decoder = self.decoders[name]
 
