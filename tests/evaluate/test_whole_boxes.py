@@ -138,7 +138,7 @@ def test_boxes_of_an_archive_are_judged_on_their_stored_pixels(tmp_path: Path) -
                 "cells": {"kind": "retina", "classes": ["RBC", "WBC", "Platelets"], "width": 8, "least": 0.001}
             },
         },
-        "data": {"cells": {"card": "data_cards/bccd_boxes.yaml", "root": str(root)}},
+        "data": {"cells": {"card": "data_cards/bccd_boxes.yaml", "root": str(root), "fold": 0}},
         "stages": [
             {
                 "name": "find", "kind": "heads", "mix": {"cells": 1}, "trains": ["decoders"], "steps": 2, "batch": 2,
@@ -146,6 +146,7 @@ def test_boxes_of_an_archive_are_judged_on_their_stored_pixels(tmp_path: Path) -
             }
         ],
         "engine": {"device": "cpu", "workers": 1},
+        "export": {"target": "custom"},
         "evaluate": {
             "on": ["cells:test"], "bootstrap": 20,
             "protocols": ["predictions", {"kind": "whole_boxes", "mirror": ["height", "width"]}],
