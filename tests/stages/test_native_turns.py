@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from medvlm.core.config import kinds
+from medvlm.core.errors import RecipeError
 from medvlm.models.generate import bar_words
 from medvlm.models.parts import evaluating
 from medvlm.preflight.rehearsal.ready import save_tiny
@@ -18,6 +19,8 @@ from tests.tiny_run import CARD, REASON, recipe, staged, written
 
 FAST = "qwen2_5_vl"
 FILMS = {**CARD, "reader": {"kind": "phantom", "films": 24, "film_px": 96}}
+ONCE = ("florence2", "paligemma")
+"""They take one question at a time, so no tool can be called."""
 OWN = {"lora": {"rank": 2, "alpha": 4}, "batch": 2, "temperature": 0.8, "kl": 0, "tasks": ["choice", "count"]}
 
 
@@ -32,10 +35,16 @@ def test_log_probabilities_are_those_of_the_plain_sequences(family: str, tmp_pat
     reason = {**REASON, **OWN, "rollouts": {"kind": "tests.stages.calling"}}
     content = recipe(model=model, stages=[reason], environment={"tools": ["zoom"]}, plugins=["tests"])
     stage = staged(written(tmp_path / "recipe", content, FILMS), tmp_path, "reason")
+    assert stage.setup.prepare.processor.family.asks_once == (family in ONCE)
+    if family in ONCE:
+        with pytest.raises(RecipeError, match=r"one question at a time|one picture with each question"):
+            stage.rollouts.draw(first(stage), SamplingParams(4, 0.8, 4))
+        del content["environment"]
+        stage = staged(written(tmp_path / "alone", content, FILMS), tmp_path, "reason")
     prompts = first(stage)
     groups = stage.rollouts.draw(prompts, SamplingParams(4, 0.8, 4))
     answers = [answer for group in groups for answer in group]
-    assert [len(answer.earlier) for answer in answers] == [0, 1, 1, 1] * 2
+    assert [len(answer.earlier) for answer in answers] == ([0] * 8 if family in ONCE else [0, 1, 1, 1] * 2)
     said = stage.setup.tokenizer(FIRST[1], add_special_tokens=False).input_ids
     assert answers[1].written[: len(said)] == said
     with evaluating(stage.model):
@@ -44,9 +53,12 @@ def test_log_probabilities_are_those_of_the_plain_sequences(family: str, tmp_pat
         for prompt, group in zip(prompts, groups, strict=True):
             for answer in group:
                 batch = stage.setup.prepare.collate([prompt.add_answers([answer])], 0)
+                assert batch.targets_L.tolist() == answer.written
+                if stage.setup.prepare.processor.family.has_encoder:  # its prompt and answer are no one sequence
+                    plain.append(stage.policy.compute_answers(stage.model, batch))
+                    continue
                 log_TV = (
                     bar_words(stage.model.compute_all_logits(batch), stage.model.barred_ids).div(0.8).log_softmax(-1)
                 )
                 plain.append(log_TV.flatten(0, 1)[batch.from_L, batch.targets_L])
-                assert batch.targets_L.tolist() == answer.written
     torch.testing.assert_close(log_L, torch.cat(plain), rtol=0, atol=1e-5)
