@@ -26,7 +26,8 @@ def find_boxes(
     prepare: ComposedPrepare, sample: Sample, files: Files, encoder: str, windows: Windows, predict: Predict
 ) -> np.ndarray:
     """[M, 2 + 2 axes], class, score and corners in stored pixels of medium 0, the surest first."""
-    medium, transform = sample.media[0], prepare.transforms[encoder]
+    medium = sample.media[0]
+    transform: Any = prepare.transforms[encoder]
     pixels, steps = see_whole(transform, files[medium.member], medium)
     size = prepare.preprocess[encoder].size
     starts = list(product(*map(list_starts, pixels.shape[1:], size, [windows.overlap] * len(size))))

@@ -476,7 +476,7 @@ def test_ct_rate_has_the_labels_of_both_tables(tmp_path):
 def test_merlin_has_the_codes_that_a_table_of_its_studies_lists(tmp_path):
     raws = Made("merlin", tmp_path).raws
     assert [raw.sample.split for raw in raws] == ["train", "val", "test"]
-    asked = [{q.template: q.truth for q in raw.sample.questions}.get("phecodes") for raw in raws]
+    asked: list[Any] = [{q.template: q.truth for q in raw.sample.questions}.get("phecodes") for raw in raws]
     first, healthy, unknown = asked
     assert len(first.classes) == len(set(first.classes)) == 1692 and unknown is None
     there = {name for name, label in zip(first.classes, first.labels, strict=True) if label}

@@ -178,7 +178,8 @@ def test_boxes_can_be_learnt(axes: int) -> None:
     objects = torch.full((6, 1, 1 + 2 * axes), float(MISSING))
     for number in range(6):
         at = [1 + 5 * number % 6, 1 + 3 * number % 5, 1 + number][:axes]
-        grid[(number, slice(3 * (number % 2), 3 + 3 * (number % 2)), *at)] = 1
+        own = grid[number, 3 * (number % 2) : 3 + 3 * (number % 2)].movedim(0, -1)  # a view
+        own[tuple(at)] = 1
         objects[number, 0] = torch.tensor([number % 2, *(4.0 * n - 3 for n in at), *(4.0 * n + 6 for n in at)])
     levels = (grid, torch.zeros(6, 8, *(4,) * axes))
     seen = Features(grid.flatten(2).transpose(1, 2), grid.flatten(2).mean(2), (8,) * axes, levels)

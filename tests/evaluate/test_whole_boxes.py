@@ -105,7 +105,7 @@ def find_bright(windows: torch.Tensor) -> torch.Tensor:
 def test_a_square_of_a_large_image_is_found_once_where_it_is_stored(flips: tuple[int, ...]) -> None:
     """Pixels of 1 mm are read at 2 mm, in windows; the square is 10 x 8 pixels."""
     size = (56, 80)
-    image = np.zeros(size, np.uint8)
+    image: Any = np.zeros(size, np.uint8)
     image[30:40, 44:52] = 255
     ready = Preprocess(size=(SIDE, SIDE), channels=1, mean=(0.0,), std=(1.0,), spacing_mm=(2.0, 2.0), fit="crop")
     transform = MediaTransform(ready)

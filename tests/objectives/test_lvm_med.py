@@ -74,8 +74,8 @@ def test_the_solver_finds_planted_matchings_and_comes_near_to_the_best_ones() ->
             for a in range(D):
                 alike[i, a, planted[i], a] = 1.0
         weak = 0.7 * np.eye(B)[planted] + 0.5 * rng.normal(size=(B, B))
-        found_by_edges += (match(weak, alike, *near) == planted).all()
-        found_by_nodes += (match(weak, 0 * alike, *near) == planted).all()
+        found_by_edges += bool((match(weak, alike, *near) == planted).all())
+        found_by_nodes += bool((match(weak, 0 * alike, *near) == planted).all())
     with_edges, without = np.mean(shares, axis=0)
     assert best_of_nodes > 7 and with_edges > max(0.8, without + 0.08), (best_of_nodes, with_edges, without)
     assert found_by_edges > 8 and found_by_nodes < 7

@@ -35,8 +35,8 @@ class Cells(nn.Module):
         self.embed = nn.Linear(PATCH ** len(grid), WIDTH)
 
     def read_patch(self, pixels: torch.Tensor, place: tuple[int, ...]) -> torch.Tensor:
-        box: Any = tuple(slice(PATCH * i, PATCH * (i + 1)) for i in place)
-        found: torch.Tensor = self.embed(pixels[(0, *box)].flatten())
+        box = tuple(slice(PATCH * i, PATCH * (i + 1)) for i in place)
+        found: torch.Tensor = self.embed(pixels[0][box].flatten())
         return found
 
     def forward(self, pixels: torch.Tensor, masking: Masking | None = None) -> Features:

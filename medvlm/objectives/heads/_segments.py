@@ -81,7 +81,8 @@ def match_each(logits: torch.Tensor, labels: torch.Tensor, decoder: Any) -> Iter
     wide = logits if logits.dtype == torch.float64 else logits.float()
     for rows_Q, segments in zip(wide, list_segments(labels, decoder), strict=True):
         if segments is not None:
-            segments = Segments(segments.of_T, *(each.to(wide.dtype) for each in segments[1:3]), segments.open_C)
+            masks_T, known_T = segments.masks_T.to(wide.dtype), segments.known_T.to(wide.dtype)
+            segments = Segments(segments.of_T, masks_T, known_T, segments.open_C)
             found = unpack(rows_Q, len(segments.open_C) - 1)
             yield Matched(found, segments, *match(decoder, found, segments))
 
@@ -91,7 +92,7 @@ def match(decoder: Any, found: MaskSet, segments: Segments) -> tuple[torch.Tenso
     """The numbers of queries and of the segments that they are matched with."""
     if not len(segments.of_T):
         return segments.of_T, segments.of_T
-    size = found.masks.shape[1:]
+    size: Any = found.masks.shape[1:]
     seen_TP = adaptive_avg_pool2d(segments.known_T[None], size)[0].flatten(1)
     true_TP = adaptive_avg_pool2d((segments.masks_T * segments.known_T)[None], size)[0].flatten(1)
     logits_QP = found.masks.flatten(1)
