@@ -452,7 +452,7 @@ def merlin(root: Path, cases: int = 1, make: Callable[[str], bytes] = str.encode
         for number, split in enumerate(("train", "validation", "test")):
             name = f"AC42{case:03d}{number}"
             put(root, f"merlin_data/{name}.nii.gz", make(name))
-            texts = "Liver and biliary tree: A cyst. Spleen: Normal. IMPRESSION: No acute finding."
+            texts = f"Liver and biliary tree: A cyst of {4 + len(reports)} mm. Spleen: Normal. IMPRESSION: Not acute."
             reports.append({"study id": name, "Findings": texts, "Split": split, "Few Shot": 0})
             if split != "test":  # whose diagnoses are not known
                 listed = "none" if number else f"8.5;250.2;{999 if case else 401.1}"
