@@ -253,7 +253,9 @@ class DecoderModule(Protocol):
     If its Config is a PromptedConfig, forward(Features, Prompts) takes a prompt for each of the Features, and returns
     {"": logits of a mask for each [S, 1, *size], NAME: whatever else its own losses read, ...}. These are TERMS of it:
     list_terms(config) -> the names of those that are on, weigh_term(config, name, labels_S1, prompts) -> float, and
-    add_up_term(config, name, outputs, labels_S1, prompts) -> a sum, as of a HeadLossModule.
+    add_up_term(config, name, outputs, labels_S1, prompts) -> a sum, as of a HeadLossModule. JOINT_TERMS = {name: the
+    outputs that it compares} lists those that compare the objects of a batch with each other, for which
+    add_up_joint_term(config, name, outputs, own) gets the rows of all ranks, and adds up its own, a slice.
     READS_TEXTS = True for one that may read texts. If list_texts() of its Config is not empty, build() also gets
     `text_width`, those of the vectors of texts and of words, and forward() finds these in `prompts.read`. With the
     attribute SHARES_MEDIA = True, it gets the Features of each medium once, and `prompts.rows_S` tells which is whose.

@@ -198,11 +198,12 @@ class Sam(nn.Module):
         places = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
         return self.prompt_encoder.shared_embedding(places).permute(2, 0, 1)[None]  # type: ignore[no-any-return]
 
-    def _reach_all(self, iou_S1: torch.Tensor) -> torch.Tensor:
-        """0, with a gradient of 0 for what these prompts do not reach, so that no rank waits for it."""
+    def _reach_all(self, *told: torch.Tensor) -> torch.Tensor:
+        """0, with a gradient of 0 for what these prompts do not reach, so that no rank waits for it. told: what losses
+        may read that can be off."""
         parts = [self.prompt_encoder, *([] if self.classes is None else [self.classes])]
         unreached = [p.sum() for part in parts for p in part.parameters() if p.requires_grad]
-        return 0 * torch.stack([*unreached, iou_S1.sum()]).sum()
+        return 0 * torch.stack([*unreached, *(each.sum() for each in told)]).sum()
 
 
 def list_settings(config: SamConfig) -> dict[str, Any]:

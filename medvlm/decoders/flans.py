@@ -56,6 +56,8 @@ class Config(SamConfig):
     def _reads_texts(self) -> Self:
         if others := set(self.prompts) - set(TEXT_FORMS):
             raise ValueError(f"prompts: {sorted(others)[0]} cannot be read; it reads {' and '.join(TEXT_FORMS)}")
+        if self.fill_box:
+            raise ValueError("fill_box: a text shows no box; remove it")
         check_inner(self.tower, "tower")
         return self
 
@@ -151,7 +153,8 @@ class Flans(nn.Module):
         own = Features(seen.patches[rows_S].to(asked_SE.dtype), seen.pooled[rows_S], seen.grid)
         marked_S1 = self.sam(own, replace(prompts, rows_S=None), self.say(asked_SE)[:, None])[""]
         marked_S1 = mix(marked_S1, chosen_MG[rows_S], back=False)
-        unread = 0 * sum(each.pooled_SE.sum() for each in prompts.read.values())
+        # So that no rank waits for a gradient, whichever terms are on.
+        unread = 0 * (sum(each.pooled_SE.sum() for each in prompts.read.values()) + found[INTENTION].sum())
         return found | {"": marked_S1 + unread}
 
 

@@ -5,7 +5,7 @@ Beside the box there are a token of the modality (a text about the kind of mediu
 kind), and a token of the content (what a frozen encoder, `crop`, sees in the box, cut out), and a small CNN on the same
 cut is added to the image. Two of the decoder's own tokens are read again after it: one tells the modality
 (`modality`, a cross-entropy), and the other is pulled to what the crop's encoder saw in this box and away from what it
-saw in others (`content`, a symmetric InfoNCE without a temperature over the objects that a process sees together).
+saw in others (`content`, a symmetric InfoNCE without a temperature over the objects of a batch, of all processes).
 `iou` is the squared error of the predicted IoU.
 
 Differing from the code, cuts are of the pixels that the image encoder sees, so a crop is no sharper than the image; the
@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy, gelu, grid_sample, interpolate, n
 
 from medvlm.core.config import Slot
 from medvlm.core.contracts import Features
+from medvlm.core.errors import ShapeError
 from medvlm.core.mask_prompts import ABOUT, Prompts, TextWidth
 from medvlm.decoders._inner import build_inner, check_inner, leave_weights
 from medvlm.decoders._sam import IOU, Sam, SamConfig, facts, find_iou
@@ -33,6 +34,7 @@ from medvlm.decoders._sam_weights import read_published
 OUTPUT = "maps"
 READS_TEXTS = True
 MODALITY, CONTENT, SEEN = "modality", "content", "seen"
+JOINT_TERMS = {CONTENT: (CONTENT, SEEN)}
 CUT = 64
 """Pixels of a cut along each side, for the CNN."""
 
@@ -53,6 +55,8 @@ class Config(SamConfig):
             raise ValueError("prompts: cuts are those of boxes; give [box]")
         if not self.about:
             raise ValueError("about: say of each kind of medium what it is, e.g. {slice: MR Image}")
+        if self.fill_box:
+            raise ValueError("fill_box: this decoder draws a box as a prompt alone; remove it")
         check_inner(self.crop, "crop")
         return self
 
@@ -68,9 +72,9 @@ def standalone(config: Config) -> Config:
 def build(
     config: Config, width: int, grid: tuple[int, ...], input_shape: tuple[int, ...], text_width: TextWidth
 ) -> nn.Module:
-    """Raises ShapeError for what sam refuses."""
+    """Raises ShapeError for what sam refuses, and for a crop's encoder of other channels."""
     facts(config, width, grid, input_shape)
-    made = McpSam(config, width, tuple(grid), tuple(input_shape[1:]), text_width)
+    made = McpSam(config, width, tuple(grid), tuple(input_shape), text_width)
     if config.model or config.weights:
         read_published(made, config.model, config.weights)
     return made
@@ -90,14 +94,18 @@ def add_up_term(
 ) -> torch.Tensor:
     if name == IOU:
         return config.iou * (outputs[IOU][:, 0].float() - find_iou(outputs[""], labels_S1)).square().sum()
-    if name == MODALITY:
-        assert prompts.kinds_S is not None
-        return config.modality * cross_entropy(outputs[MODALITY].float(), prompts.kinds_S, reduction="sum")
-    own, seen = (normalize(outputs[each].float(), dim=1) for each in (CONTENT, SEEN))
-    products_SS = own @ seen.T
-    right_S = torch.arange(len(own), device=own.device)
-    both = cross_entropy(products_SS, right_S, reduction="sum") + cross_entropy(products_SS.T, right_S, reduction="sum")
-    return config.content * both / 2
+    assert prompts.kinds_S is not None
+    return config.modality * cross_entropy(outputs[MODALITY].float(), prompts.kinds_S, reduction="sum")
+
+
+def add_up_joint_term(config: Config, name: str, outputs: Mapping[str, torch.Tensor], own: slice) -> torch.Tensor:
+    """The share of this process's objects in the sum over all of them."""
+    told, seen = (normalize(outputs[each].float(), dim=1) for each in (CONTENT, SEEN))
+    products_SS = told @ seen.T
+    right_S = torch.arange(len(told), device=told.device)[own]
+    by_told = cross_entropy(products_SS[own], right_S, reduction="sum")
+    by_seen = cross_entropy(products_SS.T[own], right_S, reduction="sum")
+    return config.content * (by_told + by_seen) / 2
 
 
 def cut_boxes(pixels_S: torch.Tensor, boxes_S4: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
@@ -118,17 +126,28 @@ class McpSam(Sam):
 
     SHARES_MEDIA = False
 
-    def __init__(self, config: Config, width: int, grid: tuple[int, ...], size: tuple[int, ...], text_width: TextWidth):
-        super().__init__(config, width, grid, size)
+    def __init__(
+        self, config: Config, width: int, grid: tuple[int, ...], input_shape: tuple[int, ...], text_width: TextWidth
+    ):
+        channels, *size = input_shape
+        super().__init__(config, width, grid, tuple(size))
         C, kinds = config.width, len(config.about)
         self.reads_texts = config.list_texts()
         self.crop: Any = build_inner(config.crop, "crop")
+        if self.crop.input_shape[0] != channels:
+            raise ShapeError(
+                f"decoders: crop takes {self.crop.input_shape[0]} channels and the encoder gives {channels}; set"
+                " preprocess.channels of both alike"
+            )
         self.see_content = nn.Sequential(nn.Linear(self.crop.width, 2 * C), nn.GELU(), nn.Linear(2 * C, C))
         self.kinds = nn.Embedding(kinds, C)
         self.say = nn.Sequential(nn.Linear(text_width.pooled + C, 2 * C), nn.GELU(), nn.Linear(2 * C, C))
         self.uses = config.modality_prompt, config.content_prompt
         self.dense = nn.Sequential(
-            nn.Conv2d(3, C // 4, 3, padding=1), nn.GroupNorm(1, C // 4), nn.GELU(), nn.Conv2d(C // 4, C, 3, padding=1)
+            nn.Conv2d(channels, C // 4, 3, padding=1),
+            nn.GroupNorm(1, C // 4),
+            nn.GELU(),
+            nn.Conv2d(C // 4, C, 3, padding=1),
         )
         self.own = nn.Embedding(2, C)
         self.tell = nn.Sequential(nn.Linear(C, C), nn.ReLU(), nn.Linear(C, kinds))
@@ -145,7 +164,7 @@ class McpSam(Sam):
         uses_modality, uses_content = self.uses
         own_S2C = self.own.weight.expand(len(pixels), -1, -1)
         tokens_STC = torch.cat([own_S2C, uses_modality * told_SC[:, None], uses_content * seen_SC[:, None]], 1)
-        small = self.dense(interpolate(cuts[:, :3], size=(CUT, CUT), mode="bilinear", align_corners=False))
+        small = self.dense(interpolate(cuts, size=(CUT, CUT), mode="bilinear", align_corners=False))
         image_SC = self._see(features)[0] + uses_content * interpolate(small, size=self.grid, mode="bilinear")
         dense_SC = self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand_as(image_SC)
         sparse_S1TC = self._encode(prompts, ("box",))
@@ -153,13 +172,9 @@ class McpSam(Sam):
         sparse_S1TC = torch.cat([tokens_STC[:, None], sparse_S1TC.to(tokens_STC.dtype)], 2)
         masks_S1, iou_S1, read_STC = self._draw_and_read(image_SC + dense_SC, sparse_S1TC)
         masks_S1 = interpolate(masks_S1, size=self.size, mode="bilinear", align_corners=False)
-        return {
-            "": masks_S1 + self._reach_all(iou_S1),
-            IOU: iou_S1,
-            MODALITY: self.tell(read_STC[:, 0]),
-            CONTENT: self.match(read_STC[:, 1]),
-            SEEN: seen_SC,
-        }
+        modality_SK, content_SC = self.tell(read_STC[:, 0]), self.match(read_STC[:, 1])
+        masks_S1 = masks_S1 + self._reach_all(iou_S1, modality_SK, content_SC)
+        return {"": masks_S1, IOU: iou_S1, MODALITY: modality_SK, CONTENT: content_SC, SEEN: seen_SC}
 
     def _draw_and_read(
         self, image_SC: torch.Tensor, sparse_S1TC: torch.Tensor

@@ -14,7 +14,7 @@ from torch import nn
 
 from medvlm.core.arguments import refuse_values
 from medvlm.core.contracts import EncoderConfig, EncoderFacts, Features, LeveledConfig, Loaded, Preprocess
-from medvlm.core.weights import describe, from_pretrained
+from medvlm.core.weights import describe, from_pretrained, open_stock
 from medvlm.encoders._features import MeasuredEncoder, join_maps
 
 LIBRARY = "transformers"
@@ -54,10 +54,11 @@ def not_stock(config: Config) -> str:
 
 
 def build(config: Config) -> nn.Module:
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig, AutoModel, AutoModelForMaskGeneration
 
     if config.model:
-        whole = from_pretrained(AutoModel, config.model, config, "encoders")
+        auto = AutoModelForMaskGeneration if _has_two_necks(config.model) else AutoModel
+        whole = from_pretrained(auto, config.model, config, "encoders")
         tower = getattr(whole, "vision_encoder", whole)
     else:
         # Copied, because transformers writes into nested settings.
@@ -66,6 +67,17 @@ def build(config: Config) -> nn.Module:
             made = AutoConfig.for_model(config.config["model_type"], **rest)
             tower = AutoModel.from_config(made, trust_remote_code=False)
     return Levels(tower, config)
+
+
+def _has_two_necks(model: str) -> bool:
+    """Whether this is SAM 3 as it is published: a neck of its detector, and one of what boxes and points prompt, which
+    is the one to read."""
+    from transformers import AutoConfig
+
+    try:
+        return bool(open_stock(AutoConfig, model).model_type == "sam3_video")
+    except (OSError, ValueError):  # from_pretrained() says what is wrong with it
+        return False
 
 
 def standalone(config: Config, built: Any) -> Config:

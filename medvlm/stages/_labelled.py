@@ -17,6 +17,9 @@ from medvlm.models.decoding import Labelled, make_bags
 if TYPE_CHECKING:
     from medvlm.train.engine import Engine
 
+MOST_AXES = 5
+"""Of what ranks gather: rows of maps in volumes."""
+
 
 @dataclass(frozen=True)
 class LabelledSample:
@@ -76,23 +79,35 @@ def collate_labelled(items: list[LabelledSample], decoders: Mapping[str, Any]) -
 
 
 def gather_rows(
-    engine: Engine, decoder: DecoderConfig, logits: torch.Tensor, labels: torch.Tensor | None
+    engine: Engine, decoder: DecoderConfig, logits: torch.Tensor | None, labels: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, slice]:
     """The logits and labels of a decoder of all ranks, in their order, and the rows of this rank. Ranks may have
-    different numbers of them. Called on every rank."""
+    different numbers of them, or none. Called on every rank."""
+    if logits is None:
+        logits = torch.zeros(0, 0, device=engine.device)
     if labels is None:
         blank = torch.from_numpy(make_blank_labels(decoder, ()))
         labels = blank.new_empty(0, *blank.shape).to(logits.device)
-    if logits.is_meta:  # a plan has one process, and no values
-        return logits.float(), labels, slice(0, len(labels))
-    (count_of_rank,) = engine.gather(torch.tensor([len(labels)], device=engine.device))
-    counts = count_of_rank.tolist()
-    most, rank = max(counts), engine.rank
-    if not most:
-        return logits.float(), labels, slice(0, 0)
-    padding = most - counts[rank]
-    padded = [torch.cat([rows, rows.new_zeros(padding, *rows.shape[1:])]) for rows in (logits.float(), labels)]
-    every, labels_of_every = engine.gather(*padded)
-    kept = torch.cat([number * most + torch.arange(count) for number, count in enumerate(counts)])
-    kept = kept.to(logits.device)
-    return every[kept], labels_of_every[kept], slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+    (every, labels_of_every), own = gather_uneven(engine, logits.float(), labels)
+    return every, labels_of_every, own
+
+
+def gather_uneven(engine: Engine, *tensors: torch.Tensor) -> tuple[list[torch.Tensor], slice]:
+    """The rows of all ranks, in their order, and which of them are of this rank. All tensors of a rank have as many
+    rows; a rank without any may give [0, 0]. Called on every rank."""
+    rows = len(tensors[0])
+    if tensors[0].is_meta:  # a plan has one process, and no values
+        return list(tensors), slice(0, rows)
+    shapes = [[rows, *each.shape[1:], *[0] * (MOST_AXES - each.ndim)] for each in tensors]
+    (shapes_of_rank,) = engine.gather(torch.tensor([shapes], device=engine.device))
+    counts, most = shapes_of_rank[:, 0, 0].tolist(), shapes_of_rank.amax(0).tolist()
+    if not most[0][0]:
+        return list(tensors), slice(0, 0)
+    padded = []
+    for each, (length, *rest) in zip(tensors, most, strict=True):
+        shape = [side for side in rest if side]
+        own = each if each.shape[1:].numel() else each.new_zeros(0, *shape)
+        padded.append(torch.cat([own, own.new_zeros(length - rows, *shape)]))
+    kept = torch.cat([number * most[0][0] + torch.arange(count) for number, count in enumerate(counts)])
+    before = sum(counts[: engine.rank])
+    return [each[kept.to(each.device)] for each in engine.gather(*padded)], slice(before, before + rows)

@@ -4,7 +4,7 @@ the decoders' own losses."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,7 +15,11 @@ from medvlm.core.decoder_config import PromptedConfig, list_texts, takes_prompts
 from medvlm.core.problems import Problem
 from medvlm.data.prompts import Prompt, draw_prompt
 from medvlm.models.decoding import Labelled, name_output
+from medvlm.stages._labelled import gather_uneven
 from medvlm.train.terms import Loss
+
+if TYPE_CHECKING:
+    from medvlm.train.engine import Engine
 
 List = Callable[[str], Sequence[tuple[int, np.ndarray]]]
 """The form of a prompt -> the objects of a question, see ComposedPrepare.list_objects()."""
@@ -65,21 +69,32 @@ def weigh_own_terms(decoders: Mapping[str, Any], micro: Labelled) -> dict[str, f
 
 
 def add_up_own_terms(
-    decoders: Mapping[str, Any], outputs: Outputs, micro: Labelled, weights: Mapping[str, float]
+    decoders: Mapping[str, Any], outputs: Outputs, micro: Labelled, weights: Mapping[str, float], engine: Engine
 ) -> dict[str, Loss]:
-    """outputs: of the model. Those without an object are empty: 0, with a gradient of zeros for DDP."""
+    """outputs: of the model. Those without an object are empty: 0, with a gradient of zeros for DDP. Called on every
+    rank, for terms that compare the objects of all of them."""
     found = {}
     for name, term in list_own_terms(decoders):
-        whole = name_output(name)
+        whole, module = name_output(name), component("decoders", decoders[name].kind)
         own = {each[len(whole) :].removeprefix("."): value for each, value in outputs.items() if _is_of(each, whole)}
-        if not own:
-            continue
-        total = torch.stack([value.float().sum() for value in own.values()]).sum()
-        if name in micro.prompts:
-            module = component("decoders", decoders[name].kind)
+        total = sum((each.float().sum() for each in own.values()), torch.zeros((), device=engine.device))
+        if compared := list_joint(decoders[name]).get(term):
+            blank = torch.zeros(0, 0, device=engine.device)  # of a rank that evaluates and has no object
+            rows, ours = gather_uneven(engine, *(own.get(each, blank).float() for each in compared))
+            if len(rows[0]):
+                total = module.add_up_joint_term(decoders[name], term, dict(zip(compared, rows, strict=True)), ours)
+        elif name in micro.prompts:
             total = module.add_up_term(decoders[name], term, own, micro.labels[name], micro.prompts[name])
         found[f"{name}.{term}"] = Loss(total, weights[f"{name}.{term}"])
     return found
+
+
+def list_joint(decoder: Any) -> dict[str, tuple[str, ...]]:
+    """The losses of its own that compare the objects of a batch with each other, each with the outputs that it
+    compares."""
+    joint: Mapping[str, tuple[str, ...]] = getattr(component("decoders", decoder.kind), "JOINT_TERMS", {})
+    on = _find(decoder, "list_terms", lambda config: ())(decoder) if joint else ()
+    return {term: joint[term] for term in on if term in joint}
 
 
 def _is_of(output: str, whole: str) -> bool:

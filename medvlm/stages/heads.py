@@ -35,10 +35,11 @@ from medvlm.stages._base import Base, Setup, add_up_means, split_evenly
 from medvlm.stages._blend import Blend, blend_sample, draw_mixture
 from medvlm.stages._labelled import LabelledSample, collate_labelled, gather_rows
 from medvlm.stages._own_terms import add_up_terms, weigh_terms
-from medvlm.stages._prompted import add_up_own_terms, check_texts, draw_objects, weigh_own_terms
+from medvlm.stages._prompted import add_up_own_terms, check_texts, draw_objects, list_joint, weigh_own_terms
 from medvlm.train.terms import LOSS, Loss, Measured, Name, OfSource, Term, Terms, join, to_terms
 
 NEEDS = "decode"
+UNSPLIT = "compares the samples of a batch with each other, so the batch cannot be split; leave it at 1"
 
 
 class Config(StageConfig):
@@ -90,8 +91,9 @@ class Config(StageConfig):
                 if why := component(SLOT, loss.kind).refuse(loss, judged, output):
                     yield Problem((*path, number), f"{loss.kind} {why}")
                 if _is_joint(loss) and self.accumulate != 1:
-                    why = "compares the samples of a batch with each other, so the batch cannot be split; leave it at 1"
-                    yield Problem(("accumulate",), f"{name}.{loss.kind} {why}")
+                    yield Problem(("accumulate",), f"{name}.{loss.kind} {UNSPLIT}")
+            if self.accumulate != 1:
+                yield from (Problem(("accumulate",), f"{name}.{term} {UNSPLIT}") for term in list_joint(decoder))
             if self.blend is not None and any(map(_is_joint, losses)):
                 yield Problem(("blend",), f"a mixture of two samples has no {name} of its own; remove it")
             if self.blend is not None and takes_prompts(decoder):
@@ -238,15 +240,17 @@ class Heads(Base):
         joint = dict.fromkeys(name for name, loss, _ in self._list_losses() if _is_joint(loss))
         gathered = {name: self._gather(name, outputs, micro) for name in joint}
         for decoder, loss, side in self._list_losses():
-            if name_output(decoder, side) not in outputs:  # only training has side outputs
+            name, logits = _name_loss(decoder, loss, side), outputs.get(name_output(decoder, side))
+            if logits is None and side:  # only training has side outputs
                 continue
-            logits = outputs[name_output(decoder, side)]
             if _is_joint(loss):
                 every, labels, own = gathered[decoder]
                 if decoder in self._observing and self.model.training:
                     self._seen[decoder] = every.detach(), labels
                 total = component(SLOT, loss.kind).add_up(loss, every, labels, self.decoders[decoder], own)
                 total = loss.weight * total + 0 * every.sum()  # in the graph, whatever the labels are
+            elif logits is None:  # evaluation without a question: 0, as ranks add up the same losses
+                total = torch.zeros((), device=self.engine.device)
             elif decoder in micro.labels:
                 module, labels = component(SLOT, loss.kind), self._scale_labels(decoder, side, micro.labels[decoder])
                 total = loss.weight * sum(
@@ -255,10 +259,9 @@ class Heads(Base):
                 )
             else:
                 total = logits.float().sum()  # the logits are empty: 0, with a gradient of zeros for DDP
-            name = _name_loss(decoder, loss, side)
             measured[name] = Loss(self.config.sides[decoder][side - 1] * total if side else total, weights[name])
         of_decoders = add_up_terms(self.model.decoders, self.decoders, outputs, weights)
-        return measured | add_up_own_terms(self.decoders, outputs, micro, weights) | of_decoders
+        return measured | add_up_own_terms(self.decoders, outputs, micro, weights, self.engine) | of_decoders
 
     def _scale_labels(self, decoder: str, side: int, labels: torch.Tensor) -> torch.Tensor:
         """The labels of a side output, at its size."""
@@ -270,7 +273,7 @@ class Heads(Base):
         return labels
 
     def _gather(self, name: str, outputs: Outputs, micro: Labelled) -> tuple[torch.Tensor, torch.Tensor, slice]:
-        return gather_rows(self.engine, self.decoders[name], outputs[name_output(name)], micro.labels.get(name))
+        return gather_rows(self.engine, self.decoders[name], outputs.get(name_output(name)), micro.labels.get(name))
 
     def after_step(self, step: int) -> None:
         for name, (vectors, labels) in self._seen.items():

@@ -3,6 +3,7 @@ the same pixels and prompts."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,31 @@ def test_masks_and_gradients_are_those_of_transformers(form: str, theirs: tuple[
         atol = 1e-4 * max(1.0, float(expected_grad.abs().max()))
         torch.testing.assert_close(grad, expected_grad, rtol=1e-3, atol=atol, msg=name)
     assert all(parameter.grad is not None for parameter in ours.parameters()), "a rank would wait"
+
+
+def test_sam_3_is_read_as_it_is_published(tmp_path: Path) -> None:
+    """One file of a detector and of what boxes prompt: they share a backbone, and each has a neck of its own."""
+    from safetensors.torch import save_file
+
+    whole = make_theirs("sam3_tracker")
+    of_detector = {"vision_encoder.backbone.": "detector_model.vision_encoder.backbone."}
+    names = {**of_detector, "vision_encoder.neck.": "tracker_neck."}
+    stored = {}
+    for name, tensor in whole.state_dict().items():
+        start = next((each for each in names if name.startswith(each)), "")
+        stored[names.get(start, "tracker_model.") + name.removeprefix(start)] = tensor.clone()
+        if start.endswith("neck."):
+            stored[f"detector_model.{name}"] = torch.zeros_like(tensor)
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    described = {"model_type": "sam3_video", "tracker_config": whole.config.to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    encoder = make_encoder("", str(tmp_path)).eval()
+    pixels = torch.randn(1, 3, SIDE, SIDE)
+    for found, expected in zip(encoder(pixels).levels, whole.vision_encoder(pixels).fpn_hidden_states, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert build(encoder.levels, model=str(tmp_path)).mask_decoder.iou_token.weight.equal(
+        whole.mask_decoder.iou_token.weight
+    )
 
 
 def test_other_encoders_are_projected_and_names_ask_too() -> None:

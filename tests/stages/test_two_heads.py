@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from medvlm.core.run import RunFolder
+from medvlm.models.decoding import Labelled
+from medvlm.models.parts import evaluating
 from tests.labelled_run import ENCODER, FIT, OUTCOME_DECODERS, OUTCOME_LOSSES, OUTCOMES, recipe, write_run
 from tests.patients_run import LOSSES, write_patients
 from tests.stages.two_heads import CASES
@@ -22,8 +24,17 @@ SHOWN: dict[str, dict[str, Any]] = {
         "kind": "text_unet", "classes": ["square"], "widths": [4, 6, 8], "texts": {"square": ["a square", "the light"]},
         "modulates": "about", "about": {"film": "A film."},
     },
+    "cuts": {**SAM, "kind": "mcp_sam", "prompts": ["box"], "about": {"film": "A film."}, "content": 1.0,
+             "modality": 0.0, "crop": {"kind": "timm", "net": "test_vit", "preprocess": ENCODER["preprocess"]}},
 }  # fmt: skip
 """Decoders that take prompts. Every fifth film has no mask, so ranks have other numbers of objects."""
+SETS: dict[str, Any] = {
+    "encoders": {"film": {"kind": "timm", "net": "test_resnet", "levels": [-3, -2, -1], "preprocess": {
+        "size": [64, 64], "channels": 1, "mean": [0.5], "std": [0.5]}}},
+    "decoders": {"square": {"kind": "mask2former", "classes": ["square"], "width": 32, "heads": 2, "queries": 4,
+                            "layers": 1, "mlp": 8, "pixel_layers": 1, "pixel_mlp": 8}},
+}  # fmt: skip
+ON_SETS = {"square": ["set_classes", "set_masks"]}
 ON_SHOWN = {"square": ["dice", "binary_cross_entropy"]}
 TOWER = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, **STILL}
 TEXT = {"kind": "transformers", "config": {**TOWER, "intermediate_size": 16}, "vocabulary": 400}
@@ -57,9 +68,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for place, decoder in SHOWN.items():
         model = {"encoders": {"film": ENCODER}, "decoders": {"square": decoder}}
         shown: dict[str, Any] = {**FIT, "losses": ON_SHOWN, "batch": 8}
-        if place == "texts":
+        if place != "boxes":
             shown |= {"text": TEXT, "trains": ["decoders", "text"]}
         write_run(made / place, recipe(model=model, stages=[shown]))
+    stage = {**FIT, "trains": ["decoders"], "losses": ON_SETS, "sides": {"square": [1.0]}, "batch": 8}
+    write_run(made / "sets", recipe(model=SETS, stages=[stage]))
     model = {"encoders": {"film": ENCODER}, "decoders": {"side": SUBSPACES}}
     fit = {**FIT, "losses": {"side": ["distance_margin"]}, "steps": 8, "save_every": 0}
     measured = {"on": ["films:test"], "protocols": ["neighbours"]}
@@ -87,7 +100,7 @@ def test_losses_and_gradients_of_a_step_are_those_of_one_process(
     first, second = (rank[case] for rank in two)
     assert one["keys"] == first["keys"] + second["keys"]
     kinds = {"": FIT["losses"], "outcomes": OUTCOME_LOSSES, "vectors": VECTOR_LOSSES, "patients": LOSSES}
-    kinds |= dict.fromkeys(SHOWN, ON_SHOWN)
+    kinds |= {**dict.fromkeys(SHOWN, ON_SHOWN), "sets": ON_SETS}
     losses = {name: [each if isinstance(each, str) else each["kind"] for each in of]  # type: ignore[index]
               for name, of in kinds[CASES[case][0]].items()}  # type: ignore[attr-defined]  # fmt: skip
     assert one["terms"].keys() >= {f"{name}.{kind}" for name, of in losses.items() for kind in of}
@@ -98,6 +111,15 @@ def test_losses_and_gradients_of_a_step_are_those_of_one_process(
         for name, gradient in one["gradients"].items():
             atol = 1e-5 * max(1.0, float(gradient.abs().max()))
             torch.testing.assert_close(rank["gradients"][name], gradient, rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize(("place", "own"), [("", 4), ("cuts", 4)])
+def test_a_rank_that_validates_no_question_counts_the_same_losses(place: str, own: int, folder: Path) -> None:
+    """Ranks add up their losses, so one that leaves some out would stop the others."""
+    stage = staged(folder / place / "recipe.yaml", folder / place / "runs", "fit")
+    with evaluating(stage.model):
+        found = stage.compute_loss(stage.model, Labelled({}, {}), 0)
+    assert len(found) == own and {each.sum.item() for each in found.values()} == {0}
 
 
 def test_learners_of_two_processes_join_at_the_same_step_and_get_the_same_units_and_images(

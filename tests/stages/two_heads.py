@@ -20,6 +20,8 @@ CASES = {
     "patients": ("patients", 1),
     "boxes": ("boxes", 1),
     "texts": ("texts", 2),
+    "cuts": ("cuts", 1),
+    "sets": ("sets", 2),
 }
 """Name -> folder of the recipe below FOLDER, micro-batches."""
 
