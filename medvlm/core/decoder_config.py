@@ -59,6 +59,11 @@ class Bag(Features):
     is_there_NV: torch.Tensor
 
 
+def spread(count: int, most: int) -> list[int]:
+    """The indices of at most `most` items, 2 or more, at equal distances from the first to the last."""
+    return [*range(count)] if count <= most else [round(n * (count - 1) / (most - 1)) for n in range(most)]
+
+
 UNWRITTEN = "is a control token, which no answer can hold; use [SEG]"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from medvlm.core.decoder_config import spread
 from medvlm.core.sample import Medium, Sample
 
 if TYPE_CHECKING:
@@ -23,4 +24,4 @@ def choose_media(
         return tuple(media)
     if rng is not None:
         return tuple(media[n] for n in (0, *sorted(1 + rng.permutation(len(media) - 1)[: most - 1])))
-    return tuple(media[round(n * (len(media) - 1) / (most - 1))] for n in range(most))
+    return tuple(media[n] for n in spread(len(media), most))

@@ -16,7 +16,7 @@ from torch import nn
 
 from medvlm.core.config import component
 from medvlm.core.contracts import Features, Outputs
-from medvlm.core.decoder_config import Bag, WithTerms, find_encoder, list_texts, reads_levels
+from medvlm.core.decoder_config import Bag, WithTerms, find_encoder, list_texts, reads_levels, spread
 from medvlm.core.errors import RecipeError
 from medvlm.core.mask_prompts import ABOUT, ASKED, MaskPrompts, Prompts, ReadTexts, Texts, TextWidth
 from medvlm.models.parts import build_encoders, build_seeded, complete_media, encode, is_trained
@@ -146,8 +146,9 @@ def _gather(features: Features, order_QV: torch.Tensor, decoder: nn.Module) -> B
 
 
 def make_bags(bags: Sequence[Sequence[int]], most: int) -> torch.Tensor:
-    """The first `most` indices of each bag, [Q, V], filled up with -1."""
-    kept = [torch.tensor(bag[:most]) for bag in bags]
+    """At most `most` indices of each bag, [Q, V], filled up with -1. Of more, which another decoder reads, those at
+    equal distances."""
+    kept = [torch.tensor([bag[n] for n in spread(len(bag), most)]) for bag in bags]
     return nn.utils.rnn.pad_sequence(kept, batch_first=True, padding_value=-1)
 
 

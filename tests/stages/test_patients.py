@@ -14,6 +14,7 @@ from medvlm.compositions._decoding import DecodingModel
 from medvlm.core.ask import Ask
 from medvlm.core.config import component
 from medvlm.data.bags import choose_media
+from medvlm.models.decoding import make_bags
 from medvlm.models.parts import encode
 from medvlm.recipe.load import load
 from medvlm.train.terms import OfSource
@@ -94,6 +95,11 @@ def test_of_more_films_training_draws_some_and_counts_the_others(make: Make) -> 
     routes = stage.setup.prepare.routes
     assert [m.member for m in choose_media(sample, routes, 3)] == [members[0], members[2], members[4]]
     assert choose_media(sample, routes, 9) == sample.media
+
+
+def test_a_decoder_of_fewer_media_than_another_reads_to_the_last_one() -> None:
+    """Not the first ones alone, which would leave out the latest studies of a patient in every epoch."""
+    assert make_bags([range(3, 9), range(2)], 3).tolist() == [[3, 5, 8], [0, 1, -1]]
 
 
 def test_an_evaluated_patient_is_that_of_training(packed: Path, make: Make) -> None:
