@@ -55,11 +55,49 @@ def test_what_moves_pixels_is_refused() -> None:
     pytest.importorskip("torchvision")
     film = np.zeros((8, 8), np.uint8)
     turn = {"path": "torchvision.transforms.v2.RandomRotation", "args": {"degrees": 20}}
-    with pytest.raises(RecipeError, match=r"changes.0: RandomRotation moves pixels.*use flip"):
-        change(film, 0, turn)
+    for moving in (turn, {"path": "torchvision.transforms.v2.RandAugment"}, {"path": "torchvision.transforms.AugMix"},
+                   {"path": "torchvision.transforms.RandomHorizontalFlip"}):  # fmt: skip
+        name = moving["path"].rpartition(".")[2]
+        with pytest.raises(RecipeError, match=rf"changes.0: {name} moves pixels.*use flip"):
+            change(film, 0, moving)
     with pytest.raises(RecipeError, match="cannot be made of its args"):
         change(film, 0, {**NOISE, "args": {"sigmas": 1}})
     with pytest.raises(RecipeError, match=r"add plugins: \[numpy\]"):
         change(film, 0, {"path": "numpy.flip"})
     with pytest.raises(DataError, match=r"here made \[1, 4, 8\] of \[1, 8, 8\]"):
         foreign.apply(lambda pixels: pixels[:, :4], film[None].astype(np.float32), np.random.default_rng(0), "here")
+
+
+class Add:
+    """Adds a number that it draws."""
+
+    def set_random_state(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        self.drawn = self.rng.uniform()
+        return pixels + self.drawn
+
+
+class Two:
+    def __init__(self) -> None:
+        self.transforms = [Add(), Add()]
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.transforms[1](self.transforms[0](pixels))
+
+
+def test_parts_of_a_transform_draw_different_numbers() -> None:
+    two, pixels = Two(), np.zeros((1, 4, 4), np.float32)
+    first, again = (foreign.apply(two, pixels, np.random.default_rng(0), "here") for _ in range(2))
+    assert np.array_equal(first, again) and abs(two.transforms[0].drawn - two.transforms[1].drawn) > 1e-6
+
+
+def test_a_transform_that_fails_is_named_with_what_it_got() -> None:
+    pytest.importorskip("torchvision")
+    scan = np.zeros((6, 8, 7), np.uint8)
+    sample = Sample("a", "scans", "train", (Medium("ct", "0.npy", scan.shape),))
+    config = Augment.model_validate({"changes": [JITTER]})
+    expected = r"data.scans.augment.changes.0: ColorJitter cannot change a tensor \[1, 6, 8, 7\].*use another class"
+    with pytest.raises(RecipeError, match=expected):
+        augment(scan, sample, config, np.random.default_rng(0))
