@@ -14,6 +14,7 @@ from PIL import Image
 from medvlm.archive.finders._columns import list_names, plan_columns
 from medvlm.archive.finders._folder import Found, find_layouts, list_folder
 from medvlm.archive.finders._masks import MaskValues, read_values
+from medvlm.archive.finders._volumes import describe_volumes
 from medvlm.archive.packing.stored import prepare_sample
 from medvlm.archive.trial import try_card
 from medvlm.commands.first_recipe import fill_card
@@ -158,6 +159,12 @@ def test_slides_are_read_at_a_scale(in_classes: bool, tmp_path: Path) -> None:
     first: Any = next(iter(component("archive.readers", card.reader.kind).read(card.reader, root)))
     sample, _ = prepare_sample(first.make() if isinstance(first, Deferred) else first, card)
     assert sample.media[0].size == (192, 256), "1,536 x 2,048 micrometres"
+
+
+def test_volumes_that_cannot_be_read_are_not_taken_for_ct(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").write_bytes(b"damaged")
+    needs = describe_volumes(tmp_path, ["a.nii"])
+    assert not needs.options and not needs.window
 
 
 def test_a_photograph_in_tiff_is_no_slide(tmp_path: Path) -> None:

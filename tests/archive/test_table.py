@@ -583,6 +583,34 @@ def test_a_column_lists_the_labels_that_are_there(tmp_path):
     assert counted == [1, 0, 0, 1]
 
 
+def test_listed_codes_are_compared_as_other_values_are(tmp_path):
+    """A cell 250.0 is 250 from the start, so the class 250.0 is that too, within a list and alone."""
+    (tmp_path / "t.csv").write_text("id,codes\n1,250.0\n2,250;401.0\n3,0.0\n")
+    listed = {"value": "{codes}", "classes": ["250.0", "401"], "nothing": "0.0"}
+    asked = {"text": "Which?", "listed": listed, "template": "codes"}
+    config = Config.model_validate({"kind": "table", "file": "t.csv", "key": "{id}", "questions": [asked]})
+    raws = samples(list(read(config, tmp_path)))
+    labels: list[Any] = [raw.sample.questions[0].truth for raw in raws]
+    assert [each.labels for each in labels] == [(True, False), (True, True), (False, False)]
+    assert not any(raw.left_out for raw in raws)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"classes": ["a", "a"]}, "names 'a' twice"),
+        ({"classes": ["250", "250.0"]}, "names '250.0' twice"),
+        ({"classes": ["a; b"]}, "'a; b' is never listed.*separator"),
+        ({"classes": ["a", "none"]}, "'none' is never listed"),
+        ({"classes": ["a"], "separator": ""}, "`separator` is empty"),
+    ],
+)
+def test_classes_that_cannot_be_listed_are_refused(settings, message):
+    asked = {"text": "Which?", "listed": {"value": "{codes}", **settings}, "template": "codes"}
+    with pytest.raises(ValueError, match=message):
+        Config.model_validate({"kind": "table", "file": "t.csv", "key": "{id}", "questions": [asked]})
+
+
 @pytest.mark.parametrize("more", [{}, {"answer": "{a}", "labels": {"columns": {"x": "{a}"}}}])
 def test_a_question_has_an_answer_or_labels(more):
     with pytest.raises(ValueError, match="expected one of `answer`, `labels` and `listed`"):

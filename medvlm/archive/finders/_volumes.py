@@ -62,6 +62,7 @@ def _count_needs(root: Path, names: Sequence[str]) -> Counter[str]:
 
 
 def _looks_like_ct(root: Path, names: Sequence[str], options: NiftiOptions) -> bool:
+    is_read = False
     for name in names[:MAX_READ]:
         try:
             pixels = nifti.load_nifti(root / name, options).pixels
@@ -69,4 +70,5 @@ def _looks_like_ct(root: Path, names: Sequence[str], options: NiftiOptions) -> b
             continue
         if not (pixels.min() < AIR_HU and np.percentile(pixels, 99.9) < BONE_HU):
             return False
-    return bool(names)
+        is_read = True
+    return is_read

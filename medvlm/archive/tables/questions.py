@@ -54,6 +54,22 @@ class ListedLabels(Config):
     nothing: str = "none"
     """The value of a row in which none is there."""
 
+    @model_validator(mode="after")
+    def _classes_can_be_listed(self) -> ListedLabels:
+        if not self.separator:
+            raise ValueError("`separator` is empty; expected what stands between two labels, e.g. ';'")
+        seen: set[str] = set()
+        for name in self.classes:
+            if as_whole(name) in seen:
+                raise ValueError(f"names {name!r} twice (3.0 is 3); expected each class once")
+            seen.add(as_whole(name))
+            if name != name.strip() or self.separator in name or as_whole(name) in ("", as_whole(self.nothing)):
+                raise ValueError(
+                    f"{name!r} is never listed: it is empty or `nothing`, or has the separator {self.separator!r} or"
+                    " spaces around it; change the class, `nothing` or `separator`"
+                )
+        return self
+
 
 class TableQuestion(Config):
     text: tuple[str, ...]
@@ -232,18 +248,23 @@ def _read_listed(asked: ListedLabels, text: str) -> Truth | None:
         return None
     there = _split(asked, text)
     return make_truth(
-        "labels", classes=asked.classes, labels=tuple(name in there for name in asked.classes), exclusive=False
+        "labels",
+        classes=asked.classes,
+        labels=tuple(as_whole(name) in there for name in asked.classes),
+        exclusive=False,
     )
 
 
 def _split(asked: ListedLabels, text: str) -> set[str]:
     listed = {as_whole(part.strip()) for part in text.split(asked.separator)}
-    return listed - {"", asked.nothing}
+    return listed - {"", as_whole(asked.nothing)}
 
 
 def count_unlisted(asked: TableQuestion, row: Row) -> int:
     """How much of what a row lists is none of the classes."""
-    return len(_split(asked.listed, fill(asked.listed.value, row)) - {*asked.listed.classes}) if asked.listed else 0
+    if asked.listed is None:
+        return 0
+    return len(_split(asked.listed, fill(asked.listed.value, row)) - set(map(as_whole, asked.listed.classes)))
 
 
 def _list_names(asked: NamedColumns, row: Row) -> str:
