@@ -61,6 +61,11 @@ class Config(DecoderConfig):
             raise ValueError(f"{self.heads} heads do not divide a width of {self.width}; change one of them")
         if min(self.costs) < 0 or not any(self.costs):
             raise ValueError("costs: give three numbers of at least 0, one of them above it, e.g. [2, 5, 5]")
+        if self.queries < count_maps(self):
+            raise ValueError(
+                f"queries: {self.queries} masks are fewer than the {count_maps(self)} segments that an image may have"
+                f" (one of each class{', and the background' if self.exclusive else ''}); give at least as many"
+            )
         return self
 
 

@@ -192,6 +192,9 @@ def test_all_layers_are_side_outputs_and_every_parameter_is_reached() -> None:
         assert not without, without
     with pytest.raises(ShapeError, match="at least three levels"):
         build(config_of(), LEVELS[2:])
+    with pytest.raises(ValueError, match="2 masks are fewer than the 3 segments"):
+        config_of(queries=2)
+    config_of(queries=2, exclusive=False)
     with pytest.raises(ShapeError, match="takes volumes"):
         mask2former.facts(config_of(), 8, (2, 4, 4), (1, 8, 32, 32))
 
