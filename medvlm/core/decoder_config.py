@@ -242,25 +242,24 @@ class DecoderModule(Protocol):
     are logits. Exclusive maps have one class more, the background, in front: label 0 of a mask. Or a word of its own
     for another form [N, ...], which losses look for.
 
-    Optional: ANSWERS: ANSWERED_BY of the tasks whose questions it is trained on, by default OUTPUT.
-    to_answers(config, logits) -> what their `decode` takes, [N, ...]; by default the softmax of exclusive classes, the
-    sigmoid of others. GIVES_ANSWERS = False for one that is only trained. GIVES_VECTORS = True for one whose logits are
-    [N, several, width], the first of which is the vector of the image. make_blank_label(config) -> a label for a plan,
-    if it is not that of classes. reads_levels(config) -> whether it reads the `levels` of its encoder, which build()
-    then gets as `levels`, a tuple of core/contracts.Level. In training, forward() may return [logits, *side outputs]:
-    logits of any number of pixels, for losses on inner layers; the module then has `sides`, a tuple of their sizes.
-    It may also return WithTerms, with losses of its own, for what only the decoder sees; the module then
-    has `terms`, their names. scale_down(config) -> the same at toy size, for dry runs.
-    READS_TOKENS = True for one with which a language model draws: its Config is a DrawingConfig, build() also gets
-    `token_width`, and forward(Features, hidden_NW) takes a hidden state for each of the Features, and returns logits
-    [N, 1, *input size] and logits of whether there is anything to mark, [N, 1].
+    Optional: ANSWERS: ANSWERED_BY of the tasks whose questions it is trained on, by default OUTPUT. to_answers(config,
+    logits) -> what their `decode` takes, [N, ...]; by default the softmax of exclusive classes, the sigmoid of others.
+    GIVES_ANSWERS = False for one that is only trained. GIVES_VECTORS = True for one whose logits are [N, several,
+    width], the first of which is the vector of the image. make_blank_label(config) -> a label for a plan, if it is not
+    that of classes. reads_levels(config) -> whether it reads the `levels` of its encoder, which build() then gets as
+    `levels`, a tuple of core/contracts.Level. In training, forward() may return [logits, *side outputs]: logits of any
+    number of pixels, for losses on inner layers; the module then has `sides`, a tuple of their sizes. It may also
+    return WithTerms, with losses of its own, for what only the decoder sees; the module then has `terms`, their names.
+    scale_down(config) -> the same at toy size, for dry runs. READS_TOKENS = True for one with which a language model
+    draws: its Config is a DrawingConfig, build() also gets `token_width`, and forward(Features, hidden_NW) takes a
+    hidden state for each of the Features, and returns logits [N, 1, *input size] and logits of whether there is
+    anything to mark, [N, 1].
 
     If its Config is a PromptedConfig, forward(Features, Prompts) takes a prompt for each of the Features, and returns
     {"": logits of a mask for each [S, 1, *size], NAME: whatever else its own losses read, ...}. These are TERMS of it:
     list_terms(config) -> the names of those that are on, weigh_term(config, name, labels_S1, prompts) -> float, and
-    add_up_term(config, name, outputs, labels_S1, prompts) -> a sum, as of a HeadLossModule. JOINT_TERMS = {name: the
-    outputs that it compares} lists those that compare the objects of a batch with each other, for which
-    add_up_joint_term(config, name, outputs, own) gets the rows of all ranks, and adds up its own, a slice.
+    add_up_term(config, name, outputs, labels_S1, prompts) -> a sum, as of a HeadLossModule. JOINT_TERMS, {name: what it
+    compares}, are of all objects of a batch: add_up_joint_term(config, name, outputs, own) gets those of all ranks.
     READS_TEXTS = True for one that may read texts. If list_texts() of its Config is not empty, build() also gets
     `text_width`, those of the vectors of texts and of words, and forward() finds these in `prompts.read`. With the
     attribute SHARES_MEDIA = True, it gets the Features of each medium once, and `prompts.rows_S` tells which is whose.
