@@ -230,6 +230,7 @@ def test_with_all_put_back_the_controls_would_agree(
     assert trace(run, "instruct") == trace(undisturbed, "instruct")
 
 
+@pytest.mark.slow
 def test_what_a_process_did_before_a_stage_does_not_reach_into_it(
     folder: Path, runs: Path, undisturbed: RunFolder
 ) -> None:

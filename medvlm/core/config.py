@@ -29,6 +29,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from medvlm.core.document import KeyPath, step_into
 from medvlm.core.errors import RecipeError, did_you_mean, list_some, shorten
+from medvlm.core.json_schemas import describe_kind
 from medvlm.core.leaf_types import find_bool, list_leaf_types, name_type
 from medvlm.core.problems import Problem, is_config, problems_of, report_unknown_key, wrap_problems
 
@@ -83,6 +84,8 @@ class Slot:
     """Whether a bare kind is allowed, for one without settings. It stays a string."""
     or_default: bool = False
     """Whether a bare kind is allowed, which stands for its default settings."""
+    brief: bool = False
+    """Whether a JSON schema lists its kinds and not their keys, which every place of the owner would repeat."""
 
     @property
     def kinds(self) -> list[str]:
@@ -97,11 +100,10 @@ class Slot:
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         options: list[dict[str, Any]] = []
-        for kind in self.kinds:
-            option = inline_definitions(component(self.folder, kind).Config.model_json_schema())
-            option["properties"]["kind"] = {"const": kind}
-            option["required"] = sorted({"kind", *option.get("required", [])})
-            options.append(option)
+        if self.brief:
+            options.append({"type": "object", "properties": {"kind": {"enum": self.kinds}}, "required": ["kind"]})
+        else:
+            options += [describe_kind(component(self.folder, kind).Config, kind) for kind in self.kinds]
         # The keys of plug-ins are not known here.
         options.append(
             {"type": "object", "properties": {"kind": {"type": "string", "pattern": r"\."}}, "required": ["kind"]}
@@ -302,19 +304,3 @@ def _get_at(value: Any, path: KeyPath) -> Any:
 
 def _dump(value: Any) -> Any:
     return value.model_dump(mode="json", by_alias=True) if isinstance(value, BaseModel) else value
-
-
-def inline_definitions(schema: dict[str, Any]) -> dict[str, Any]:
-    """Replaces references in a JSON schema by their $defs, so that it can be embedded in another schema."""
-    definitions = schema.get("$defs", {})
-
-    def inline(part: Any) -> Any:
-        if isinstance(part, list):
-            return [inline(p) for p in part]
-        if not isinstance(part, dict):
-            return part
-        rest = {k: inline(v) for k, v in part.items() if k not in ("$ref", "$defs")}
-        return {**inline(definitions[part["$ref"].removeprefix("#/$defs/")]), **rest} if "$ref" in part else rest
-
-    made: dict[str, Any] = inline(schema)
-    return made

@@ -32,7 +32,7 @@ DIVERGENCE = "divergence"
 
 class Config(SamConfig):
     kind: Literal["cc_sam"]
-    cnn: Annotated[Any, Slot("encoders", optional=True)] = None
+    cnn: Annotated[Any, Slot("encoders", optional=True, brief=True)] = None
     """The CNN, an encoder of the same pixels; leave it out of `trains` to keep it as it is. Without one, the image
     encoder is alone."""
     divergence: float = Field(0.01, ge=0)

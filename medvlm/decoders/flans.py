@@ -43,7 +43,7 @@ RATED = 64
 
 class Config(SamConfig):
     kind: Literal["flans"]
-    tower: Annotated[Any, Slot("encoders")]
+    tower: Annotated[Any, Slot("encoders", brief=True)]
     """The image encoder. It sees what the decoder has turned; the encoder of the decoder is raw_pixels."""
     canonical: bool = True
     """Whether images are brought to their usual orientation."""

@@ -41,7 +41,7 @@ CUT = 64
 
 class Config(SamConfig):
     kind: Literal["mcp_sam"]
-    crop: Annotated[Any, Slot("encoders")]
+    crop: Annotated[Any, Slot("encoders", brief=True)]
     """What sees a box cut out; leave it out of `trains` to keep it as it is."""
     modality_prompt: bool = True
     content_prompt: bool = True

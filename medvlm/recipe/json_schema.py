@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from medvlm.core.card import Card
-from medvlm.core.config import inline_definitions
+from medvlm.core.json_schemas import inline_definitions
 from medvlm.recipe.schema import Recipe
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
-from medvlm.core.config import component, inline_definitions, kinds, list_permitted, look_up, plugins_in
+from medvlm.core.config import component, kinds, list_permitted, look_up, plugins_in
 from medvlm.core.contracts import Case, RewardConfig
 from medvlm.core.errors import RecipeError, did_you_mean, list_some, shorten
+from medvlm.core.json_schemas import inline_definitions
 from medvlm.core.problems import Problem, problems_of, wrap_problems
 from medvlm.core.sample import Truth
 from medvlm.core.tasks import find_task, list_tasks

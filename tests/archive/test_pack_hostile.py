@@ -187,6 +187,7 @@ def test_with_any_number_of_decoders_the_bytes_are_the_same(tmp_path):
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
 
 
+@pytest.mark.slow
 def test_a_slow_sample_holds_nobody_up_and_comes_in_its_place(tmp_path):
     """One takes 2 s while the other decoder goes on; it is written first all the same."""
     cases = ["slow 2", *(f"good {i}" for i in range(40))]
@@ -208,6 +209,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 """
 
 
+@pytest.mark.slow
 def test_the_packers_memory_does_not_grow_with_the_archive(tmp_path):
     """16 and 320 MiB of volumes behind a sample that keeps the others waiting."""
     peaks = []

@@ -210,6 +210,7 @@ def test_a_published_decoder_is_read(tmp_path: Any) -> None:
     torch.testing.assert_close(found(see()), expected(see()))
 
 
+@pytest.mark.slow
 def test_it_learns_where_a_nodule_is() -> None:
     """Disks of two brightnesses on levels that are means of the pixels. A network that gives one mask for all, or the
     same class to all, stays below."""

@@ -292,6 +292,7 @@ def test_the_terms_of_flans_are_those_of_their_formulas() -> None:
     torch.testing.assert_close(flans.add_up_term(config, "intention", found, MASKS, prompts), told)
 
 
+@pytest.mark.slow
 def test_its_orientation_is_learnt_by_the_term_of_symmetry() -> None:
     """Images whose left half is bright, turned by chance: after 60 steps most are brought back."""
     config = read_flans()

@@ -211,6 +211,25 @@ ENCODERS: dict[str, dict[str, Any]] = {
         "module": "layer2",
         "preprocess": {"size": (32, 64)},
     },
+    "levels of SAM 2": {
+        "kind": "sam_levels",
+        "config": {
+            "model_type": "sam2_vision_model",
+            "backbone_channel_list": [32, 24, 16, 8],
+            "fpn_hidden_size": 16,
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
+                "hidden_size": 8,
+                "image_size": [32, 32],
+                "blocks_per_stage": [1, 1, 1, 1],
+                "embed_dim_per_stage": [8, 16, 24, 32],
+                "num_attention_heads_per_stage": [1, 1, 2, 2],
+                "window_size_per_stage": [4, 4, 2, 2],
+                "global_attention_blocks": [],
+            },
+        },
+        "preprocess": {"size": (32, 32)},
+    },
     "pixels": {"kind": "raw_pixels", "preprocess": {"size": (8, 12)}},
 }
 LEARN = [name for name in ENCODERS if name != "pixels"]

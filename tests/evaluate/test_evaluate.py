@@ -336,6 +336,7 @@ def test_an_answerer_of_garbage_scores_nothing(shards: ShardSet, tmp_path: Path,
     assert rows["count mae"]["value"] >= rows["count mae"]["baselines"]["majority"]
 
 
+@pytest.mark.slow
 def test_a_right_answer_that_was_cut_counts_as_none_for_every_task(shards: ShardSet, tmp_path: Path) -> None:
     """What is cut may go on to say the opposite. It is kept as it is, and scored the same when it is scored again."""
 

@@ -96,6 +96,7 @@ def test_a_model_that_encodes_a_picture_once_sees_every_corruption(shards: Shard
     assert list_values(Keeping(), "keeping") == list_values(Glare(), "glare")
 
 
+@pytest.mark.slow
 def test_the_same_pictures_are_shown_again_and_by_any_number_of_ranks(
     place: Path, shards: ShardSet, tmp_path: Path
 ) -> None:

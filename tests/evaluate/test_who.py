@@ -169,6 +169,7 @@ def test_what_a_recipe_lacks_is_said(changes: dict[str, Any], why: str, place: P
         load(place / "wrong.yaml")
 
 
+@pytest.mark.slow
 def test_a_server_that_is_busy_is_asked_again_and_one_that_refuses_is_named(
     monkeypatch: pytest.MonkeyPatch, place: Path, rows: list[Row], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -58,6 +58,7 @@ def test_the_threshold_by_hand() -> None:
     assert choose_threshold(items([0.3, 0.4], [1, 1])) is choose_threshold(items([0.3], [0])) is None
 
 
+@pytest.mark.slow
 def test_they_are_those_of_scikit_learn() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     defined = 0

@@ -59,6 +59,7 @@ def test_mixed_precision_holds_frozen_matrices_in_half_the_memory() -> None:
     assert weights_of(model).trained_bytes == 2 * (512 + 8)
 
 
+@pytest.mark.slow
 def test_a_trained_head_that_is_read_in_chunks_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its chunks are computed again in the backward pass, in the types of the forward pass."""
     monkeypatch.setattr(head, "CHUNK_BYTES", 1)

@@ -67,6 +67,7 @@ def steps_of(run: RunFolder) -> list[tuple[int, str, dict[str, str]]]:
     return trace(run, "instruct")
 
 
+@pytest.mark.slow
 def test_a_stop_in_mid_stage_changes_nothing(folder: Path, straight: RunFolder) -> None:
     path = path_of(folder, "stopped")
     assert stop_after(path, folder / "runs", 1) == 75

@@ -56,6 +56,7 @@ def test_a_system_without_its_term_learns_something_else(
     compare(*stages)
 
 
+@pytest.mark.slow
 def test_merlin_without_its_labels_learns_something_else(tmp_path: Path) -> None:
     """With all of its 1,692 codes, which are those that its card lists. Here, a code is what is said of a square."""
     settings = read_settings("merlin")

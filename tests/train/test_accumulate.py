@@ -35,6 +35,7 @@ class Nothing(Fits):
     samples = 0
 
 
+@pytest.mark.slow
 def test_the_step_is_that_of_the_number_that_fits(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """8 samples at a time, 4, then 2: gradients of failed attempts are dropped, and random numbers are drawn again."""
     engine = make_engine(EngineConfig(kind="single", device="cpu"))
