@@ -54,9 +54,9 @@ def test_monais_change_is_that_of_monai() -> None:
 def test_what_moves_pixels_is_refused() -> None:
     pytest.importorskip("torchvision")
     film = np.zeros((8, 8), np.uint8)
-    turn = {"path": "torchvision.transforms.v2.RandomRotation", "args": {"degrees": 20}}
-    for moving in (turn, {"path": "torchvision.transforms.v2.RandAugment"}, {"path": "torchvision.transforms.AugMix"},
-                   {"path": "torchvision.transforms.RandomHorizontalFlip"}):  # fmt: skip
+    turn: dict[str, Any] = {"path": "torchvision.transforms.v2.RandomRotation", "args": {"degrees": 20}}
+    others = ("v2.RandAugment", "AugMix", "RandomHorizontalFlip")
+    for moving in (turn, *({"path": f"torchvision.transforms.{other}"} for other in others)):
         name = moving["path"].rpartition(".")[2]
         with pytest.raises(RecipeError, match=rf"changes.0: {name} moves pixels.*use flip"):
             change(film, 0, moving)
