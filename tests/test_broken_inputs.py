@@ -17,7 +17,7 @@ import torch
 from medvlm.commands.arguments import make_parser
 from tests.broken_inputs import VERBS, Case, call, copy_world, is_still_good, list_cases, list_cheap_cases, make_world
 
-FAST, SLOW = 10, 200
+FAST, SLOW = 7, 200
 
 
 @pytest.fixture(scope="module")

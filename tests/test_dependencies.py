@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def names_in(requirements: list[str]) -> set[str]:
     return {re.split(r"[<>=\[ ]", each)[0] for each in requirements}
 
 
+@cache
 def imported_by(folder: str) -> set[str]:
     """The distributions whose modules are imported anywhere in a folder, inside functions too."""
     found: set[str] = set()

@@ -44,7 +44,14 @@ def test_an_export_touches_nothing_beside_its_folder(tmp_path: Path, export_to: 
     assert see(tmp_path) == before and (tmp_path / "out" / "config.json").is_file()
 
 
-@pytest.mark.parametrize("reason", [parity.ParityError("too far", {}), RuntimeError("a fault"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "reason",
+    [
+        parity.ParityError("too far", {}),
+        pytest.param(RuntimeError("a fault"), marks=pytest.mark.slow),
+        KeyboardInterrupt(),
+    ],
+)
 def test_a_failed_export_leaves_an_earlier_one_and_what_others_keep(
     tmp_path: Path, export_to: Any, monkeypatch: pytest.MonkeyPatch, reason: BaseException
 ) -> None:

@@ -105,7 +105,7 @@ def test_distances_are_monais_and_empty_masks_are_far(spacing: tuple[float, ...]
 
     rng, size = np.random.default_rng(3), (9, 11, 7)[: len(spacing)]
     longest, empty = float(np.linalg.norm((np.array(size) - 1) * spacing)), 0
-    for _ in range(60):
+    for _ in range(25):
         found, true = (blobs(rng, 3, size) for _ in range(2))
         truth = Truth(classes=("a", "b", "c"), runs=write_runs(list(true)), spacing_mm=spacing)
         tensors = [torch.from_numpy(planes[None].astype(np.float32)) for planes in (found, true)]
