@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d
 
-from medvlm.connectors._layers import format_grid, mlp, to_maps
+from medvlm.connectors._layers import Positions, format_grid, mlp, to_maps
 from medvlm.core.errors import ShapeError
 
 
@@ -26,10 +26,13 @@ class Pool(nn.Module):
     """[N, T, in_width] -> [N, tokens, out_width]. Averages over the last len(to) axes of the grid and keeps the others.
     Pooling is adaptive where an axis is not a multiple of its target."""
 
-    def __init__(self, to: tuple[int, ...], in_width: int, out_width: int, grid: tuple[int, ...]):
+    def __init__(
+        self, to: tuple[int, ...], in_width: int, out_width: int, grid: tuple[int, ...], positions: bool = False
+    ):
         super().__init__()
         self.to, self.grid = to, grid
         self.project = mlp(in_width, out_width)
+        self.positions = Positions((*grid[: -len(to)], *to), out_width) if positions else nn.Identity()
 
     def forward(self, patches_NTE: torch.Tensor) -> torch.Tensor:
         kept = len(self.grid) - len(self.to)
@@ -38,4 +41,4 @@ class Pool(nn.Module):
         pool: Any = adaptive_avg_pool2d if len(self.to) == 2 else adaptive_avg_pool3d
         pooled = pool(flat, self.to)
         pooled_NTE = pooled.flatten(2).transpose(1, 2).reshape(patches_NTE.shape[0], -1, pooled.shape[1])
-        return self.project(pooled_NTE)
+        return self.positions(self.project(pooled_NTE))

@@ -19,6 +19,9 @@ class Config(Base):
     kind: Literal["pool2d"]
     to: tuple[Side, Side]
     """Number of tokens left along rows and columns, e.g. [8, 8]."""
+    positions: bool = False
+    """Adds a learned embedding of row, column and slice to the tokens. For frozen encoders whose tokens carry no
+    position, such as convolutional networks, where a small language model has to say where things are."""
 
 
 def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> int:
@@ -29,4 +32,4 @@ def tokens(config: Config, grid: tuple[int, ...], width: int | None = None) -> i
 
 def build(config: Config, in_width: int, out_width: int, grid: tuple[int, ...]) -> nn.Module:
     _pool.check(config.to, grid)
-    return _pool.Pool(config.to, in_width, out_width, grid)
+    return _pool.Pool(config.to, in_width, out_width, grid, config.positions)

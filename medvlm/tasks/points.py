@@ -2,7 +2,8 @@
 
 Found and true points are matched one to one. A pair earns 1 at distance 0, falling in a straight line to 0 at
 `within_px` pixels of the stored image; the sum is divided by max(number found, number true), so neither many points nor
-few pay. A question with nothing to find counts 1 for `none`, else 0.
+few pay. A question with nothing to find counts 1 for `none`, else 0. Where one of several things is to be pointed at
+(`any_of`), one point is expected, and the true point that it is nearest to counts.
 
 Source: Point-Detect-Count (github.com/simula/PointDetectCount), whose points are matched one-sidedly: `nearest_px` is
 its error, the mean distance of the found points from the nearest true one, which says nothing about true points that
@@ -46,12 +47,14 @@ CANDIDATES, JUDGES = 60, 200
 @dataclass(frozen=True)
 class Truth(sample.Truth):
     """`points` (x, y) in things called `label`, on medium 0, in stored pixels or, once placed, as they are written.
-    within_px: in stored pixels. answer: holds SLOT until then. codec, extent, unit_px: once placed, how points are
-    written, what (width, height) of the image are in its units, and how many stored pixels a unit is (x, y)."""
+    within_px: in stored pixels. any_of: one of the points is asked, and each is right; the first is written. answer:
+    holds SLOT until then. codec, extent, unit_px: once placed, how points are written, what (width, height) of the
+    image are in its units, and how many stored pixels a unit is (x, y)."""
 
     points: tuple[Point, ...] = ()
     label: str = ""
     within_px: float = 10.0
+    any_of: bool = False
     codec: str = ""
     extent: tuple[float, ...] = ()
     unit_px: tuple[float, ...] = (1.0, 1.0)
@@ -63,9 +66,14 @@ class Truth(sample.Truth):
             object.__setattr__(self, "answer", SLOT)
 
     def to_json(self) -> dict[str, Any]:
-        """Without what only a placed truth has, where it has none."""
-        placed = ("codec", "extent", "unit_px") if not self.codec else ()
-        return {name: value for name, value in super().to_json().items() if name not in placed}
+        """Without `any_of` where all are asked, and what only a placed truth has, where it has none."""
+        left_out = (*(("codec", "extent", "unit_px") if not self.codec else ()), *(() if self.any_of else ("any_of",)))
+        return {name: value for name, value in super().to_json().items() if name not in left_out}
+
+    @property
+    def written(self) -> tuple[Point, ...]:
+        """The points of the written answer."""
+        return self.points[:1] if self.any_of else self.points
 
 
 class Config(Base):
@@ -74,6 +82,8 @@ class Config(Base):
     """What is to be pointed at."""
     within_px: float = Field(10.0, gt=0)
     """Distance in pixels of the stored image at which a point is no longer right; 10, as in Point-Detect-Count."""
+    any_of: bool = False
+    """Whether one of the points is asked, and each is right. A model is trained to write the first."""
 
 
 NEEDS_CANVAS = True
@@ -97,7 +107,10 @@ def is_formatted(answer: str, truth: Truth) -> bool:
 def from_text(text: str, config: Config) -> Truth | None:
     """`[x, y], ...` in stored pixels, or `none`; None for any other text."""
     found = read_points(text)
-    return None if found is None else Truth(points=_sort(found), label=config.label, within_px=config.within_px)
+    if found is None:
+        return None
+    points = tuple(found) if config.any_of else _sort(found)
+    return Truth(points=points, label=config.label, within_px=config.within_px, any_of=config.any_of)
 
 
 # --- geometry ---------------------------------------------------------------------------------------
@@ -126,10 +139,11 @@ def place(truth: Truth, canvas: Canvas | None, writing: Writing) -> Truth:
     if truth.points and not kept:
         raise DataError("no point lies on what the model sees; use preprocess.fit: squash, or drop the question")
     extent, (height, width), (row, column) = writing.extent(canvas), canvas.size[-2:], canvas.scale[-2:]
+    written = replace(truth, points=kept).written
     return replace(
         truth,
         points=kept,
-        answer=truth.answer.replace(SLOT, writing.write_points(kept, truth.label)),
+        answer=truth.answer.replace(SLOT, writing.write_points(written, truth.label)),
         codec=writing.codec,
         extent=extent,
         unit_px=(width / extent[0] / abs(column), height / extent[1] / abs(row)),
@@ -137,11 +151,12 @@ def place(truth: Truth, canvas: Canvas | None, writing: Writing) -> Truth:
 
 
 def follow(truth: Truth, canvas: Canvas) -> Truth | None:
-    """Those that stay on the canvas, in its pixels."""
+    """Those that stay on the canvas, in its pixels; of `any_of`, in their order."""
     height, width = canvas.size[-2:]
     moved = [canvas.to_canvas((*point, *point))[:2] for point in truth.points]
-    kept = _sort([(x, y) for x, y in moved if 0 <= x < width and 0 <= y < height])
-    return replace(truth, points=kept) if kept or not truth.points else None
+    kept = [(x, y) for x, y in moved if 0 <= x < width and 0 <= y < height]
+    points = tuple(kept) if truth.any_of else _sort(kept)
+    return replace(truth, points=points) if kept or not truth.points else None
 
 
 def _sort(points: Sequence[Point]) -> tuple[Point, ...]:
@@ -169,9 +184,9 @@ def _match(answer: str, truth: Truth) -> tuple[tuple[float, ...], int]:
     """Closeness of the matched pairs, and how many there should be."""
     found, true = parse(answer, truth), truth.points
     if found is None or not true:
-        return (1.0,) if found == [] and not true else (), max(1, len(true))
+        return (1.0,) if found == [] and not true else (), max(1, len(truth.written))
     gains = [[max(0.0, 1 - _measure_px(a, b, truth) / truth.within_px) for b in true] for a in found]
-    return tuple(gains[i][j] for i, j in assign(gains)), max(len(found), len(true))
+    return tuple(gains[i][j] for i, j in assign(gains)), max(len(found), len(truth.written))
 
 
 def _measure_px(a: Point, b: Point, truth: Truth) -> float:
@@ -197,8 +212,8 @@ def is_unreadable(answer: str, truth: Truth) -> float:
 
 def best_constant(truths: Sequence[Truth], measure: Measure | None = None) -> str:
     """Of the answers in `truths`, and their median point where each has one, the one that is best for the measure."""
-    candidates = [_write(truth.points) for truth in _spread(truths, CANDIDATES)]
-    if all(len(truth.points) == 1 for truth in truths):
+    candidates = [_write(truth.written) for truth in _spread(truths, CANDIDATES)]
+    if all(len(truth.written) == 1 for truth in truths):
         x, y = (median(side) for side in zip(*(truth.points[0] for truth in truths), strict=True))
         candidates.append(_write([(x, y)]))
     judge, sign = {HIT_RATE: (hit_rate, 1), NEAREST: (nearest_px, -1)}.get(
@@ -243,14 +258,15 @@ def example(rng: np.random.Generator, media: Sequence[Medium], report: str) -> t
 
 
 def summarise(truth: Truth) -> str:
-    return f"{len(truth.points)} {'point' if len(truth.points) == 1 else 'points'}"
+    points = f"{len(truth.points)} {'point' if len(truth.points) == 1 else 'points'}"
+    return f"one of {points}" if truth.any_of else points
 
 
 def describe(answer: Any, truth: Truth) -> Drawing:
     """Each point as a box that reaches as far as `within_px`."""
     found = parse(answer, truth) if isinstance(answer, str) else None
     return Drawing(
-        truth.answer.replace(SLOT, _brackets.join(truth.points) or _brackets.NONE),
+        truth.answer.replace(SLOT, _brackets.join(truth.written) or _brackets.NONE),
         boxes=mark([_draw(point, truth) for point in truth.points], truth.label),
         found=mark([_draw(point, truth) for point in found or ()], truth.label),
     )
@@ -264,6 +280,7 @@ def _draw(point: Point, truth: Truth) -> Box:
 _OWN: dict[str, Any] = {"label": "polyp", "extent": (1000.0, 1000.0), "unit_px": (0.5, 0.5), "codec": "thousandths"}
 _TWO = Truth("[100, 100], [600, 500]", ((100, 100), (600, 500)), **_OWN)
 _NONE = Truth("none", **_OWN)
+_ANY = Truth("[100, 100]", _TWO.points, any_of=True, **_OWN)
 _GRID = ", ".join(f"[{x}, {y}]" for x in range(0, 1000, 50) for y in range(0, 1000, 50))
 
 EXAMPLES = [
@@ -285,4 +302,12 @@ EXAMPLES = [
     ("[50, 50, 150, 150], [550, 450, 650, 550]", _TWO, 0.0),
     ("not at [100, 100], [600, 500]", _TWO, 0.0),
     ("[100, 100], [600,", _TWO, 0.0),
+    # One of two: a second point does not pay more, and one beside it costs its share.
+    ("[100, 100]", _ANY, 1.0),
+    ("[600, 510]", _ANY, 0.5),
+    ("[100, 100], [600, 500]", _ANY, 1.0),
+    ("[100, 100], [300, 300]", _ANY, 0.5),
+    ("[100, 100], [100, 100]", _ANY, 0.5),
+    (_GRID, _ANY, 2 / 400),
+    ("none", _ANY, 0.0),
 ]

@@ -172,6 +172,18 @@ def test_positions_start_without_effect_and_then_distinguish_patches(kind: str) 
     assert torch.equal(added[4], ours.positions.axes[0][1] + ours.positions.axes[1][1])  # row 1, column 1
 
 
+def test_pooled_tokens_with_positions_know_their_row_column_and_slice() -> None:
+    plain = make_connector("pool2d", (2, 4, 6))
+    ours: Any = make_connector("pool2d", (2, 4, 6), positions=True)
+    patches = torch.randn(2, 48, 8)
+    torch.testing.assert_close(ours(patches), plain(patches))
+    for axis in ours.positions.axes:
+        nn.init.normal_(axis)
+    added = (ours(patches) - plain(patches)).unflatten(1, (2, 2, 3))  # slices, rows, columns
+    slices, rows, columns = ours.positions.axes
+    torch.testing.assert_close(added[1, 1, 0, 2], slices[1] + rows[0] + columns[2])
+
+
 def make_blip2() -> Any:
     from transformers import Blip2Config, Blip2ForConditionalGeneration
 

@@ -15,7 +15,19 @@ from medvlm.core.errors import DataError
 from medvlm.core.sample import Medium
 from medvlm.tasks._points import read_points
 from medvlm.tasks._writing import Writing
-from medvlm.tasks.points import Truth, best_constant, check, follow, hit_rate, is_formatted, nearest_px, place, score
+from medvlm.tasks.points import (
+    Config,
+    Truth,
+    best_constant,
+    check,
+    follow,
+    from_text,
+    hit_rate,
+    is_formatted,
+    nearest_px,
+    place,
+    score,
+)
 
 HEIGHT, WIDTH = 112, 96
 WHOLE = geometry.identity((HEIGHT, WIDTH))
@@ -157,3 +169,28 @@ def test_the_phantom_asks_for_its_clips() -> None:
             assert any(x1 < x < x2 and y1 < y < y2 for x1, y1, x2, y2 in count.boxes)
         numbers.add(count.count)
     assert numbers == {0, 1, 2, 3, 4, 5}
+
+
+def test_of_several_points_of_which_one_is_asked_the_first_is_written() -> None:
+    first, second = (60.0, 10.0), (10.0, 20.0)
+    truth = Truth(points=(first, second), label="cell", any_of=True)
+    asked = place(truth, geometry.identity((100, 100)), Writing("thousandths", 100))
+    assert asked.answer == "[60, 10]" and asked.points == (first, second)
+    assert score(asked.answer, asked) == score("[10, 20]", asked) == 1
+    assert score("[10, 25]", asked) == 0.5 and score("[60, 10], [90, 90]", asked) == 0.5
+    assert Truth.from_json(truth.to_json()) == truth and "any_of" not in Truth(points=(first,)).to_json()
+    assert best_constant([asked, asked]) == "[60, 10]"
+
+
+def test_the_point_that_is_asked_stays_the_first_when_the_image_changes() -> None:
+    truth = Truth(points=((10.0, 20.0), (60.0, 10.0)), any_of=True)
+    mirrored = follow(truth, geometry.flip((100, 100)))
+    assert mirrored is not None and mirrored.points == ((90.0, 20.0), (40.0, 10.0))
+    right = follow(truth, geometry.crop((100, 100), 0, 50, (100, 50)))
+    assert right is not None and right.any_of and right.points == ((10.0, 10.0),)
+
+
+def test_a_card_says_that_one_point_is_asked() -> None:
+    text, points = "[60, 10], [10, 20]", ((60.0, 10.0), (10.0, 20.0))
+    assert from_text(text, Config(kind="points", any_of=True)) == Truth(points=points, any_of=True)
+    assert from_text(text, Config(kind="points")) == Truth(points=points[::-1])
