@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+OLDER = (
+    "CenterCrop ElasticTransform FiveCrop Pad RandomAffine RandomCrop RandomHorizontalFlip RandomPerspective"
+    " RandomResizedCrop RandomRotation RandomVerticalFlip Resize TenCrop"
+)
 MOVING = (
     "monai.transforms.spatial",
     "monai.transforms.croppad",
@@ -30,21 +34,7 @@ MOVING = (
     "torchvision.transforms.v2._geometry",
     "torchvision.transforms.v2._auto_augment",
     "torchvision.transforms.autoaugment",
-    *(
-        f"torchvision.transforms.transforms.{name}"
-        for name in (
-            *(
-                "CenterCrop",
-                "ElasticTransform",
-                "FiveCrop",
-                "Pad",
-                "RandomAffine",
-                "RandomCrop",
-                "RandomHorizontalFlip",
-            ),
-            *("RandomPerspective", "RandomResizedCrop", "RandomRotation", "RandomVerticalFlip", "Resize", "TenCrop"),
-        )
-    ),
+    *(f"torchvision.transforms.transforms.{name}" for name in OLDER.split()),
 )
 """Classes that move pixels, or modules of them. Policies such as RandAugment also turn, shear and shift."""
 _LOCK = threading.Lock()

@@ -56,6 +56,11 @@ class SamConfig(PromptedConfig):
         return self
 
 
+def scale_down(config: Any) -> Any:
+    """At toy size, from random weights."""
+    return config.model_copy(update={"width": 32, "heads": 2, "mlp": 32, "layers": 1, "model": "", "weights": ""})
+
+
 def facts(
     config: SamConfig, width: int | None, grid: tuple[int, ...] | None, input_shape: tuple[int, ...] | None
 ) -> DecoderFacts:

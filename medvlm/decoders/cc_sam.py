@@ -22,7 +22,7 @@ from medvlm.core.config import Slot
 from medvlm.core.contracts import Features
 from medvlm.core.mask_prompts import ABOUT, Prompts, TextWidth
 from medvlm.decoders._inner import build_inner, check_inner, leave_weights
-from medvlm.decoders._sam import Sam, SamConfig, facts
+from medvlm.decoders._sam import Sam, SamConfig, facts, scale_down  # noqa: F401
 from medvlm.decoders._sam_weights import read_published
 
 OUTPUT = "maps"
@@ -42,10 +42,6 @@ class Config(SamConfig):
     def _knows_its_cnn(self) -> Self:
         check_inner(self.cnn, "cnn")
         return self
-
-
-def scale_down(config: Config) -> Config:
-    return config.model_copy(update={"width": 32, "heads": 2, "mlp": 32, "layers": 1, "model": "", "weights": ""})
 
 
 def standalone(config: Config) -> Config:

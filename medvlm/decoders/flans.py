@@ -29,7 +29,7 @@ from medvlm.core.errors import ShapeError
 from medvlm.core.mask_prompts import ASKED, Prompts, TextWidth
 from medvlm.decoders import _sam
 from medvlm.decoders._inner import build_inner, check_inner, leave_weights
-from medvlm.decoders._sam import Sam, SamConfig
+from medvlm.decoders._sam import Sam, SamConfig, scale_down  # noqa: F401
 from medvlm.decoders._sam_weights import read_published
 
 OUTPUT = "maps"
@@ -60,10 +60,6 @@ class Config(SamConfig):
             raise ValueError("fill_box: a text shows no box; remove it")
         check_inner(self.tower, "tower")
         return self
-
-
-def scale_down(config: Config) -> Config:
-    return config.model_copy(update={"width": 32, "heads": 2, "mlp": 32, "layers": 1, "model": "", "weights": ""})
 
 
 def facts(

@@ -28,7 +28,7 @@ from medvlm.core.contracts import Features
 from medvlm.core.errors import ShapeError
 from medvlm.core.mask_prompts import ABOUT, Prompts, TextWidth
 from medvlm.decoders._inner import build_inner, check_inner, leave_weights
-from medvlm.decoders._sam import IOU, Sam, SamConfig, facts, find_iou
+from medvlm.decoders._sam import IOU, Sam, SamConfig, facts, find_iou, scale_down  # noqa: F401
 from medvlm.decoders._sam_weights import read_published
 
 OUTPUT = "maps"
@@ -59,10 +59,6 @@ class Config(SamConfig):
             raise ValueError("fill_box: this decoder draws a box as a prompt alone; remove it")
         check_inner(self.crop, "crop")
         return self
-
-
-def scale_down(config: Config) -> Config:
-    return config.model_copy(update={"width": 32, "heads": 2, "mlp": 32, "layers": 1, "model": "", "weights": ""})
 
 
 def standalone(config: Config) -> Config:

@@ -43,7 +43,8 @@ class Config(ProtocolConfig):
     overlap: float = Field(0.5, ge=0, lt=1)
     """Of neighbouring windows, as a share of their sides."""
     mirror: tuple[Literal["depth", "height", "width"], ...] = ()
-    """Axes along which each window is mirrored too, in all combinations: two of them are four views."""
+    """Axes along which each window is mirrored too, in all combinations: two of them are four views. `depth` is of
+    volumes alone."""
     batch: int = Field(2, gt=0)
     """Windows that are read together."""
 
